@@ -1,0 +1,19 @@
+option(ASHLAR_TESTS "Build the tests" ON)
+option(ASHLAR_TORCH "Build the training side (needs libtorch under .deps or ASHLAR_TORCH_ROOT)" ON)
+set(ASHLAR_CUDA AUTO CACHE STRING "CUDA kernels: AUTO (when nvcc is found), ON or OFF")
+set_property(CACHE ASHLAR_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(ASHLAR_SANITIZE "" CACHE STRING "Sanitizers, such as address,undefined or thread")
+set(ASHLAR_TORCH_ROOT ${CMAKE_SOURCE_DIR}/.deps/site/torch CACHE PATH "Folder of the unpacked torch wheel")
+
+find_program(ASHLAR_CCACHE ccache)
+if(ASHLAR_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros
+      CCACHE_PCH_EXTSUM=true ${ASHLAR_CCACHE})
+endif()
+
+# Warnings are errors for our own code. No -march: kernels carry their own flags, the rest is portable.
+add_compile_options(-Wall -Wextra -Werror -fno-math-errno -fno-trapping-math -ffp-contract=off)
+if(ASHLAR_SANITIZE)
+  add_compile_options(-fsanitize=${ASHLAR_SANITIZE} -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${ASHLAR_SANITIZE})
+endif()
