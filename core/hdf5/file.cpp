@@ -74,7 +74,13 @@ H5File H5File::create(const fs::path& path) {
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   // Raw data aligned for mmap readers that use vector loads; small objects are left packed.
   H5Pset_alignment(access.id(), 1024, kAlignment);
-  state->file = Handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.id()), H5Fclose);
+  // The format of HDF5 1.8 carries checksums over all metadata: damage is an error of the library,
+  // where older formats let it follow wild addresses.
+  H5Pset_libver_bounds(access.id(), H5F_LIBVER_V18, H5F_LIBVER_V110);
+  const Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  H5Pset_obj_track_times(creation.id(), false);
+  state->file =
+      Handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.id(), access.id()), H5Fclose);
   if (!state->file.valid()) fail_hdf5(ErrorCode::kIo, path, "", "cannot create");
   return H5File(std::move(state));
 }

@@ -15,8 +15,10 @@
 // HDF5 (1.10, serial) behind a few safe calls. Files are untrusted: every size that a file claims
 // is held against the file's real length before memory is allocated, links that lead out of the
 // file, external and virtual storage are refused, and the library's error stack becomes one line
-// that names file and object. There is no bf16 or fp16 in HDF5: callers store the bits as kU16
-// with an attribute that says so.
+// that names file and object. What we write carries checksums over its metadata, so accidental
+// damage is found; libhdf5 itself is not hardened against a file forged in the pre-1.8 format,
+// whose metadata has none. There is no bf16 or fp16 in HDF5: callers store the bits as kU16 with an
+// attribute that says so.
 
 namespace ashlar {
 

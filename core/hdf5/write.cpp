@@ -29,12 +29,27 @@ Handle dataset_properties() {
   return plist;
 }
 
+/// The groups above `name`, made one by one because those that the library makes carry time stamps.
+void create_groups(hid_t file, const std::filesystem::path& path, const std::string& name,
+                   const Handle& links) {
+  const Handle plist(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
+  H5Pset_obj_track_times(plist.id(), false);
+  for (size_t slash = name.find('/'); slash != std::string::npos;
+       slash = name.find('/', slash + 1)) {
+    const std::string prefix = name.substr(0, slash);
+    if (prefix.empty() || H5Lexists(file, prefix.c_str(), H5P_DEFAULT) > 0) continue;
+    const Handle group(H5Gcreate2(file, prefix.c_str(), links.id(), plist.id(), H5P_DEFAULT),
+                       H5Gclose);
+    if (!group.valid()) fail_hdf5(ErrorCode::kIo, path, "group '" + prefix + "'", "cannot create");
+  }
+}
+
 Handle create_dataset(hid_t file, const std::filesystem::path& path, const std::string& name,
                       DType dtype, const std::vector<hsize_t>& shape) {
   h5::prepare_thread();
   const Handle links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-  H5Pset_create_intermediate_group(links.id(), 1);
   H5Pset_char_encoding(links.id(), H5T_CSET_UTF8);
+  create_groups(file, path, name, links);
   const Handle plist = dataset_properties();
   const Handle space(shape.empty()
                          ? H5Screate(H5S_SCALAR)
