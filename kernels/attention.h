@@ -18,15 +18,16 @@ struct KvHeadView {
   int64_t value_offset = 0;  ///< likewise for values
   int64_t key_stride = 0;    ///< bytes between encoded keys of consecutive rows
   int64_t value_stride = 0;
-  int64_t encoded = 0;       ///< encoded rows
+  int64_t encoded = 0;              ///< encoded rows
   const float* raw_keys = nullptr;  ///< this head's first raw key
   const float* raw_values = nullptr;
   int64_t raw_key_stride = 0;  ///< floats between raw keys of consecutive rows
   int64_t raw_value_stride = 0;
 };
 
-/// One attention problem: `rows` consecutive query rows × `group` query heads that share one KV head.
-/// Row r sees every encoded row and the first raw_visible + r raw rows (its own key included).
+/// One attention problem: `rows` consecutive query rows × `group` query heads that share one KV
+/// head. Row r sees every encoded row and the first raw_visible + r raw rows (its own key
+/// included).
 struct AttentionTask {
   const float* q = nullptr;  ///< q[r·q_stride + h·key_dim + i]
   int64_t q_stride = 0;
@@ -34,16 +35,17 @@ struct AttentionTask {
   int64_t group = 1;
   int64_t key_dim = 0;
   int64_t value_dim = 0;
-  float scale = 0;           ///< multiplies q·k, usually 1/√key_dim
-  int64_t raw_visible = 0;   ///< raw rows that row 0 sees, ≥ 0
-  float* out = nullptr;      ///< out[r·out_stride + h·value_dim + i]
+  float scale = 0;          ///< multiplies q·k, usually 1/√key_dim
+  int64_t raw_visible = 0;  ///< raw rows that row 0 sees, ≥ 0
+  float* out = nullptr;     ///< out[r·out_stride + h·value_dim + i]
   int64_t out_stride = 0;
   /// If set, receives the softmax probabilities: scores[s] += Σ_r Σ_h p_{r,h}(s), accumulated in
   /// ascending (r, h) order, s over all slots. Collecting never changes `out`.
   float* scores = nullptr;
 };
 
-/// Slots are reduced in tiles of this many, aligned to slot 0, whatever the page size, chunk or batch.
+/// Slots are reduced in tiles of this many, aligned to slot 0, whatever the page size, chunk or
+/// batch.
 inline constexpr int64_t kAttentionTile = 64;
 
 /// Bytes of scratch for tasks with up to `rows` rows, `group` heads and `slots` visible slots.

@@ -6,8 +6,8 @@
 namespace ashlar {
 
 /// A Hadamard transform of order n = base·2^m, H = H_base ⊗ H_{2^m}, HHᵀ = nI. `base` is 1 or the
-/// order of one of the constructed matrices (every multiple of 4 up to 256, and Paley orders beyond).
-/// Orders 1 and 2 are allowed.
+/// order of one of the constructed matrices (every multiple of 4 up to 256, and Paley orders
+/// beyond). Orders 1 and 2 are allowed.
 struct HadamardPlan {
   int64_t n = 0;
   int64_t base = 1;
@@ -22,7 +22,8 @@ HadamardPlan hadamard_plan(int64_t n);
 std::vector<int8_t> hadamard_matrix(int64_t n);
 
 /// x ← x·H/√n for one row of n values viewed as [base, n/base] (row convention: y = x·H).
-/// `scratch` holds n floats. Add order is fixed. `transpose` multiplies by Hᵀ (the inverse) instead.
+/// `scratch` holds n floats. Add order is fixed. `transpose` multiplies by Hᵀ (the inverse)
+/// instead.
 void hadamard_apply(const HadamardPlan& plan, float* x, float* scratch, bool transpose = false);
 void hadamard_apply(const HadamardPlan& plan, double* x, double* scratch, bool transpose = false);
 

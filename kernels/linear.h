@@ -12,7 +12,8 @@ namespace ashlar {
 enum class WeightKind : uint8_t { kF32, kF16, kBF16, kQ8, kQ4 };
 
 /// How activations enter the product. kInt8 rounds each group of each token symmetrically to 8 bits
-/// (scale = max|x|/127) and multiplies in integers (VNNI where there is one); weights must be kQ8/kQ4.
+/// (scale = max|x|/127) and multiplies in integers (VNNI where there is one); weights must be
+/// kQ8/kQ4.
 enum class ActivationKind : uint8_t { kF32, kInt8 };
 
 /// y[m, n] = Σ_k x[m, k] · W[n, k] (+ bias[n]).
@@ -45,8 +46,9 @@ void linear_pack(const LinearShape& shape, const LinearSource& source, std::byte
 /// Bytes of scratch `linear_run` needs for up to `tokens` rows of x (0 with fp32 activations).
 int64_t linear_scratch_bytes(const LinearShape& shape, int64_t tokens);
 
-/// Computes `tokens` rows. x: [tokens, in] with row stride x_stride; y: [tokens, out] with row stride
-/// y_stride; bias: [out] or null; scratch: linear_scratch_bytes, 64-byte aligned. Allocates nothing.
+/// Computes `tokens` rows. x: [tokens, in] with row stride x_stride; y: [tokens, out] with row
+/// stride y_stride; bias: [out] or null; scratch: linear_scratch_bytes, 64-byte aligned. Allocates
+/// nothing.
 void linear_run(const LinearShape& shape, const std::byte* packed, const float* bias,
                 const float* x, int64_t x_stride, int64_t tokens, float* y, int64_t y_stride,
                 std::byte* scratch, ThreadPool& pool);

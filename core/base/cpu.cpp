@@ -62,10 +62,14 @@ Isa isa_from_name(std::string_view name) {
 bool isa_supported(Isa isa) {
   const CpuFeatures& features = cpu_features();
   switch (isa) {
-    case Isa::kGeneric: return true;
-    case Isa::kAvx2: return features.avx2_fma_f16c;
-    case Isa::kAvx512: return features.avx512 && features.avx2_fma_f16c;
-    case Isa::kAvx512Vnni: return features.avx512_vnni && features.avx2_fma_f16c;
+    case Isa::kGeneric:
+      return true;
+    case Isa::kAvx2:
+      return features.avx2_fma_f16c;
+    case Isa::kAvx512:
+      return features.avx512 && features.avx2_fma_f16c;
+    case Isa::kAvx512Vnni:
+      return features.avx512_vnni && features.avx2_fma_f16c;
   }
   return false;
 }

@@ -7,7 +7,21 @@
 namespace ashlar {
 
 /// Element types of tensors on disk and in memory; names follow safetensors.
-enum class DType : uint8_t { kBool, kU8, kI8, kU16, kI16, kF16, kBF16, kU32, kI32, kF32, kU64, kI64, kF64 };
+enum class DType : uint8_t {
+  kBool,
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kF16,
+  kBF16,
+  kU32,
+  kI32,
+  kF32,
+  kU64,
+  kI64,
+  kF64
+};
 
 /// Bytes of one element.
 int64_t dtype_bytes(DType dtype);

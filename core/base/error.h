@@ -50,18 +50,18 @@ namespace detail {
 }  // namespace ashlar
 
 /// Programmer errors: print the operands and throw `Error(kInternal)`.
-#define ASHLAR_CHECK(condition)                                                   \
-  do {                                                                            \
-    if (!(condition)) [[unlikely]]                                                \
-      ::ashlar::detail::check_failed(__FILE__, __LINE__, #condition, {});         \
+#define ASHLAR_CHECK(condition)                                           \
+  do {                                                                    \
+    if (!(condition)) [[unlikely]]                                        \
+      ::ashlar::detail::check_failed(__FILE__, __LINE__, #condition, {}); \
   } while (false)
 
-#define ASHLAR_CHECK_OP(a, op, b)                                                 \
-  do {                                                                            \
-    const auto& check_a_ = (a);                                                   \
-    const auto& check_b_ = (b);                                                   \
-    if (!(check_a_ op check_b_)) [[unlikely]]                                     \
-      ::ashlar::detail::check_failed(__FILE__, __LINE__, #a " " #op " " #b,       \
+#define ASHLAR_CHECK_OP(a, op, b)                                                  \
+  do {                                                                             \
+    const auto& check_a_ = (a);                                                    \
+    const auto& check_b_ = (b);                                                    \
+    if (!(check_a_ op check_b_)) [[unlikely]]                                      \
+      ::ashlar::detail::check_failed(__FILE__, __LINE__, #a " " #op " " #b,        \
                                      fmt::format("{} vs {}", check_a_, check_b_)); \
   } while (false)
 

@@ -170,8 +170,8 @@ bool NodeReader::boolean_or(std::string_view key, bool fallback) {
   const Node* value = optional(key);
   if (value == nullptr) return fallback;
   if (!value->is_bool()) {
-    fail_at(*value, key_path(key), fmt::format("expected true or false, found {}",
-                                               value->kind_name()));
+    fail_at(*value, key_path(key),
+            fmt::format("expected true or false, found {}", value->kind_name()));
   }
   return value->as_bool();
 }

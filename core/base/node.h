@@ -22,16 +22,16 @@ class Node {
   };
 
   Node() = default;
-  Node(std::nullptr_t) {}                                    // NOLINT
-  Node(bool value) : value_(value) {}                        // NOLINT
-  Node(int64_t value) : value_(value) {}                     // NOLINT
-  Node(int value) : value_(static_cast<int64_t>(value)) {}   // NOLINT
-  Node(double value) : value_(value) {}                      // NOLINT
-  Node(std::string value) : value_(std::move(value)) {}      // NOLINT
+  Node(std::nullptr_t) {}                                       // NOLINT
+  Node(bool value) : value_(value) {}                           // NOLINT
+  Node(int64_t value) : value_(value) {}                        // NOLINT
+  Node(int value) : value_(static_cast<int64_t>(value)) {}      // NOLINT
+  Node(double value) : value_(value) {}                         // NOLINT
+  Node(std::string value) : value_(std::move(value)) {}         // NOLINT
   Node(std::string_view value) : value_(std::string(value)) {}  // NOLINT
-  Node(const char* value) : value_(std::string(value)) {}    // NOLINT
-  Node(List value) : value_(std::move(value)) {}             // NOLINT
-  Node(Map value) : value_(std::move(value)) {}              // NOLINT
+  Node(const char* value) : value_(std::string(value)) {}       // NOLINT
+  Node(List value) : value_(std::move(value)) {}                // NOLINT
+  Node(Map value) : value_(std::move(value)) {}                 // NOLINT
   static Node map() { return Node(Map{}); }
   static Node list() { return Node(List{}); }
 

@@ -54,7 +54,8 @@ void Progress::draw() {
   std::string line;
   if (total_ > 0) {
     constexpr int kWidth = 24;
-    const double share = std::clamp(static_cast<double>(done_) / static_cast<double>(total_), 0., 1.);
+    const double share =
+        std::clamp(static_cast<double>(done_) / static_cast<double>(total_), 0., 1.);
     const int filled = static_cast<int>(share * kWidth);
     std::string bar;
     for (int i = 0; i < kWidth; ++i) bar += i < filled ? "█" : "░";

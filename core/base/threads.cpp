@@ -6,8 +6,8 @@
 namespace ashlar {
 namespace {
 
-// Decode steps issue hundreds of short parallel loops per token: a worker polls this often before it
-// sleeps in the kernel, about 20 µs.
+// Decode steps issue hundreds of short parallel loops per token: a worker polls this often before
+// it sleeps in the kernel, about 20 µs.
 constexpr int kSpins = 4000;
 
 inline void pause() { __builtin_ia32_pause(); }

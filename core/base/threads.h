@@ -17,8 +17,8 @@ namespace ashlar {
 class IndexTask {
  public:
   template <typename F>
-    requires(!std::is_same_v<std::remove_cvref_t<F>, IndexTask>)
-  IndexTask(F&& f)  // NOLINT(google-explicit-constructor): a parameter type, as function_ref
+  requires(!std::is_same_v<std::remove_cvref_t<F>, IndexTask>)
+      IndexTask(F&& f)  // NOLINT(google-explicit-constructor): a parameter type, as function_ref
       : object_(const_cast<void*>(static_cast<const void*>(&f))),
         call_([](void* object, int64_t index, int thread) {
           (*static_cast<std::remove_reference_t<F>*>(object))(index, thread);
@@ -42,8 +42,8 @@ class ThreadPool {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Runs task(i, thread) for every i in [0, count), thread in [0, size()), and returns when all are
-  /// done. The first exception is rethrown here. Not reentrant from inside a task.
+  /// Runs task(i, thread) for every i in [0, count), thread in [0, size()), and returns when all
+  /// are done. The first exception is rethrown here. Not reentrant from inside a task.
   void parallel_for(int64_t count, IndexTask task);
 
  private:

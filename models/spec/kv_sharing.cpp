@@ -98,10 +98,11 @@ std::vector<int64_t> kv_owners(const Node& node, std::string_view key, int64_t l
   if (name == "dense_front") return need(4), dense_front(layers);
   if (name == "dense_back") return need(4), dense_back(layers);
   if (name == "yoco") return need(2), yoco(layers);
-  fail_at(node, key,
-          fmt::format("'{}' is not one of none, cla<k>, keep_ends, dense_front, dense_back, yoco or "
-                      "an explicit list",
-                      name));
+  fail_at(
+      node, key,
+      fmt::format("'{}' is not one of none, cla<k>, keep_ends, dense_front, dense_back, yoco or "
+                  "an explicit list",
+                  name));
 }
 
 }  // namespace ashlar

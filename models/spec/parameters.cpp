@@ -55,21 +55,36 @@ std::string parameter_name(const StackSpec& stack, Role role, int64_t layer) {
   const auto in_layer = [&](const char* suffix) { return layer_prefix(stack, layer) + suffix; };
   switch (role) {
     case Role::kEmbedding:
-    case Role::kBlockEmbedding: return top + ".embed_tokens.weight";
-    case Role::kAttentionNorm: return in_layer(".input_layernorm.weight");
-    case Role::kKvNorm: return in_layer(".self_attn.kv_layernorm.weight");
-    case Role::kQuery: return in_layer(".self_attn.q_proj.weight");
-    case Role::kKey: return in_layer(".self_attn.k_proj.weight");
-    case Role::kValue: return in_layer(".self_attn.v_proj.weight");
-    case Role::kAttentionOut: return in_layer(".self_attn.o_proj.weight");
-    case Role::kFfnNorm: return in_layer(".post_attention_layernorm.weight");
-    case Role::kGate: return in_layer(".mlp.gate_proj.weight");
-    case Role::kUp: return in_layer(".mlp.up_proj.weight");
-    case Role::kDown: return in_layer(".mlp.down_proj.weight");
-    case Role::kFinalNorm: return top + ".norm.weight";
-    case Role::kExpansion: return top + ".expansion.weight";
-    case Role::kExpansionBias: return top + ".expansion.bias";
-    case Role::kHead: return "lm_head.weight";
+    case Role::kBlockEmbedding:
+      return top + ".embed_tokens.weight";
+    case Role::kAttentionNorm:
+      return in_layer(".input_layernorm.weight");
+    case Role::kKvNorm:
+      return in_layer(".self_attn.kv_layernorm.weight");
+    case Role::kQuery:
+      return in_layer(".self_attn.q_proj.weight");
+    case Role::kKey:
+      return in_layer(".self_attn.k_proj.weight");
+    case Role::kValue:
+      return in_layer(".self_attn.v_proj.weight");
+    case Role::kAttentionOut:
+      return in_layer(".self_attn.o_proj.weight");
+    case Role::kFfnNorm:
+      return in_layer(".post_attention_layernorm.weight");
+    case Role::kGate:
+      return in_layer(".mlp.gate_proj.weight");
+    case Role::kUp:
+      return in_layer(".mlp.up_proj.weight");
+    case Role::kDown:
+      return in_layer(".mlp.down_proj.weight");
+    case Role::kFinalNorm:
+      return top + ".norm.weight";
+    case Role::kExpansion:
+      return top + ".expansion.weight";
+    case Role::kExpansionBias:
+      return top + ".expansion.bias";
+    case Role::kHead:
+      return "lm_head.weight";
   }
   fail(ErrorCode::kInternal, "parameter role {} has no name", static_cast<int>(role));
 }
@@ -123,8 +138,8 @@ double kv_bytes_per_token(const ModelSpec& spec, double bytes_per_element) {
   for (const KvGroup& group : kv_groups(spec)) {
     if (group.lifetime != KvLifetime::kSequence) continue;
     const auto elements = group.heads * (group.key_dim + group.value_dim);
-    total += static_cast<double>(elements) * bytes_per_element /
-             static_cast<double>(group.entry_tokens);
+    total +=
+        static_cast<double>(elements) * bytes_per_element / static_cast<double>(group.entry_tokens);
   }
   return total;
 }

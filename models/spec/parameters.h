@@ -10,22 +10,22 @@ namespace ashlar {
 
 /// What a parameter does; decides initialisation, weight decay, rotation and quantization.
 enum class ParameterRole {
-  kEmbedding,      ///< token table [V, d]
-  kBlockEmbedding, ///< Block Transformer lookup table [V, d_global / L_B]
-  kAttentionNorm,  ///< gain of the query input (and of K/V unless separate_kv_norm) [d]
-  kKvNorm,         ///< gain of the K/V input of an owner layer [d]
-  kQuery,          ///< [heads·head_dim, d]
-  kKey,            ///< [kv_heads·head_dim, d]
-  kValue,          ///< [kv_heads·head_dim, d]
-  kAttentionOut,   ///< [d, heads·head_dim]
-  kFfnNorm,        ///< [d]
-  kGate,           ///< [d_ff, d]
-  kUp,             ///< [d_ff, d]
-  kDown,           ///< [d, d_ff]
-  kFinalNorm,      ///< [d]
-  kExpansion,      ///< prefix expansion [P·d_local, d_global]
-  kExpansionBias,  ///< [P·d_local]
-  kHead,           ///< [V, d]
+  kEmbedding,       ///< token table [V, d]
+  kBlockEmbedding,  ///< Block Transformer lookup table [V, d_global / L_B]
+  kAttentionNorm,   ///< gain of the query input (and of K/V unless separate_kv_norm) [d]
+  kKvNorm,          ///< gain of the K/V input of an owner layer [d]
+  kQuery,           ///< [heads·head_dim, d]
+  kKey,             ///< [kv_heads·head_dim, d]
+  kValue,           ///< [kv_heads·head_dim, d]
+  kAttentionOut,    ///< [d, heads·head_dim]
+  kFfnNorm,         ///< [d]
+  kGate,            ///< [d_ff, d]
+  kUp,              ///< [d_ff, d]
+  kDown,            ///< [d, d_ff]
+  kFinalNorm,       ///< [d]
+  kExpansion,       ///< prefix expansion [P·d_local, d_global]
+  kExpansionBias,   ///< [P·d_local]
+  kHead,            ///< [V, d]
 };
 
 /// One tensor of a model. Matrices are row-major (out, in), as nn.Linear.
@@ -43,8 +43,8 @@ struct ParameterSpec {
 };
 
 /// Every parameter of a model in canonical order. Names of a plain decoder are Hugging Face Llama's
-/// ("model.layers.0.self_attn.q_proj.weight", ...); Block Transformers use the prefixes "global" and
-/// "local" instead of "model". This list is the single source of names and shapes for training,
+/// ("model.layers.0.self_attn.q_proj.weight", ...); Block Transformers use the prefixes "global"
+/// and "local" instead of "model". This list is the single source of names and shapes for training,
 /// checkpoints, packages and the engine. A tied head has no tensor of its own.
 std::vector<ParameterSpec> parameters(const ModelSpec& spec);
 
@@ -54,8 +54,8 @@ std::string layer_prefix(const StackSpec& stack, int64_t layer);
 std::string parameter_name(const StackSpec& stack, ParameterRole role, int64_t layer = -1);
 
 int64_t parameter_count(const ModelSpec& spec);
-/// Without token tables, head and norms: L(2·d·n_q·d_h + 3·d·ffn) + L_kv·2·d·n_kv·d_h per stack plus
-/// the expansion of a Block Transformer.
+/// Without token tables, head and norms: L(2·d·n_q·d_h + 3·d·ffn) + L_kv·2·d·n_kv·d_h per stack
+/// plus the expansion of a Block Transformer.
 int64_t body_parameter_count(const ModelSpec& spec);
 /// KV-cache bytes one text token costs at `bytes_per_element`, averaged over a block; lifetime
 /// "sequence" only.

@@ -10,9 +10,7 @@ namespace {
 
 constexpr int64_t kMaxDim = int64_t{1} << 20;
 
-Node norm_node(const NormSpec& norm) {
-  return Node::Map{{"kind", "rmsnorm"}, {"eps", norm.eps}};
-}
+Node norm_node(const NormSpec& norm) { return Node::Map{{"kind", "rmsnorm"}, {"eps", norm.eps}}; }
 
 NormSpec norm_from(const Node& node, const std::string& path) {
   NodeReader reader(node, path);

@@ -48,8 +48,8 @@ AttentionSpec read_attention(const Node& node, const std::string& path, const At
 FfnSpec read_ffn(const Node& node, const std::string& path, const FfnSpec* base) {
   NodeReader reader(node, path);
   FfnSpec ffn = base != nullptr ? *base : FfnSpec{};
-  ffn.kind = static_cast<FfnKind>(
-      reader.choice_or("kind", static_cast<size_t>(ffn.kind), {"swiglu"}));
+  ffn.kind =
+      static_cast<FfnKind>(reader.choice_or("kind", static_cast<size_t>(ffn.kind), {"swiglu"}));
   ffn.d_ff = base == nullptr ? reader.integer("d_ff", 1, kMaxDim)
                              : reader.integer_or("d_ff", ffn.d_ff, 1, kMaxDim);
   reader.finish();
@@ -118,9 +118,12 @@ BlockSpec read_block(const Node& node, const std::string& path) {
 
 const char* stack_name(StackRole role) {
   switch (role) {
-    case StackRole::kDecoder: return "model";
-    case StackRole::kGlobal: return "global";
-    case StackRole::kLocal: return "local";
+    case StackRole::kDecoder:
+      return "model";
+    case StackRole::kGlobal:
+      return "global";
+    case StackRole::kLocal:
+      return "local";
   }
   return "";
 }
@@ -157,16 +160,18 @@ void validate(const ModelSpec& spec) {
   if (block != spec.block.has_value() || spec.stacks.size() != (block ? 2u : 1u)) {
     refuse("a decoder has one stack; a Block Transformer has a block section and two stacks");
   }
-  if (block && (spec.stacks[0].role != StackRole::kGlobal ||
-                spec.stacks[1].role != StackRole::kLocal)) {
+  if (block &&
+      (spec.stacks[0].role != StackRole::kGlobal || spec.stacks[1].role != StackRole::kLocal)) {
     refuse("the stacks of a Block Transformer are global, then local");
   }
-  if (!block && spec.stacks[0].role != StackRole::kDecoder) refuse("a decoder's stack is 'decoder'");
+  if (!block && spec.stacks[0].role != StackRole::kDecoder)
+    refuse("a decoder's stack is 'decoder'");
   if (block) {
     if (spec.stacks[0].d_model % spec.block->length != 0) {
-      refuse(fmt::format("global.d_model = {} is not a multiple of block.length = {}, so the lookup "
-                         "embedder cannot concatenate",
-                         spec.stacks[0].d_model, spec.block->length));
+      refuse(
+          fmt::format("global.d_model = {} is not a multiple of block.length = {}, so the lookup "
+                      "embedder cannot concatenate",
+                      spec.stacks[0].d_model, spec.block->length));
     }
     if (spec.context_length % spec.block->length != 0) {
       refuse(fmt::format("context_length = {} is not a multiple of block.length = {}",
@@ -187,9 +192,10 @@ void validate(const ModelSpec& spec) {
       }
       const AttentionSpec &a = layer.attention, &b = source.attention;
       if (a.kv_heads != b.kv_heads || a.head_dim != b.head_dim || a.rope_theta != b.rope_theta) {
-        refuse(fmt::format("{} shares K/V with layer {} but differs in kv_heads, head_dim or "
-                           "rope_theta",
-                           where, owner));
+        refuse(
+            fmt::format("{} shares K/V with layer {} but differs in kv_heads, head_dim or "
+                        "rope_theta",
+                        where, owner));
       }
       if (a.heads < 1 || a.kv_heads < 1 || a.heads % a.kv_heads != 0 || a.head_dim < 2 ||
           a.head_dim % 2 != 0 || layer.ffn.d_ff < 1) {
@@ -211,11 +217,11 @@ std::vector<KvGroup> kv_groups(const ModelSpec& spec) {
       group.stack = static_cast<int64_t>(s);
       group.owner = static_cast<int64_t>(l);
       for (size_t r = l; r < stack.layers.size(); ++r) {
-        if (stack.layers[r].kv_owner == group.owner) group.readers.push_back(static_cast<int64_t>(r));
+        if (stack.layers[r].kv_owner == group.owner)
+          group.readers.push_back(static_cast<int64_t>(r));
       }
       group.entry_tokens = stack.role == StackRole::kGlobal ? spec.block->length : 1;
-      group.lifetime =
-          stack.role == StackRole::kLocal ? KvLifetime::kBlock : KvLifetime::kSequence;
+      group.lifetime = stack.role == StackRole::kLocal ? KvLifetime::kBlock : KvLifetime::kSequence;
       group.heads = layer.attention.kv_heads;
       group.key_dim = group.value_dim = group.rope_dim = layer.attention.head_dim;
       group.rope_theta = layer.attention.rope_theta;

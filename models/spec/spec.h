@@ -82,9 +82,9 @@ enum class KvLifetime { kSequence, kBlock };
 /// The unit of KV caching: one owner layer's K/V and every layer that reads them. Caches, budgets,
 /// policies, rotations, quantizers and byte counts are keyed by it.
 struct KvGroup {
-  int64_t id = 0;     ///< global over stacks, dense from 0
-  int64_t stack = 0;  ///< index into ModelSpec::stacks
-  int64_t owner = 0;  ///< layer that projects K/V
+  int64_t id = 0;                ///< global over stacks, dense from 0
+  int64_t stack = 0;             ///< index into ModelSpec::stacks
+  int64_t owner = 0;             ///< layer that projects K/V
   std::vector<int64_t> readers;  ///< layers that attend to it, ascending, the owner first
   KvKind kind = KvKind::kSelf;
   int64_t entry_tokens = 1;  ///< text tokens per cache row: 1, or L_B in the block stack
@@ -101,8 +101,8 @@ struct KvGroup {
 struct ModelSpec {
   ModelKind kind = ModelKind::kDecoder;
   int64_t vocab_size = 0;
-  int64_t context_length = 0;  ///< longest text in tokens the model was made for
-  bool tied_head = false;      ///< head = token embedding table
+  int64_t context_length = 0;      ///< longest text in tokens the model was made for
+  bool tied_head = false;          ///< head = token embedding table
   std::optional<BlockSpec> block;  ///< set for Block Transformers
   std::vector<StackSpec> stacks;   ///< {decoder} or {global, local}
   bool operator==(const ModelSpec&) const = default;
@@ -129,10 +129,10 @@ ModelSpec model_spec_from_resolved(const Node& node);
 /// Throws Error(kRequest) with the reason if the combination cannot exist.
 void validate(const ModelSpec& spec);
 
-/// Owner list of a `kv_sharing` pattern over `layers` layers: entry i is the layer whose K/V layer i
-/// reads. Patterns: none, cla<k>, keep_ends, dense_front, dense_back, yoco, or an explicit list.
-/// Sources: arXiv 2405.12981 §3 (cla<k>, and the 20-layer KeepEnds, DenseFront and DenseBack drawings,
-/// generalised), YOCO (2405.05254). Throws Error(kRequest) at `node` if it cannot apply.
+/// Owner list of a `kv_sharing` pattern over `layers` layers: entry i is the layer whose K/V layer
+/// i reads. Patterns: none, cla<k>, keep_ends, dense_front, dense_back, yoco, or an explicit list.
+/// Sources: arXiv 2405.12981 §3 (cla<k>, and the 20-layer KeepEnds, DenseFront and DenseBack
+/// drawings, generalised), YOCO (2405.05254). Throws Error(kRequest) at `node` if it cannot apply.
 std::vector<int64_t> kv_owners(const Node& node, std::string_view key, int64_t layers);
 
 }  // namespace ashlar

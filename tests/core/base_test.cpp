@@ -78,8 +78,7 @@ TEST(Philox, NormalsHaveUnitMoments) {
   }
   // Five standard errors of the mean and of the variance of n normals.
   const std::vector<double> moments = {sum / n, square / n}, expected = {0.0, 1.0};
-  EXPECT_TRUE(test::within(moments, expected,
-                           test::statistical(5 * std::sqrt(2.0 / n), 11, n)));
+  EXPECT_TRUE(test::within(moments, expected, test::statistical(5 * std::sqrt(2.0 / n), 11, n)));
 }
 
 TEST(ThreadPool, RunsEveryIndexOnceAndRethrows) {
@@ -93,9 +92,10 @@ TEST(ThreadPool, RunsEveryIndexOnceAndRethrows) {
       });
       for (const auto& h : hits) ASSERT_EQ(h.load(), 1);
     }
-    EXPECT_THROW(pool.parallel_for(10, [](int64_t i, int) {
-      if (i == 3) fail(ErrorCode::kIo, "index {}", i);
-    }),
+    EXPECT_THROW(pool.parallel_for(10,
+                                   [](int64_t i, int) {
+                                     if (i == 3) fail(ErrorCode::kIo, "index {}", i);
+                                   }),
                  Error);
     std::atomic<int> after{0};
     pool.parallel_for(10, [&](int64_t, int) { after.fetch_add(1); });

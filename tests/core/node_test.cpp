@@ -1,6 +1,7 @@
+#include "core/base/node.h"
+
 #include <gtest/gtest.h>
 
-#include "core/base/node.h"
 #include "tests/support/files.h"
 
 namespace ashlar {
@@ -44,7 +45,9 @@ TEST(NodeReader, EveryMistakeNamesLineAndKey) {
   test::expect_error(ErrorCode::kRequest, {"run.yaml:2: model.layers: 4 is not between 5 and 9"},
                      [&] { reader.integer("layers", 5, 9); });
   test::expect_error(ErrorCode::kRequest, {"run.yaml:3: model.kind: 'gqa' is not one of mha, mqa"},
-                     [&] { reader.choice("kind", {"mha", "mqa"}); });
+                     [&] {
+                       reader.choice("kind", {"mha", "mqa"});
+                     });
   test::expect_error(ErrorCode::kRequest, {"run.yaml:1: model.depth: missing required key"},
                      [&] { reader.required("depth"); });
   NodeReader other(node);

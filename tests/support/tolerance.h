@@ -1,5 +1,6 @@
 #pragma once
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -8,8 +9,6 @@
 #include <span>
 #include <string>
 #include <type_traits>
-
-#include <fmt/format.h>
 
 // The four tolerance tiers of every comparison in the tests. A bound is never a bare literal: it is
 // exact, derived from the arithmetic, derived from one code of a quantizer, or statistical.
@@ -35,7 +34,8 @@ Bound reordered(double terms, double norm, double c = 2) {
 
 /// Tier 3: one code of a quantizer is off: |error| ≤ codes·step (+ slack for fp16 parameters).
 inline Bound quantized(double step, double codes = 0.5, double slack = 0) {
-  return {codes * step + slack, fmt::format("quantized: {} of step {:.4g} + {:.3g}", codes, step, slack)};
+  return {codes * step + slack,
+          fmt::format("quantized: {} of step {:.4g} + {:.3g}", codes, step, slack)};
 }
 
 /// Tier 4: statistical; state seed, n and bound in `reason`.
@@ -68,7 +68,8 @@ template <typename A, typename B>
   }
   if (outside == 0) return ::testing::AssertionSuccess();
   return ::testing::AssertionFailure() << fmt::format(
-             "{} of {} outside; worst at [{}]: actual {:.9g}, expected {:.9g}, error {:.4g} > bound "
+             "{} of {} outside; worst at [{}]: actual {:.9g}, expected {:.9g}, error {:.4g} > "
+             "bound "
              "{:.4g} ({})",
              outside, actual.size(), worst, static_cast<double>(actual[worst]),
              static_cast<double>(expected[worst]), worst_error, bound.absolute, bound.reason);

@@ -1,0 +1,21 @@
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+// One function per subcommand, one file per function: cmd_<name>.cpp.
+namespace ashlar::cli {
+
+void add_data_command(CLI::App& app);
+void add_tokenizer_command(CLI::App& app);
+void add_train_command(CLI::App& app);
+void add_eval_command(CLI::App& app);
+void add_quantize_command(CLI::App& app);
+void add_export_command(CLI::App& app);
+void add_import_command(CLI::App& app);
+void add_generate_command(CLI::App& app);
+void add_bench_command(CLI::App& app);
+void add_inspect_command(CLI::App& app);
+
+}  // namespace ashlar::cli
