@@ -329,6 +329,10 @@ int64_t SequenceCache::rows(int64_t group, int64_t head) const {
   return static_cast<int64_t>(positions(group, head).size());
 }
 
+int64_t SequenceCache::encoded_rows(int64_t group, int64_t head) const {
+  return lane_of(at(group), head).encoded;
+}
+
 std::span<const int32_t> SequenceCache::positions(int64_t group, int64_t head) const {
   return lane_of(at(group), head).positions;
 }

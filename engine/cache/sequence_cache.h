@@ -53,6 +53,8 @@ class SequenceCache final : public KvStore {
   int64_t position(int64_t group) const;
   /// Rows `head` of `group` holds now.
   int64_t rows(int64_t group, int64_t head) const;
+  /// How many of them are encoded; the others are raw.
+  int64_t encoded_rows(int64_t group, int64_t head) const;
   std::span<const int32_t> positions(int64_t group, int64_t head) const;
   /// Bytes of pages this sequence occupies.
   int64_t bytes() const { return bytes_; }
