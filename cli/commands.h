@@ -19,5 +19,7 @@ void add_import_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
+/// inspect without checkpoints and token shards, which need HDF5.
+void add_engine_inspect_command(CLI::App& app);
 
 }  // namespace ashlar::cli
