@@ -43,6 +43,9 @@ class SequenceCache final : public KvStore {
   /// Whether the policy acts when groups close: false while a prompt is still being fed. While it
   /// acts and there is a policy, a step may append one row only.
   void set_acting(bool acting) { acting_ = acting; }
+  /// True if rows came in since the policy last acted: a prompt that ends without adding a row (a
+  /// Block Transformer's last, incomplete block) must still close its groups.
+  bool unsettled() const { return unsettled_; }
   const Policy* policy() const { return policy_.get(); }
 
   /// Ends the step of `group` for all `caches` after its last reader: one batched select per
@@ -110,6 +113,7 @@ class SequenceCache final : public KvStore {
   std::vector<Group> groups_;
   int64_t bytes_ = 0;
   bool acting_ = false;
+  bool unsettled_ = false;
 };
 
 }  // namespace ashlar

@@ -26,7 +26,9 @@ TEST(Arena, PagesAreDisjointAlignedAndReturned) {
         std::byte* at = arena.address(page);
         ASSERT_EQ(reinterpret_cast<uintptr_t>(at) % 64, 0u);
         const auto next = live.lower_bound(at);
-        if (next != live.end()) ASSERT_LE(at + size, next->first);
+        if (next != live.end()) {
+          ASSERT_LE(at + size, next->first);
+        }
         if (next != live.begin()) {
           const auto before = std::prev(next);
           ASSERT_LE(before->first + before->second.second, at);

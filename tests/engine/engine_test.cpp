@@ -17,14 +17,14 @@ using Logits = std::vector<float>;
 
 const CodecKind kCodecs[] = {CodecKind::kF32, CodecKind::kF16, CodecKind::kQ8, CodecKind::kQ4};
 
-struct Run {
+struct Decoding {
   int threads = 1;
   int64_t chunk = 512;
   CacheOptions cache{CodecKind::kF32, CodecKind::kF32};
   std::shared_ptr<const Policy> policy = nullptr;
 };
 
-std::unique_ptr<Engine> make_engine(const ModelData& model, const Run& run) {
+std::unique_ptr<Engine> make_engine(const ModelData& model, const Decoding& run) {
   EngineOptions options;
   options.threads = run.threads;
   options.chunk_tokens = run.chunk;
@@ -32,7 +32,7 @@ std::unique_ptr<Engine> make_engine(const ModelData& model, const Run& run) {
 }
 
 // Logits after every token, all tokens in one feed.
-Logits one_shot(const ModelData& model, const std::vector<int32_t>& tokens, const Run& run) {
+Logits one_shot(const ModelData& model, const std::vector<int32_t>& tokens, const Decoding& run) {
   const auto engine = make_engine(model, run);
   const auto sequence = engine->start(run.cache, run.policy, false);
   Logits out(tokens.size() * static_cast<size_t>(model.spec.vocab_size));
@@ -45,7 +45,7 @@ Logits one_shot(const ModelData& model, const std::vector<int32_t>& tokens, cons
 }
 
 // The same, one token at a time.
-Logits step_by_step(const ModelData& model, const std::vector<int32_t>& tokens, const Run& run,
+Logits step_by_step(const ModelData& model, const std::vector<int32_t>& tokens, const Decoding& run,
                     int64_t prompt = 0) {
   const auto engine = make_engine(model, run);
   const auto sequence = engine->start(run.cache, run.policy, false);
@@ -139,7 +139,7 @@ TEST(Contract, ChunksStepsAndThreadsChangeNoBit) {
     const auto tokens = test::random_tokens(75, spec.vocab_size, 5);
     for (CodecKind codec : kCodecs) {
       SCOPED_TRACE(name + " " + std::string(codec_name(codec)));
-      Run run;
+      Decoding run;
       run.cache = {codec, codec};
       const Logits whole = one_shot(model, tokens, run);
       EXPECT_TRUE(test::within(step_by_step(model, tokens, run), whole, test::exact()));
@@ -157,7 +157,7 @@ TEST(Contract, BatchedEqualsAlone) {
   for (const auto& [name, spec] : test::all_small_specs()) {
     SCOPED_TRACE(name);
     const ModelData model = test::random_model(spec, 25);
-    Run run;
+    Decoding run;
     run.threads = 2;
     run.cache = {CodecKind::kQ8, CodecKind::kQ4};
     const auto engine = make_engine(model, run);
@@ -187,7 +187,7 @@ TEST(Contract, AWideBudgetEqualsNoPolicy) {
     const ModelData model = test::random_model(spec, 26);
     const auto tokens = test::random_tokens(50, spec.vocab_size, 6);
     for (CodecKind codec : kCodecs) {
-      Run run;
+      Decoding run;
       run.cache = {codec, codec};
       const Logits plain = step_by_step(model, tokens, run, 20);
       for (const std::string& policy : policy_names()) {
@@ -207,7 +207,7 @@ TEST(Policies, KeepTheBudgetTheSinksAndTheNewestRows) {
     const auto tokens = test::random_tokens(90, spec.vocab_size, 7);
     for (const std::string& policy : {std::string("streaming"), std::string("h2o")}) {
       SCOPED_TRACE(name + " " + policy);
-      Run run;
+      Decoding run;
       run.cache = {CodecKind::kQ8, CodecKind::kQ8};
       run.policy = make_policy({policy, 9, 2, 3});
       const auto engine = make_engine(model, run);
