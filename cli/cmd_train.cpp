@@ -40,10 +40,11 @@ Node result_node(const RunResult& r) {
 
 void print_result(const TrainArguments& a, const RunResult& r) {
   if (r.stopped) {
-    fmt::print("stopped after step {}; checkpoint in {}; continue with: ashlar train {}{}{} "
-               "--resume auto\n",
-               r.last.step, (r.output / "checkpoints").string(), a.config,
-               a.output.empty() ? "" : " --output ", a.output);
+    fmt::print(
+        "stopped after step {}; checkpoint in {}; continue with: ashlar train {}{}{} "
+        "--resume auto\n",
+        r.last.step, (r.output / "checkpoints").string(), a.config,
+        a.output.empty() ? "" : " --output ", a.output);
     return;
   }
   fmt::print("{}: {} parameters, step {}, loss {:.4f}", r.output.string(), r.parameters,
@@ -84,8 +85,9 @@ void add_train_command(CLI::App& app) {
   command->add_option("--set", a->overrides, "Override a key: a.b=value (repeatable)")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
-  command->add_option("--resume", a->resume,
-                      "auto: newest checkpoint of the output folder; none; or a run or checkpoint")
+  command
+      ->add_option("--resume", a->resume,
+                   "auto: newest checkpoint of the output folder; none; or a run or checkpoint")
       ->capture_default_str();
   command->add_option("--output", a->output, "Run folder, instead of the key `output`");
   command->add_option("--stop-after", a->stop_after, "Stop after this step as Ctrl-C would")

@@ -39,7 +39,7 @@ uint16_t choose_scale(std::span<const double> x, int bits, ClipKind clip) {
   double least = squared_error(x, half_to_float(best), low, high);
   // A negative scale gives the extra level −2^(b−1) to the positive side.
   for (int step = 0; step <= 40; ++step) {
-    const double range = largest * (1.0 - 0.01 * step);
+    const double range = largest * (1.0 - 0.02 * step);
     for (double sign : {1.0, -1.0}) {
       const uint16_t candidate = stored(sign * range / high);
       const double error = squared_error(x, half_to_float(candidate), low, high);

@@ -18,14 +18,14 @@ constexpr int64_t kLeastBf16Width = 128;
 
 void read_train(const Node& node, TrainConfig& config) {
   NodeReader reader(node, "train");
-  config.seed = static_cast<uint64_t>(
-      reader.integer_or("seed", 1, 0, std::numeric_limits<int64_t>::max()));
+  config.seed =
+      static_cast<uint64_t>(reader.integer_or("seed", 1, 0, std::numeric_limits<int64_t>::max()));
   config.steps = reader.integer("steps", 1, kMost);
   config.context = reader.integer("context", 1, int64_t{1} << 30);
   config.batch_size = reader.integer("batch_size", 1, int64_t{1} << 24);
-  config.micro_batch =
-      reader.integer_or("micro_batch", config.batch_size, 1, config.batch_size);
-  config.precision = static_cast<Precision>(reader.choice_or("precision", 0, {"auto", "fp32", "bf16"}));
+  config.micro_batch = reader.integer_or("micro_batch", config.batch_size, 1, config.batch_size);
+  config.precision =
+      static_cast<Precision>(reader.choice_or("precision", 0, {"auto", "fp32", "bf16"}));
   config.threads = reader.integer_or("threads", 0, 0, 4096);
   if (config.context > config.model.context_length) {
     fail_at(reader.required("context"), "train.context",
@@ -154,8 +154,8 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                              {"warmup_steps", config.schedule.warmup_steps},
                              {"final_ratio", config.schedule.final_ratio}}}};
   if (!config.data.validation.empty()) {
-    out.set("validation", Node::Map{{"every", config.validation_every},
-                                    {"batches", config.validation_batches}});
+    out.set("validation",
+            Node::Map{{"every", config.validation_every}, {"batches", config.validation_batches}});
   }
   out.set("checkpoint",
           Node::Map{{"every", config.checkpoint_every}, {"keep", config.checkpoint_keep}});

@@ -51,9 +51,7 @@ void put_bytes(std::string& out, uint32_t field, std::string_view value) {
   out.append(value);
 }
 
-uint32_t masked_crc(std::string_view bytes) {
-  return std::rotr(crc32c(bytes), 15) + 0xa282ead8u;
-}
+uint32_t masked_crc(std::string_view bytes) { return std::rotr(crc32c(bytes), 15) + 0xa282ead8u; }
 
 std::string event_head(double wall_time, int64_t step) {
   std::string event;
@@ -132,8 +130,7 @@ EventWriter::~EventWriter() {
   if (fd_ >= 0) close(fd_);
 }
 
-void EventWriter::scalars(int64_t step,
-                          const std::vector<std::pair<std::string, double>>& values) {
+void EventWriter::scalars(int64_t step, const std::vector<std::pair<std::string, double>>& values) {
   append(scalar_event(now(), step, values));
 }
 

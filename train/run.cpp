@@ -9,7 +9,7 @@
 
 #include <atomic>
 #include <chrono>
-#include <cmath>
+#include <limits>
 
 #include "core/base/error.h"
 #include "core/base/progress.h"
@@ -33,7 +33,7 @@ class SignalScope {
     received_signal = 0;
     struct sigaction action {};
     action.sa_handler = [](int signal) { received_signal = signal; };
-    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
     sigaction(SIGINT, &action, &interrupt_);
     sigaction(SIGTERM, &action, &terminate_);
   }
@@ -230,16 +230,15 @@ void Run::log_step(const StepResult& result, bool print) {
                                  {"train/grad_norm", result.grad_norm},
                                  {"train/tokens_per_second", rate}});
   if (!print) return;
-  spdlog::info("step {}/{} loss {:.4f} lr {:.3g} norm {:.3f} {:.0f} tokens/s, {} left",
-               result.step, config_.steps, result.loss, result.lr, result.grad_norm, rate,
+  spdlog::info("step {}/{} loss {:.4f} lr {:.3g} norm {:.3f} {:.0f} tokens/s, {} left", result.step,
+               config_.steps, result.loss, result.lr, result.grad_norm, rate,
                eta(result.step, rate));
 }
 
 void Run::validate() {
   const auto start = std::chrono::steady_clock::now();
   const int64_t rows = config_.validation_batches * config_.micro_batch;
-  const ValidationResult v =
-      trainer_->validate(validation_->batches, rows, validation_->shards);
+  const ValidationResult v = trainer_->validate(validation_->batches, rows, validation_->shards);
   const RunPosition at = trainer_->position();
   Node line = Node::Map{{"step", at.step},
                         {"tokens", at.tokens},
@@ -247,8 +246,8 @@ void Run::validate() {
                         {"validation_tokens", v.tokens},
                         {"validation_bits_per_byte", v.bits_per_byte}};
   metrics_->append(line);
-  events_->scalars(at.step, {{"validation/loss", v.loss},
-                             {"validation/bits_per_byte", v.bits_per_byte}});
+  events_->scalars(at.step,
+                   {{"validation/loss", v.loss}, {"validation/bits_per_byte", v.bits_per_byte}});
   spdlog::info("step {}: validation loss {:.4f}, {:.4f} bits per byte over {} tokens", at.step,
                v.loss, v.bits_per_byte, v.tokens);
   result_.validation = v;
@@ -279,6 +278,8 @@ RunResult Run::execute() {
   result_.output = config_.output;
   result_.parameters = trainer_->parameter_count();
   const RunPosition begin = trainer_->position();
+  result_.last.step = begin.step;
+  result_.last.loss = std::numeric_limits<double>::quiet_NaN();
   spdlog::info("{} parameters, {} training tokens, steps {}…{}, {} samples of {} tokens each",
                result_.parameters, train_.shards.total_tokens(), begin.step + 1, config_.steps,
                config_.batch_size, config_.context);
@@ -309,8 +310,7 @@ RunResult Run::execute() {
   }
   const RunPosition end = trainer_->position();
   result_.tokens = end.tokens;
-  result_.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   result_.tokens_per_second =
       static_cast<double>(end.tokens - begin.tokens) / std::max(result_.seconds, 1e-9);
   if (result_.stopped) {

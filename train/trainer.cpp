@@ -105,8 +105,8 @@ StepResult Trainer::step(const BatchSource& data) {
   for (int64_t row = 0; row < size; row += s.config.micro_batch) {
     const int64_t rows = std::min(s.config.micro_batch, size - row);
     const auto part = [&](const Tensor& t) { return t.narrow(0, row, rows); };
-    const Tensor value = s.model.loss(s.parameters, part(all.tokens), part(all.targets),
-                                      part(weights), s.options);
+    const Tensor value =
+        s.model.loss(s.parameters, part(all.tokens), part(all.targets), part(weights), s.options);
     loss += value.item<double>();
     require(std::isfinite(loss), ErrorCode::kData,
             "step {}: the loss is {}; lower optimizer.lr, raise schedule.warmup_steps or use "
@@ -146,11 +146,10 @@ ValidationResult Trainer::validate(const BatchSource& data, int64_t rows,
   result.loss = loss / weight;
   const auto bytes = shards.source_bytes();
   // Bytes per token of the whole set: windows do not end where characters do.
-  result.bits_per_byte = bytes && *bytes > 0
-                             ? result.loss / std::numbers::ln2 *
-                                   static_cast<double>(shards.total_tokens()) /
-                                   static_cast<double>(*bytes)
-                             : std::numeric_limits<double>::quiet_NaN();
+  result.bits_per_byte = bytes && *bytes > 0 ? result.loss / std::numbers::ln2 *
+                                                   static_cast<double>(shards.total_tokens()) /
+                                                   static_cast<double>(*bytes)
+                                             : std::numeric_limits<double>::quiet_NaN();
   return result;
 }
 

@@ -11,7 +11,7 @@ namespace ashlar {
 
 struct StepResult {
   int64_t step = 0;
-  double loss = 0;       ///< mean over the batch's targets, nats
+  double loss = 0;  ///< mean over the batch's targets, nats
   double lr = 0;
   double grad_norm = 0;  ///< global, before clipping
 };

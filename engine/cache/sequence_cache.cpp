@@ -101,6 +101,7 @@ void SequenceCache::append(int64_t id, const float* keys, const float* values, i
   require(group.position + rows <= INT32_MAX, ErrorCode::kResource,
           "the cache holds at most {} rows", INT32_MAX);
   group.step_rows = rows;
+  unsettled_ = !acting_;
   for (Lane& lane : group.lanes) {
     lane.encoded_before = lane.encoded;
     lane.raw_before = lane.raw;
@@ -262,6 +263,7 @@ void SequenceCache::finish(Group& group) {
       encode(group, lane, lane.raw);
       lane.raw = 0;
     }
+    lane.encoded_before = lane.encoded;
     if (!lane.staged) continue;
     // Back to the raw page, which holds what is left.
     const int64_t width = raw_row_floats(group, lane);
@@ -320,13 +322,20 @@ void SequenceCache::close(std::span<SequenceCache* const> caches, int64_t id) {
     done.push_back(policy);
     apply_policy(*policy, caches, id);
   }
-  for (SequenceCache* cache : caches) cache->finish(cache->at(id));
+  for (SequenceCache* cache : caches) {
+    cache->finish(cache->at(id));
+    if (cache->acting_) cache->unsettled_ = false;
+  }
 }
 
 int64_t SequenceCache::position(int64_t group) const { return at(group).position; }
 
 int64_t SequenceCache::rows(int64_t group, int64_t head) const {
   return static_cast<int64_t>(positions(group, head).size());
+}
+
+int64_t SequenceCache::encoded_rows(int64_t group, int64_t head) const {
+  return lane_of(at(group), head).encoded;
 }
 
 std::span<const int32_t> SequenceCache::positions(int64_t group, int64_t head) const {

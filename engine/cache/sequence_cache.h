@@ -43,6 +43,9 @@ class SequenceCache final : public KvStore {
   /// Whether the policy acts when groups close: false while a prompt is still being fed. While it
   /// acts and there is a policy, a step may append one row only.
   void set_acting(bool acting) { acting_ = acting; }
+  /// True if rows came in since the policy last acted: a prompt that ends without adding a row (a
+  /// Block Transformer's last, incomplete block) must still close its groups.
+  bool unsettled() const { return unsettled_; }
   const Policy* policy() const { return policy_.get(); }
 
   /// Ends the step of `group` for all `caches` after its last reader: one batched select per
@@ -53,6 +56,8 @@ class SequenceCache final : public KvStore {
   int64_t position(int64_t group) const;
   /// Rows `head` of `group` holds now.
   int64_t rows(int64_t group, int64_t head) const;
+  /// How many of them are encoded; the others are raw.
+  int64_t encoded_rows(int64_t group, int64_t head) const;
   std::span<const int32_t> positions(int64_t group, int64_t head) const;
   /// Bytes of pages this sequence occupies.
   int64_t bytes() const { return bytes_; }
@@ -108,6 +113,7 @@ class SequenceCache final : public KvStore {
   std::vector<Group> groups_;
   int64_t bytes_ = 0;
   bool acting_ = false;
+  bool unsettled_ = false;
 };
 
 }  // namespace ashlar

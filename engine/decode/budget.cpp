@@ -52,6 +52,17 @@ CacheOptions cache_options(const std::string& codec, const std::string& key_fall
   return {codec_from_name(key), codec_from_name(value)};
 }
 
+double cache_bytes_per_token(const ModelSpec& spec, const CacheOptions& cache) {
+  double total = 0;
+  for (const KvGroup& group : kv_groups(spec)) {
+    if (group.lifetime != KvLifetime::kSequence) continue;
+    const int64_t row = group.heads * (codec_vector_bytes(cache.key_codec, group.key_dim) +
+                                       codec_vector_bytes(cache.value_codec, group.value_dim));
+    total += static_cast<double>(row) / static_cast<double>(group.entry_tokens);
+  }
+  return total;
+}
+
 PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
                              const CacheOptions& cache, int64_t text_tokens) {
   PolicyOptions options;

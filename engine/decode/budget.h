@@ -21,6 +21,9 @@ struct CacheRequest {
 CacheOptions cache_options(const std::string& codec, const std::string& key_fallback,
                            const std::string& value_fallback);
 
+/// Bytes one text token costs in the caches of lifetime "sequence", codec parameters included.
+double cache_bytes_per_token(const ModelSpec& spec, const CacheOptions& cache);
+
 /// The request in rows of the governed stack: ⌈tokens / L_B⌉; bytes buy whole pages of all groups.
 /// `text_tokens` is the length that percents refer to (prompt and what may be generated). Throws
 /// Error(kRequest) for a malformed or missing budget, or a budget without a policy.

@@ -100,6 +100,7 @@ class Engine {
   void step_decoder(std::span<const Piece> pieces);
   void step_block(std::span<const Piece> pieces);
   std::vector<float> run_global(std::span<const Piece> pieces, std::vector<int64_t>& first_block);
+  void settle(SequenceCache& cache);
   std::vector<BlockJob> plan_local(std::span<const Piece> pieces,
                                    std::span<const int64_t> first_block);
   void run_local(std::vector<BlockJob>& jobs, std::span<const float> contexts);

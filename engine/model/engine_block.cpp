@@ -49,7 +49,10 @@ std::vector<float> Engine::run_global(std::span<const Piece> pieces,
     text.insert(text.end(), sequence.pending_.begin(), sequence.pending_.end());
     text.insert(text.end(), piece.tokens.begin(), piece.tokens.end());
     const int64_t blocks = static_cast<int64_t>(text.size()) / length;
-    if (blocks == 0) continue;
+    if (blocks == 0) {
+      if (piece.acts && sequence.cache_.unsettled()) settle(sequence.cache_);
+      continue;
+    }
     tokens.insert(tokens.end(), text.begin(), text.begin() + blocks * length);
     items.push_back({&sequence.cache_, rows, blocks, sequence.cache_.position(groups_[0].id)});
     caches.push_back(&sequence.cache_);
@@ -71,6 +74,14 @@ std::vector<float> Engine::run_global(std::span<const Piece> pieces,
             closer(caches));
   norm_rows(x.data(), weights.final_norm, stack.final_norm, rows, stack.d_model, x.data(), *pool_);
   return x;
+}
+
+// A prompt has ended without completing a block: the policy acts on the rows it has.
+void Engine::settle(SequenceCache& cache) {
+  SequenceCache* const caches[] = {&cache};
+  for (const KvGroup& group : groups_) {
+    if (group.lifetime == KvLifetime::kSequence) SequenceCache::close(caches, group.id);
+  }
 }
 
 // Which blocks the local stack must run: always the block under way after the step, and every block

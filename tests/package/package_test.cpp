@@ -1,9 +1,10 @@
+#include "package/format/package.h"
+
 #include <gtest/gtest.h>
 
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
 #include "core/io/safetensors.h"
-#include "package/format/package.h"
 #include "package/import/llama2c.h"
 #include "tests/support/files.h"
 #include "tests/support/random_model.h"
@@ -81,9 +82,8 @@ TEST(Package, BadPackagesAreRefusedWithFileAndReason) {
   EXPECT_THROW(read_package(path), Error);
   test::expect_error(ErrorCode::kRequest, {"none", "no such package"},
                      [&] { read_package(dir / "none"); });
-  test::expect_error(ErrorCode::kRequest, {"exists already"}, [&] {
-    write_package(test::random_model(test::small_decoder(), 1), path);
-  });
+  test::expect_error(ErrorCode::kRequest, {"exists already"},
+                     [&] { write_package(test::random_model(test::small_decoder(), 1), path); });
 }
 
 TEST(Package, AFailedWriteLeavesNothing) {

@@ -1,7 +1,8 @@
+#include "quantize/quantize.h"
+
 #include <gtest/gtest.h>
 
 #include "quantize/fuse.h"
-#include "quantize/quantize.h"
 #include "quantize/rtn.h"
 #include "tests/reference/forward.h"
 #include "tests/support/files.h"
@@ -46,8 +47,8 @@ Rotated rotate(const ModelData& model, const RotationRequest& request) {
 template <typename Real>
 double rotation_error(const ModelData& model, const Rotated& rotated) {
   const auto tokens = test::random_tokens(13, model.spec.vocab_size, 3);
-  const auto before = flat(
-      test::ReferenceModel<double>(model.spec, weights_of<double>(model)).logits(tokens, 0));
+  const auto before =
+      flat(test::ReferenceModel<double>(model.spec, weights_of<double>(model)).logits(tokens, 0));
   test::Weights<Real> weights;
   for (const auto& [name, values] : rotated.weights) {
     weights[name].assign(values.begin(), values.end());
@@ -60,10 +61,11 @@ double rotation_error(const ModelData& model, const Rotated& rotated) {
 std::vector<std::pair<std::string, RotationRequest>> requests() {
   RotationRequest all{true, true, true, true, true, 7};
   std::vector<std::pair<std::string, RotationRequest>> out = {{"all", all}};
-  for (auto [name, member] :
-       {std::pair{"residual", &RotationRequest::residual}, {"value", &RotationRequest::value},
-        {"heads", &RotationRequest::heads}, {"keys", &RotationRequest::keys},
-        {"down", &RotationRequest::down}}) {
+  for (auto [name, member] : {std::pair{"residual", &RotationRequest::residual},
+                              {"value", &RotationRequest::value},
+                              {"heads", &RotationRequest::heads},
+                              {"keys", &RotationRequest::keys},
+                              {"down", &RotationRequest::down}}) {
     RotationRequest one;
     one.*member = true;
     out.emplace_back(name, one);
@@ -137,9 +139,8 @@ TEST_F(RotationRules, EveryWriterTurnsItsOutput) {
 }
 
 TEST_F(RotationRules, TheSlotButterflyIsOnline) {
-  expect_broken(test::small_block(), [](RotationPlan& plan) {
-    plan.manifest.stacks[0].slots = false;
-  });
+  expect_broken(test::small_block(),
+                [](RotationPlan& plan) { plan.manifest.stacks[0].slots = false; });
 }
 
 TEST_F(RotationRules, PrefixesAndTokensShareOneBasis) {
@@ -149,9 +150,8 @@ TEST_F(RotationRules, PrefixesAndTokensShareOneBasis) {
 }
 
 TEST_F(RotationRules, ThePrefixBiasTurnsToo) {
-  expect_broken(test::small_block(), [](RotationPlan& plan) {
-    plan.changes.erase("global.expansion.bias");
-  });
+  expect_broken(test::small_block(),
+                [](RotationPlan& plan) { plan.changes.erase("global.expansion.bias"); });
 }
 
 TEST_F(RotationRules, ATiedHeadIsUntied) {
@@ -216,8 +216,9 @@ TEST(Rtn, SearchNeverLosesAndZeroRowsStayZero) {
   };
   EXPECT_LT(error(ClipKind::kSearch), error(ClipKind::kNone));
   x[100] = std::nan("");
-  test::expect_error(ErrorCode::kData, {"tensor 'w'", "row 1"},
-                     [&] { quantize_rtn("w", x, 8, 64, {4, 16, ClipKind::kNone}); });
+  test::expect_error(ErrorCode::kData, {"tensor 'w'", "row 1"}, [&] {
+    quantize_rtn("w", x, 8, 64, {4, 16, ClipKind::kNone});
+  });
 }
 
 // Symmetric int4 with a searched clip on N(0,1) reaches the error of the best clip: 1.289e-2.
