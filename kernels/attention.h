@@ -48,12 +48,15 @@ struct AttentionTask {
 /// batch.
 inline constexpr int64_t kAttentionTile = 64;
 
-/// Bytes of scratch for tasks with up to `rows` rows, `group` heads and `slots` visible slots.
+/// Bytes of scratch for tasks with up to `rows` rows, `group` heads and `slots` slots that the last
+/// row sees. Without `collect_scores` (no task sets `scores`) it does not grow with `slots`.
 int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int64_t key_dim,
-                                int64_t value_dim);
+                                int64_t value_dim, bool collect_scores = true);
 
 /// out = softmax(scale·q·Kᵀ)·V by online softmax over tiles in ascending slot order. A row's result
 /// depends only on its q and the slots it sees. `scratch` is 64-byte aligned. Allocates nothing.
+/// Every row must see at least one slot; a row that sees none is a programmer error
+/// (Error(kInternal)). e^x is accurate to 2 ulp (kernels/simd/math_impl.h).
 void attention_run(const KvHeadView& kv, const AttentionTask& task, std::byte* scratch);
 
 }  // namespace ashlar

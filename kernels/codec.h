@@ -9,7 +9,11 @@ namespace ashlar {
 /// How a cached key or value vector of one token and one head is stored.
 /// q8/q4: asymmetric, per token and head, range clipped by 0.95 about its centre:
 ///   x ≈ min + step·code, code in 0…2^b−1, min and step fp16 (QuaRot, arXiv 2404.00456 §4).
-/// A zero range gives step 0 and codes 0: constant rows are exact up to fp16 rounding of `min`.
+/// Codes come from the rounded parameters. A step that fp16 rounds to zero (a zero range, or one
+/// below 2^-25 per level) gives step 0, codes 0 and the centre as `min`: constant rows are exact up
+/// to fp16 rounding. fp16, q8 and q4 want |x| ≤ 65504: larger values, infinities and NaN encode
+/// without undefined behaviour, but their row (fp16: their element) may decode to infinity or NaN.
+/// Bytes and decoded floats are the same on every ISA.
 enum class CodecKind : uint8_t { kF32, kF16, kQ8, kQ4 };
 
 /// Names on the command line: fp32 fp16 q8 q4.

@@ -20,7 +20,10 @@ enum class ActivationKind : uint8_t { kF32, kInt8 };
 ///
 /// Arithmetic contract: an output element is reduced over k in an order that depends on (rows_k,
 /// group, kinds) only, never on m, the number of tokens, the number of threads or the tile it fell
-/// into. Quantized weights: W[n, k] = scale[n, g]·code[n, k] + min[n, g], g = k / group.
+/// into: segments of at most 256 k (4096 with kInt8), cut at group borders, are summed from zero
+/// and added in ascending order; bias comes last. AVX2 and AVX-512 give the same bits; generic has
+/// no FMA and differs by rounding. Quantized weights: W[n, k] = scale[n, g]·code[n, k] + min[n, g],
+/// g = k / group.
 struct LinearShape {
   int64_t out = 0;    ///< n
   int64_t in = 0;     ///< k
@@ -39,11 +42,12 @@ struct LinearSource {
   const uint16_t* min = nullptr;    ///< likewise, or null
 };
 
-/// Bytes of the packed form for the active ISA; 64-byte aligned storage is required.
+/// Bytes of the packed form, which is the same for every ISA; 64-byte aligned storage is required.
+/// Throws Error(kInternal) for a shape no caller may build, Error(kData) when the size overflows.
 int64_t linear_packed_bytes(const LinearShape& shape);
 /// Packs `source` into `packed` (linear_packed_bytes(shape) bytes, 64-byte aligned).
 void linear_pack(const LinearShape& shape, const LinearSource& source, std::byte* packed);
-/// Bytes of scratch `linear_run` needs for up to `tokens` rows of x (0 with fp32 activations).
+/// Bytes of scratch `linear_run` needs for up to `tokens` rows of x on the active ISA; may be 0.
 int64_t linear_scratch_bytes(const LinearShape& shape, int64_t tokens);
 
 /// Computes `tokens` rows. x: [tokens, in] with row stride x_stride; y: [tokens, out] with row

@@ -17,10 +17,10 @@ void check_sizes(const WeightTensor& t, const std::string& source) {
             wanted);
   };
   if (const auto* dense = std::get_if<DenseTensor>(&t.value)) {
-    require(dense->dtype == DType::kF32 || dense->dtype == DType::kF16 ||
-                dense->dtype == DType::kBF16,
-            ErrorCode::kData, "{}: tensor '{}': element type {} is no weight type", source, t.name,
-            dtype_name(dense->dtype));
+    require(
+        dense->dtype == DType::kF32 || dense->dtype == DType::kF16 || dense->dtype == DType::kBF16,
+        ErrorCode::kData, "{}: tensor '{}': element type {} is no weight type", source, t.name,
+        dtype_name(dense->dtype));
     expect("data", dense->data, checked_mul(numel, dtype_bytes(dense->dtype), t.name.c_str()));
     return;
   }
@@ -34,7 +34,8 @@ void check_sizes(const WeightTensor& t, const std::string& source) {
   if (!q.min.empty()) expect("min", q.min, 2 * groups);
 }
 
-void check_token(const char* what, int64_t token, const ModelSpec& spec, const std::string& source) {
+void check_token(const char* what, int64_t token, const ModelSpec& spec,
+                 const std::string& source) {
   require(token >= 0 && token < spec.vocab_size, ErrorCode::kData,
           "{}: {} {} is outside the vocabulary of {}", source, what, token, spec.vocab_size);
 }

@@ -28,9 +28,9 @@ struct ModelData {
   RotationManifest rotation;
   Node recipe;  ///< how it was quantized; null when it was not
   KvCodecNames kv_codec;
-  int64_t start_token = 0;            ///< put in front of every text (a block of them for Block Transformers)
-  std::vector<int64_t> stop_tokens;   ///< generation ends after any of these
-  std::string tokenizer_json;         ///< text of tokenizer.json; empty when the model has none
+  int64_t start_token = 0;  ///< put in front of every text (a block of them for Block Transformers)
+  std::vector<int64_t> stop_tokens;  ///< generation ends after any of these
+  std::string tokenizer_json;        ///< text of tokenizer.json; empty when the model has none
   std::map<std::string, WeightTensor> tensors;
 
   const WeightTensor& tensor(const std::string& name) const;

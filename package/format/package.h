@@ -15,8 +15,8 @@ inline constexpr int64_t kPackageVersion = 1;
 bool is_package(const std::filesystem::path& path);
 
 /// Opens and fully validates a package; weights stay in a read-only mapping that the tensors keep
-/// alive. Throws Error(kRequest) when it is missing or from a newer version, Error(kData) when it is
-/// not what it claims to be.
+/// alive. Throws Error(kRequest) when it is missing or from a newer version, Error(kData) when it
+/// is not what it claims to be.
 ModelData read_package(const std::filesystem::path& path);
 
 /// Writes a package folder whole or not at all. Throws Error(kRequest) if `path` exists.

@@ -67,7 +67,8 @@ void read_tensors(const fs::path& path, const Node* quantized, ModelData& model)
     const TensorInfo* info = file->find(p.name);
     require(info != nullptr, ErrorCode::kData, "{}: tensor '{}' is missing", path.string(), p.name);
     used[p.name] = true;
-    model.tensors[p.name] = {p.name, info->shape, DenseTensor{info->dtype, file->data(*info)}, file};
+    model.tensors[p.name] = {p.name, info->shape, DenseTensor{info->dtype, file->data(*info)},
+                             file};
   }
   for (const TensorInfo& info : file->tensors()) {
     require(used.count(info.name) != 0, ErrorCode::kData,

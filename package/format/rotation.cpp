@@ -12,9 +12,10 @@ struct Flag {
   bool StackRotation::*member;
 };
 
-constexpr Flag kFlags[] = {{"residual", &StackRotation::residual}, {"value", &StackRotation::value},
-                           {"heads", &StackRotation::heads},       {"keys", &StackRotation::keys},
-                           {"down", &StackRotation::down},         {"slots", &StackRotation::slots}};
+constexpr Flag kFlags[] = {
+    {"residual", &StackRotation::residual}, {"value", &StackRotation::value},
+    {"heads", &StackRotation::heads},       {"keys", &StackRotation::keys},
+    {"down", &StackRotation::down},         {"slots", &StackRotation::slots}};
 
 }  // namespace
 
@@ -32,8 +33,8 @@ Node to_node(const RotationManifest& manifest) {
     for (const Flag& flag : kFlags) {
       if (stack.*flag.member) names.push(flag.name);
     }
-    list.push(Node::Map{{"rotations", std::move(names)},
-                        {"seed", static_cast<int64_t>(stack.seed)}});
+    list.push(
+        Node::Map{{"rotations", std::move(names)}, {"seed", static_cast<int64_t>(stack.seed)}});
   }
   return Node::Map{{"stacks", std::move(list)}};
 }
@@ -59,8 +60,8 @@ RotationManifest rotation_from_node(const Node& node, const ModelSpec& spec) {
   }
   reader.finish();
   if (!manifest.stacks.empty() && manifest.stacks.size() != spec.stacks.size()) {
-    fail_at(node, "rotation", fmt::format("{} entries for {} stacks", manifest.stacks.size(),
-                                          spec.stacks.size()));
+    fail_at(node, "rotation",
+            fmt::format("{} entries for {} stacks", manifest.stacks.size(), spec.stacks.size()));
   }
   for (size_t s = 0; s < manifest.stacks.size(); ++s) {
     if (manifest.stacks[s].slots && spec.stacks[s].role != StackRole::kGlobal) {

@@ -19,7 +19,9 @@ void read_dense(const DenseTensor& dense, std::span<float> out) {
   for (size_t i = 0; i < out.size(); ++i) {
     uint16_t word = 0;
     switch (dense.dtype) {
-      case DType::kF32: std::memcpy(&out[i], data + 4 * i, 4); break;
+      case DType::kF32:
+        std::memcpy(&out[i], data + 4 * i, 4);
+        break;
       case DType::kF16:
         std::memcpy(&word, data + 2 * i, 2);
         out[i] = half_to_float(word);
@@ -85,8 +87,8 @@ std::vector<float> to_floats(const WeightTensor& tensor) {
 WeightTensor make_dense(std::string name, std::vector<int64_t> shape, std::span<const float> values,
                         DType dtype) {
   ASHLAR_CHECK_EQ(static_cast<int64_t>(values.size()), checked_numel(shape, "tensor"));
-  auto bytes = std::make_shared<std::vector<std::byte>>(
-      values.size() * static_cast<size_t>(dtype_bytes(dtype)));
+  auto bytes = std::make_shared<std::vector<std::byte>>(values.size() *
+                                                        static_cast<size_t>(dtype_bytes(dtype)));
   for (size_t i = 0; i < values.size(); ++i) {
     if (dtype == DType::kF32) {
       std::memcpy(bytes->data() + 4 * i, &values[i], 4);

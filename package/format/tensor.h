@@ -18,7 +18,8 @@ struct DenseTensor {
   std::span<const std::byte> data;
 };
 
-/// In which order codes lie in a row. One form so far; GGUF's split nibbles are re-ordered on import.
+/// In which order codes lie in a row. One form so far; GGUF's split nibbles are re-ordered on
+/// import.
 enum class CodeOrder : uint8_t { kSequential };
 
 /// A matrix [out, in] of codes: value(n, k) = scale(n, k/group)·code(n, k) + min(n, k/group).

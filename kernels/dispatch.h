@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/base/cpu.h"
+#include "kernels/attention.h"
+#include "kernels/codec.h"
+#include "kernels/hadamard.h"
+#include "kernels/linear.h"
+#include "kernels/linear_job.h"
+
+namespace ashlar {
+
+/// The kernels of one ISA. Meanings and contracts are those of the public functions of the same
+/// name; each table is filled by one source compiled with its own flags (kernels/isa/).
+struct KernelTable {
+  Isa isa;
+
+  void (*rms_norm)(const float* x, const float* gain, double eps, int64_t n, float* y);
+  void (*swiglu)(const float* gate, const float* up, int64_t n, float* y);
+  void (*add_inplace)(float* y, const float* x, int64_t n);
+  void (*rope_apply)(float* x, int64_t heads, int64_t dim, const float* cos_in,
+                     const float* sin_in);
+  int64_t (*argmax)(const float* x, int64_t n);
+  /// y[i] = e^x[i] as softmax and SwiGLU compute it; for tests.
+  void (*exp)(const float* x, int64_t n, float* y);
+
+  void (*encode_row)(CodecKind kind, const float* x, int64_t dim, std::byte* out);
+  void (*decode_row)(CodecKind kind, const std::byte* in, int64_t dim, float* x);
+
+  void (*hadamard_f32)(const HadamardPlan& plan, const int8_t* signs, float* x, int64_t inner,
+                       float* scratch, bool transpose);
+  void (*hadamard_f64)(const HadamardPlan& plan, const int8_t* signs, double* x, int64_t inner,
+                       double* scratch, bool transpose);
+
+  void (*attention)(const KvHeadView& kv, const AttentionTask& task, std::byte* scratch);
+
+  LinearKernels linear;
+};
+
+/// The table of `isa`; the processor must support it (Error(kInternal) otherwise).
+const KernelTable& kernels_for(Isa isa);
+/// The table of active_isa().
+const KernelTable& active_kernels();
+
+// The public functions on an explicit table, so that one process can test every ISA.
+int64_t linear_scratch_bytes(const KernelTable& kernels, const LinearShape& shape, int64_t tokens);
+void linear_run(const KernelTable& kernels, const LinearShape& shape, const std::byte* packed,
+                const float* bias, const float* x, int64_t x_stride, int64_t tokens, float* y,
+                int64_t y_stride, std::byte* scratch, ThreadPool& pool);
+void attention_run(const KernelTable& kernels, const KvHeadView& kv, const AttentionTask& task,
+                   std::byte* scratch);
+void codec_encode(const KernelTable& kernels, CodecKind kind, const float* x, int64_t x_stride,
+                  int64_t rows, int64_t dim, std::byte* out, int64_t out_stride);
+void codec_decode(const KernelTable& kernels, CodecKind kind, const std::byte* in,
+                  int64_t in_stride, int64_t rows, int64_t dim, float* x, int64_t x_stride);
+
+}  // namespace ashlar

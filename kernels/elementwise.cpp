@@ -1,0 +1,52 @@
+#include "kernels/elementwise.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/base/error.h"
+#include "kernels/dispatch.h"
+
+namespace ashlar {
+
+void rms_norm(const float* x, const float* gain, double eps, int64_t n, float* y) {
+  ASHLAR_CHECK_GE(n, 1);
+  active_kernels().rms_norm(x, gain, eps, n, y);
+}
+
+void swiglu(const float* gate, const float* up, int64_t n, float* y) {
+  active_kernels().swiglu(gate, up, n, y);
+}
+
+void add_inplace(float* y, const float* x, int64_t n) { active_kernels().add_inplace(y, x, n); }
+
+void rope_angles(int64_t position, double theta, int64_t dim, float* cos_out, float* sin_out) {
+  ASHLAR_CHECK_EQ(dim % 2, 0);
+  for (int64_t i = 0; i < dim / 2; ++i) {
+    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(dim);
+    const double angle = static_cast<double>(position) * std::pow(theta, exponent);
+    cos_out[i] = static_cast<float>(std::cos(angle));
+    sin_out[i] = static_cast<float>(std::sin(angle));
+  }
+}
+
+void rope_apply(float* x, int64_t heads, int64_t dim, const float* cos_in, const float* sin_in) {
+  ASHLAR_CHECK_EQ(dim % 2, 0);
+  active_kernels().rope_apply(x, heads, dim, cos_in, sin_in);
+}
+
+int64_t argmax(const float* x, int64_t n) {
+  ASHLAR_CHECK_GE(n, 1);
+  return active_kernels().argmax(x, n);
+}
+
+double log_sum_exp(const float* x, int64_t n) {
+  float top = -std::numeric_limits<float>::infinity();
+  for (int64_t i = 0; i < n; ++i) top = std::max(top, x[i]);
+  if (std::isinf(top)) return top;  // empty, all −∞, or a +∞
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += std::exp(static_cast<double>(x[i]) - top);
+  return top + std::log(sum);
+}
+
+}  // namespace ashlar

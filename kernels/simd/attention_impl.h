@@ -1,0 +1,201 @@
+#pragma once
+
+// Included after one ISA header.
+// Online softmax (Milakov & Gimelshein, arXiv 1805.02867) over fixed tiles of 64 slots, as in
+// FlashAttention (arXiv 2205.14135). Per query row and head, over tiles in ascending order:
+//   s_j = scale·Σ_i q_i·k_{j,i} (i ascending), m' = max(m, max_j s_j), p_j = e^(s_j − m'),
+//   l ← l·e^(m − m') + Σ_j p_j, acc ← acc·e^(m − m') + Σ_j p_j·v_j (j ascending); out = acc / l.
+// Contracts: kernels/attention.h.
+
+#include "kernels/attention.h"
+#include "kernels/simd/codec_impl.h"
+
+namespace ashlar {
+namespace {
+
+constexpr int64_t kTileVectors = kAttentionTile / kLanes;
+
+ASHLAR_INLINE int64_t pad16(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+/// The scratch of one call, see attention_scratch_bytes.
+struct AttentionScratch {
+  float* keys_t;  ///< [pad16(key_dim), 64]: the tile's keys, transposed
+  float* values;  ///< [64, pad16(value_dim)]
+  float* rows;    ///< [16, pad16(key_dim)]: keys before transposition
+  float* acc;     ///< [queries, pad16(value_dim)]
+  float* max;     ///< [queries]
+  float* sum;     ///< [queries]
+  float* kept;    ///< [queries, kept_stride]: scaled scores, if the task collects
+  int64_t kept_stride;
+  int64_t key_pad;
+  int64_t value_pad;
+};
+
+AttentionScratch split_scratch(const KvHeadView& kv, const AttentionTask& task,
+                               std::byte* scratch) {
+  AttentionScratch s;
+  const int64_t queries = task.rows * task.group;
+  s.key_pad = pad16(task.key_dim);
+  s.value_pad = pad16(task.value_dim);
+  const int64_t slots = kv.encoded + task.raw_visible + task.rows - 1;
+  s.kept_stride = (slots + kAttentionTile - 1) / kAttentionTile * kAttentionTile;
+  float* p = reinterpret_cast<float*>(scratch);
+  s.keys_t = p;
+  p += s.key_pad * kAttentionTile;
+  s.values = p;
+  p += s.value_pad * kAttentionTile;
+  s.rows = p;
+  p += s.key_pad * kLanes;
+  s.acc = p;
+  p += s.value_pad * queries;
+  s.max = p;
+  p += pad16(queries);
+  s.sum = p;
+  p += pad16(queries);
+  s.kept = p;
+  return s;
+}
+
+/// Decodes slots [first, first + n) of one side (keys or values) into rows of `stride` floats.
+void load_rows(const KvHeadView& kv, bool keys, int64_t first, int64_t n, int64_t dim, float* out,
+               int64_t stride) {
+  for (int64_t j = 0; j < n; ++j) {
+    const int64_t slot = first + j;
+    float* row = out + j * stride;
+    if (slot >= kv.encoded) {
+      const int64_t r = slot - kv.encoded;
+      const float* raw =
+          keys ? kv.raw_keys + r * kv.raw_key_stride : kv.raw_values + r * kv.raw_value_stride;
+      __builtin_memcpy(row, raw, static_cast<size_t>(dim) * sizeof(float));
+    } else {
+      const std::byte* page = kv.pages[slot / kv.page_rows];
+      const int64_t in_page = slot % kv.page_rows;
+      decode_row_kernel(keys ? kv.key_codec : kv.value_codec,
+                        keys ? page + kv.key_offset + in_page * kv.key_stride
+                             : page + kv.value_offset + in_page * kv.value_stride,
+                        dim, row);
+    }
+    for (int64_t i = dim; i < stride; ++i) row[i] = 0.0f;
+  }
+}
+
+/// Fills keys_t and values with slots [first, first + n), zeros beyond.
+void load_tile(const KvHeadView& kv, const AttentionTask& task, const AttentionScratch& s,
+               int64_t first, int64_t n) {
+  for (int64_t j = 0; j < kAttentionTile; j += kLanes) {
+    const int64_t live = n - j < 0 ? 0 : n - j < kLanes ? n - j : kLanes;
+    load_rows(kv, true, first + j, live, task.key_dim, s.rows, s.key_pad);
+    for (int64_t i = live * s.key_pad; i < kLanes * s.key_pad; ++i) s.rows[i] = 0.0f;
+    for (int64_t i = 0; i < s.key_pad; i += kLanes) {
+      transpose16(s.rows + i, s.key_pad, s.keys_t + i * kAttentionTile + j, kAttentionTile);
+    }
+  }
+  load_rows(kv, false, first, n, task.value_dim, s.values, s.value_pad);
+}
+
+/// Scaled scores of one query against the tile; −infinity from `live` on.
+ASHLAR_INLINE void tile_scores(const float* q, const float* keys_t, int64_t dim, float scale,
+                               int64_t live, float* out) {
+  Vf a[kTileVectors] = {vzero(), vzero(), vzero(), vzero()};
+  for (int64_t i = 0; i < dim; ++i) {
+    const Vf b = vset(q[i]);
+    for (int64_t c = 0; c < kTileVectors; ++c) {
+      a[c] = vfma(b, vload(keys_t + i * kAttentionTile + c * kLanes), a[c]);
+    }
+  }
+  for (int64_t c = 0; c < kTileVectors; ++c) vstore(out + c * kLanes, vmul(a[c], vset(scale)));
+  for (int64_t j = live; j < kAttentionTile; ++j) out[j] = -__builtin_inff();
+}
+
+/// acc ← acc·alpha + Σ_j p_j·v_j for kVectors registers of the value.
+template <int kVectors>
+ASHLAR_INLINE void accumulate(const float* p, int64_t live, const float* values, int64_t stride,
+                              float alpha, float* acc) {
+  Vf a[kVectors];
+  for (int c = 0; c < kVectors; ++c) a[c] = vmul(vload(acc + c * kLanes), vset(alpha));
+  for (int64_t j = 0; j < live; ++j) {
+    const Vf b = vset(p[j]);
+    for (int c = 0; c < kVectors; ++c)
+      a[c] = vfma(b, vload(values + j * stride + c * kLanes), a[c]);
+  }
+  for (int c = 0; c < kVectors; ++c) vstore(acc + c * kLanes, a[c]);
+}
+
+/// One query against one tile, of which it sees the first `live` slots.
+void attend_tile(const AttentionTask& task, const AttentionScratch& s, const float* q,
+                 int64_t query, int64_t live, float* scores) {
+  tile_scores(q, s.keys_t, task.key_dim, task.scale, live, scores);
+  Vf v[kTileVectors];
+  for (int64_t c = 0; c < kTileVectors; ++c) v[c] = vload(scores + c * kLanes);
+  const float old_max = s.max[query];
+  const float tile_max = vmax_all(vmax(vmax(v[0], v[1]), vmax(v[2], v[3])));
+  const float new_max = tile_max > old_max ? tile_max : old_max;
+  float p[kAttentionTile];
+  for (int64_t c = 0; c < kTileVectors; ++c) {
+    v[c] = vexp(vsub(v[c], vset(new_max)));
+    vstore(p + c * kLanes, v[c]);
+  }
+  float alpha[kLanes];
+  vstore(alpha, vexp(vset(old_max - new_max)));
+  s.max[query] = new_max;
+  s.sum[query] = s.sum[query] * alpha[0] + vsum(vadd(vadd(v[0], v[1]), vadd(v[2], v[3])));
+  float* acc = s.acc + query * s.value_pad;
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= s.value_pad; i += 4 * kLanes) {
+    accumulate<4>(p, live, s.values + i, s.value_pad, alpha[0], acc + i);
+  }
+  for (; i < s.value_pad; i += kLanes) {
+    accumulate<1>(p, live, s.values + i, s.value_pad, alpha[0], acc + i);
+  }
+}
+
+/// scores[j] += e^(s_j − m) / l over the slots the query sees.
+void collect(const AttentionTask& task, const AttentionScratch& s, int64_t query, int64_t visible) {
+  const Vf max = vset(s.max[query]), sum = vset(s.sum[query]);
+  const float* kept = s.kept + query * s.kept_stride;
+  for_spans(visible, [&](int64_t i, int64_t n) {
+    const Vf p = vdiv(vexp(vsub(vload(kept + i), max)), sum);
+    vstore_span(task.scores + i, n, vadd(vload_span(task.scores + i, n), p));
+  });
+}
+
+void attention_kernel(const KvHeadView& kv, const AttentionTask& task, std::byte* scratch) {
+  const AttentionScratch s = split_scratch(kv, task, scratch);
+  const int64_t queries = task.rows * task.group;
+  const int64_t first_visible = kv.encoded + task.raw_visible;
+  const int64_t slots = first_visible + task.rows - 1;
+  for (int64_t i = 0; i < queries; ++i) {
+    s.max[i] = -__builtin_inff();
+    s.sum[i] = 0.0f;
+  }
+  for (int64_t i = 0; i < queries * s.value_pad; ++i) s.acc[i] = 0.0f;
+  for (int64_t first = 0; first < slots; first += kAttentionTile) {
+    const int64_t n = slots - first < kAttentionTile ? slots - first : kAttentionTile;
+    load_tile(kv, task, s, first, n);
+    for (int64_t r = 0; r < task.rows; ++r) {
+      const int64_t seen = first_visible + r - first;
+      if (seen <= 0) continue;
+      const int64_t live = seen < kAttentionTile ? seen : kAttentionTile;
+      for (int64_t h = 0; h < task.group; ++h) {
+        const int64_t query = r * task.group + h;
+        float local[kAttentionTile];
+        float* scores = task.scores != nullptr ? s.kept + query * s.kept_stride + first : local;
+        attend_tile(task, s, task.q + r * task.q_stride + h * task.key_dim, query, live, scores);
+      }
+    }
+  }
+  for (int64_t r = 0; r < task.rows; ++r) {
+    for (int64_t h = 0; h < task.group; ++h) {
+      const int64_t query = r * task.group + h;
+      const Vf sum = vset(s.sum[query]);
+      float* out = task.out + r * task.out_stride + h * task.value_dim;
+      for_spans(task.value_dim, [&](int64_t i, int64_t n) {
+        vstore_span(out + i, n, vdiv(vload(s.acc + query * s.value_pad + i), sum));
+      });
+      if (task.scores != nullptr) collect(task, s, query, first_visible + r);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ashlar

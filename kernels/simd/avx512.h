@@ -1,0 +1,171 @@
+#pragma once
+
+// AVX-512 F, BW, DQ, VL: sixteen lanes in one register. Names and meanings: simd/generic.h. The
+// integer dot products are in avx512_dot.h and avx512_vnni.h.
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#define ASHLAR_INLINE inline __attribute__((always_inline))
+
+namespace ashlar {
+namespace {
+
+struct Vf {
+  __m512 v;
+};
+struct Vi {
+  __m512i v;
+};
+
+constexpr int kLanes = 16;
+constexpr int kTileF32 = 12;
+constexpr int kTileInt8 = 12;
+
+ASHLAR_INLINE Vf vset(float x) { return {_mm512_set1_ps(x)}; }
+ASHLAR_INLINE Vf vzero() { return {_mm512_setzero_ps()}; }
+ASHLAR_INLINE Vf vload(const float* p) { return {_mm512_loadu_ps(p)}; }
+ASHLAR_INLINE void vstore(float* p, Vf a) { _mm512_storeu_ps(p, a.v); }
+ASHLAR_INLINE __mmask16 lane_mask(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+ASHLAR_INLINE Vf vload_n(const float* p, int64_t n) {
+  return {_mm512_maskz_loadu_ps(lane_mask(n), p)};
+}
+ASHLAR_INLINE void vstore_n(float* p, int64_t n, Vf a) {
+  _mm512_mask_storeu_ps(p, lane_mask(n), a.v);
+}
+
+ASHLAR_INLINE Vf vadd(Vf a, Vf b) { return {_mm512_add_ps(a.v, b.v)}; }
+ASHLAR_INLINE Vf vsub(Vf a, Vf b) { return {_mm512_sub_ps(a.v, b.v)}; }
+ASHLAR_INLINE Vf vmul(Vf a, Vf b) { return {_mm512_mul_ps(a.v, b.v)}; }
+ASHLAR_INLINE Vf vdiv(Vf a, Vf b) { return {_mm512_div_ps(a.v, b.v)}; }
+ASHLAR_INLINE Vf vfma(Vf a, Vf b, Vf c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+ASHLAR_INLINE Vf vmax(Vf a, Vf b) { return {_mm512_max_ps(a.v, b.v)}; }
+ASHLAR_INLINE Vf vmin(Vf a, Vf b) { return {_mm512_min_ps(a.v, b.v)}; }
+ASHLAR_INLINE Vf vabs(Vf a) { return {_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v)}; }
+
+ASHLAR_INLINE float vsum(Vf a) {
+  const __m256 c = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 d = _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
+  const __m128 e = _mm_add_ps(d, _mm_movehl_ps(d, d));
+  return _mm_cvtss_f32(_mm_add_ss(e, _mm_movehdup_ps(e)));
+}
+ASHLAR_INLINE float vmax_all(Vf a) {
+  const __m256 c = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  const __m128 d = _mm_max_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
+  const __m128 e = _mm_max_ps(d, _mm_movehl_ps(d, d));
+  return _mm_cvtss_f32(_mm_max_ss(e, _mm_movehdup_ps(e)));
+}
+template <int H>
+ASHLAR_INLINE Vf vswap(Vf a) {
+  if constexpr (H == 8) return {_mm512_shuffle_f32x4(a.v, a.v, 0x4e)};
+  if constexpr (H == 4) return {_mm512_shuffle_f32x4(a.v, a.v, 0xb1)};
+  if constexpr (H == 2) return {_mm512_permute_ps(a.v, 0x4e)};
+  return {_mm512_permute_ps(a.v, 0xb1)};
+}
+template <int H>
+ASHLAR_INLINE Vf vnegate_high(Vf a) {
+  constexpr __mmask16 mask = H == 8 ? 0xff00 : H == 4 ? 0xf0f0 : H == 2 ? 0xcccc : 0xaaaa;
+  return {_mm512_mask_xor_ps(a.v, mask, a.v, _mm512_set1_ps(-0.0f))};
+}
+
+ASHLAR_INLINE Vi iset(int32_t x) { return {_mm512_set1_epi32(x)}; }
+ASHLAR_INLINE Vi iload(const std::byte* p) { return {_mm512_loadu_si512(p)}; }
+ASHLAR_INLINE Vi iadd(Vi a, Vi b) { return {_mm512_add_epi32(a.v, b.v)}; }
+ASHLAR_INLINE Vi isub(Vi a, Vi b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+ASHLAR_INLINE Vi iand(Vi a, Vi b) { return {_mm512_and_si512(a.v, b.v)}; }
+ASHLAR_INLINE Vi ixor(Vi a, Vi b) { return {_mm512_xor_si512(a.v, b.v)}; }
+template <int N>
+ASHLAR_INLINE Vi ishl(Vi a) {
+  return {_mm512_slli_epi32(a.v, N)};
+}
+template <int N>
+ASHLAR_INLINE Vi ishr(Vi a) {
+  return {_mm512_srli_epi32(a.v, N)};
+}
+template <int N>
+ASHLAR_INLINE Vi isar(Vi a) {
+  return {_mm512_srai_epi32(a.v, N)};
+}
+ASHLAR_INLINE Vi ibits(Vf a) { return {_mm512_castps_si512(a.v)}; }
+ASHLAR_INLINE Vf vbits(Vi a) { return {_mm512_castsi512_ps(a.v)}; }
+ASHLAR_INLINE Vf vfrom_int(Vi a) { return {_mm512_cvtepi32_ps(a.v)}; }
+ASHLAR_INLINE Vi iround(Vf a) { return {_mm512_cvtps_epi32(a.v)}; }
+
+ASHLAR_INLINE float half_value(uint16_t h) { return _cvtsh_ss(h); }
+ASHLAR_INLINE uint16_t half_bits(float x) {
+  return static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+}
+ASHLAR_INLINE Vf vload_half(const std::byte* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+ASHLAR_INLINE void vstore_half(std::byte* p, Vf a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+}
+ASHLAR_INLINE Vf vload_bfloat(const std::byte* p) {
+  const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return vbits(ishl<16>({_mm512_cvtepu16_epi32(v)}));
+}
+ASHLAR_INLINE Vf vload_u8(const std::byte* p) {
+  const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return vfrom_int({_mm512_cvtepu8_epi32(v)});
+}
+ASHLAR_INLINE Vf vload_u4(const std::byte* p) {
+  const __m128i v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  const __m128i mask = _mm_set1_epi8(15);
+  const __m128i low = _mm_and_si128(v, mask), high = _mm_and_si128(_mm_srli_epi16(v, 4), mask);
+  return vfrom_int({_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high))});
+}
+ASHLAR_INLINE void istore_u8(std::byte* p, Vi a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+
+template <int kShift, bool kSigned>
+ASHLAR_INLINE Vf vbyte(Vi w) {
+  if constexpr (kSigned) return vfrom_int(isar<24>(ishl<24 - kShift>(w)));
+  return vfrom_int(iand(ishr<kShift>(w), iset(255)));
+}
+/// A permutation looks at the low four bits of an index only: it is a table of sixteen floats.
+template <int kShift, bool kSigned>
+ASHLAR_INLINE Vf vnibble(Vi w) {
+  const __m512 table = kSigned
+                           ? _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1)
+                           : _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return {_mm512_permutexvar_ps(ishr<kShift>(w).v, table)};
+}
+
+ASHLAR_INLINE void transpose16(const float* src, int64_t src_stride, float* dst,
+                               int64_t dst_stride) {
+  __m512 r[16], s[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_ps(src + i * src_stride);
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    s[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    s[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  // r[4i + c]: column c (mod 4) of rows 4i … 4i+3 in each 128-bit block.
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_shuffle_ps(s[i], s[i + 2], 0x44);
+    r[i + 1] = _mm512_shuffle_ps(s[i], s[i + 2], 0xee);
+    r[i + 2] = _mm512_shuffle_ps(s[i + 1], s[i + 3], 0x44);
+    r[i + 3] = _mm512_shuffle_ps(s[i + 1], s[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512 a = _mm512_shuffle_f32x4(r[c], r[c + 4], 0x88);  // blocks 0, 2
+    const __m512 b = _mm512_shuffle_f32x4(r[c], r[c + 4], 0xdd);  // blocks 1, 3
+    const __m512 d = _mm512_shuffle_f32x4(r[c + 8], r[c + 12], 0x88);
+    const __m512 e = _mm512_shuffle_f32x4(r[c + 8], r[c + 12], 0xdd);
+    _mm512_storeu_ps(dst + (c + 0) * dst_stride, _mm512_shuffle_f32x4(a, d, 0x88));
+    _mm512_storeu_ps(dst + (c + 4) * dst_stride, _mm512_shuffle_f32x4(b, e, 0x88));
+    _mm512_storeu_ps(dst + (c + 8) * dst_stride, _mm512_shuffle_f32x4(a, d, 0xdd));
+    _mm512_storeu_ps(dst + (c + 12) * dst_stride, _mm512_shuffle_f32x4(b, e, 0xdd));
+  }
+}
+
+}  // namespace
+}  // namespace ashlar

@@ -1,0 +1,35 @@
+#pragma once
+
+// Included after one ISA header: every kernel, and the table of this translation unit.
+
+#include "kernels/dispatch.h"
+#include "kernels/simd/attention_impl.h"
+#include "kernels/simd/codec_impl.h"
+#include "kernels/simd/elementwise_impl.h"
+#include "kernels/simd/hadamard_impl.h"
+#include "kernels/simd/linear_f32_impl.h"
+#include "kernels/simd/linear_int8_impl.h"
+
+namespace ashlar {
+namespace {
+
+constexpr KernelTable make_table(Isa isa) {
+  return {
+      isa,
+      rms_norm_kernel,
+      swiglu_kernel,
+      add_inplace_kernel,
+      rope_apply_kernel,
+      argmax_kernel,
+      exp_kernel,
+      encode_row_kernel,
+      decode_row_kernel,
+      hadamard_f32_kernel,
+      hadamard_f64_kernel,
+      attention_kernel,
+      {linear_scratch_kernel, linear_tiles_kernel, linear_prepare_kernel, linear_run_kernel},
+  };
+}
+
+}  // namespace
+}  // namespace ashlar
