@@ -103,6 +103,20 @@ std::string scalar_event(double wall_time, int64_t step,
   return event;
 }
 
+std::string version_event(double wall_time) {
+  std::string event = event_head(wall_time, 0);
+  put_bytes(event, 3, "brain.Event:2");
+  return event;
+}
+
+std::string session_start_event(double wall_time, int64_t step) {
+  std::string event = event_head(wall_time, step), status;
+  put_key(status, 1, 0);
+  put_varint(status, 1);
+  put_bytes(event, 7, status);
+  return event;
+}
+
 EventWriter::EventWriter(const std::filesystem::path& folder, int64_t step) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
@@ -114,16 +128,8 @@ EventWriter::EventWriter(const std::filesystem::path& folder, int64_t step) {
                                host, getpid(), step);
   fd_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   require(fd_ >= 0, ErrorCode::kIo, "{}: {}", path_.string(), std::strerror(errno));
-  std::string version = event_head(start, 0);
-  put_bytes(version, 3, "brain.Event:2");
-  append(version);
-  if (step > 0) {
-    std::string session = event_head(start, step + 1), status;
-    put_key(status, 1, 0);
-    put_varint(status, 1);  // SessionLog.START
-    put_bytes(session, 7, status);
-    append(session);
-  }
+  append(version_event(start));
+  if (step > 0) append(session_start_event(start, step + 1));
 }
 
 EventWriter::~EventWriter() {

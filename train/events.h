@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -20,9 +21,14 @@ std::string tf_record(std::string_view data);
 std::string scalar_event(double wall_time, int64_t step,
                          const std::vector<std::pair<std::string, double>>& values);
 
-/// Appends events to a fresh file in `folder`, named as TensorBoard expects. Every file opens with
-/// file_version = 3 "brain.Event:2" and, when it carries a run on, with a session start at `step`,
-/// which makes TensorBoard forget later steps of earlier files.
+/// The event that opens a file (file_version = 3, "brain.Event:2").
+std::string version_event(double wall_time);
+/// session_log = 7 { status = 1: START } at `step`: TensorBoard forgets steps from there on in
+/// earlier files.
+std::string session_start_event(double wall_time, int64_t step);
+
+/// Appends events to a fresh file in `folder`, named as TensorBoard expects. A file that
+/// carries a run on after `step` begins with a session start.
 class EventWriter {
  public:
   EventWriter(const std::filesystem::path& folder, int64_t step);

@@ -187,8 +187,8 @@ void Run::open_folder(const std::optional<CheckpointReader>& from) {
     require(context != nullptr && context->as_int() == config_.context, ErrorCode::kRequest,
             "{}: train.context differs from the run's beginning, so its samples would too",
             from->path().string());
-    warn_about_changes(from->manifest().config, resolved_, "");
     trainer_->load(*from);
+    warn_about_changes(from->manifest().config, resolved_, "");
     saved_step_ = trainer_->position().step;
     result_.resumed_from = from->path().string();
     const bool same = fs::weakly_canonical(from->path()).parent_path().parent_path() ==

@@ -1,0 +1,72 @@
+#include "train/metrics.h"
+
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+#include "tests/support/files.h"
+#include "train/events.h"
+
+namespace ashlar {
+namespace {
+
+std::string hex(const std::string& bytes) {
+  std::string out;
+  for (const char b : bytes) out += fmt::format("{:02x}", static_cast<uint8_t>(b));
+  return out;
+}
+
+TEST(Events, BytesEqualTensorBoards) {
+  std::istringstream golden(test::read_text("tests/golden/tensorboard_events.txt"));
+  std::string expected;
+  for (const std::string& event : {scalar_event(1.5, 300, {{"train/loss", 2.25}, {"lr", -0.5}}),
+                                   version_event(0.25), session_start_event(0.25, 7)}) {
+    ASSERT_TRUE(std::getline(golden, expected));
+    EXPECT_EQ(hex(tf_record(event)), expected);
+  }
+}
+
+TEST(Events, Crc32cOfTheStandardsCheckString) { EXPECT_EQ(crc32c("123456789"), 0xe3069283u); }
+
+TEST(Events, FilesHoldRecordsOneAfterTheOther) {
+  const test::TempDir dir;
+  EventWriter fresh(dir / "events", 0), resumed(dir / "events", 5);
+  fresh.scalars(1, {{"a", 1.0}});
+  // Records are a length, its CRC, the data, its CRC.
+  const auto count = [](const std::filesystem::path& path) {
+    const std::string bytes = test::read_text(path);
+    int records = 0;
+    for (size_t at = 0; at < bytes.size(); ++records) {
+      at += 16 + static_cast<uint8_t>(bytes.at(at));
+      EXPECT_LE(at, bytes.size());
+    }
+    return records;
+  };
+  EXPECT_EQ(count(fresh.path()), 2);
+  EXPECT_EQ(count(resumed.path()), 2);
+  EXPECT_NE(fresh.path().filename().string().find("events.out.tfevents."), std::string::npos);
+}
+
+TEST(Metrics, ResumingCutsWhatTheCheckpointDoesNotKnow) {
+  const test::TempDir dir;
+  const auto path = dir / "metrics.jsonl";
+  int64_t position = 0;
+  {
+    MetricsFile file(path, 0);
+    file.append(Node::Map{{"step", 1}});
+    position = file.position();
+    file.append(Node::Map{{"step", 2}});
+  }
+  EXPECT_EQ(test::read_text(path), "{\"step\":1}\n{\"step\":2}\n");
+  {
+    MetricsFile file(path, position);
+    file.append(Node::Map{{"step", 3}});
+    EXPECT_EQ(file.position(), position * 2);
+  }
+  EXPECT_EQ(test::read_text(path), "{\"step\":1}\n{\"step\":3}\n");
+  test::expect_error(ErrorCode::kData, {"metrics.jsonl", "22 bytes", "after 400"},
+                     [&] { MetricsFile(path, 400); });
+}
+
+}  // namespace
+}  // namespace ashlar
