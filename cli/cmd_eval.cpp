@@ -20,8 +20,8 @@ TokenStream read_shards(const std::string& folder) {
   return stream;
 }
 
-std::unique_ptr<Scorer> make_scorer(const std::string& name, const std::string&,
-                                    const ModelData& model, const EngineArguments& engine) {
+std::unique_ptr<Scorer> make_scorer(const std::string& name, const ModelData& model,
+                                    const EngineArguments& engine) {
   if (name == "train") return make_train_scorer(model, engine.threads);
   return std::make_unique<EngineScorer>(model, engine);
 }
