@@ -130,7 +130,7 @@ engine without libtorch.</p>
 def main():
     demo = pathlib.Path(sys.argv[1])
     table = collect(demo)
-    bigram = load(demo / "bigram.json")["bits_per_byte"]
+    bigram = bits_per_byte(load(demo / "bigram.json"))
     print_table(table, bigram)
     write_report(demo, table, bigram)
     print(f"report: {demo / 'report.html'}")
