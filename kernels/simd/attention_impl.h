@@ -56,41 +56,60 @@ AttentionScratch split_scratch(const KvHeadView& kv, const AttentionTask& task,
   return s;
 }
 
-/// Decodes slots [first, first + n) of one side (keys or values) into rows of `stride` floats.
-void load_rows(const KvHeadView& kv, bool keys, int64_t first, int64_t n, int64_t dim, float* out,
-               int64_t stride) {
-  for (int64_t j = 0; j < n; ++j) {
-    const int64_t slot = first + j;
-    float* row = out + j * stride;
-    if (slot >= kv.encoded) {
-      const int64_t r = slot - kv.encoded;
-      const float* raw =
-          keys ? kv.raw_keys + r * kv.raw_key_stride : kv.raw_values + r * kv.raw_value_stride;
-      __builtin_memcpy(row, raw, static_cast<size_t>(dim) * sizeof(float));
-    } else {
-      const std::byte* page = kv.pages[slot / kv.page_rows];
-      const int64_t in_page = slot % kv.page_rows;
-      decode_row_kernel(keys ? kv.key_codec : kv.value_codec,
-                        keys ? page + kv.key_offset + in_page * kv.key_stride
-                             : page + kv.value_offset + in_page * kv.value_stride,
-                        dim, row);
-    }
-    for (int64_t i = dim; i < stride; ++i) row[i] = 0.0f;
+/// One side, keys or values, of a KvHeadView.
+struct Side {
+  CodecKind codec;
+  int64_t offset, stride;
+  const float* raw;
+  int64_t raw_stride;
+};
+ASHLAR_INLINE Side key_side(const KvHeadView& kv) {
+  return {kv.key_codec, kv.key_offset, kv.key_stride, kv.raw_keys, kv.raw_key_stride};
+}
+ASHLAR_INLINE Side value_side(const KvHeadView& kv) {
+  return {kv.value_codec, kv.value_offset, kv.value_stride, kv.raw_values, kv.raw_value_stride};
+}
+
+/// Decodes slots [first, first + n) of one side into rows of pad16(dim) floats. Elements beyond
+/// `dim` carry no meaning and reach no output.
+void load_rows(const KvHeadView& kv, const Side& side, int64_t first, int64_t n, int64_t dim,
+               float* out) {
+  const int64_t out_stride = pad16(dim);
+  const int64_t end = first + n;
+  int64_t slot = first;
+  while (slot < end && slot < kv.encoded) {
+    const int64_t page = slot / kv.page_rows, in_page = slot % kv.page_rows;
+    int64_t run = kv.page_rows - in_page;  // rows up to the end of page, cache and request
+    run = run < kv.encoded - slot ? run : kv.encoded - slot;
+    run = run < end - slot ? run : end - slot;
+    const std::byte* row = kv.pages[page] + side.offset + in_page * side.stride;
+    with_codec(side.codec, [&](auto tag) {
+      for (int64_t j = 0; j < run; ++j, row += side.stride, out += out_stride) {
+        decode_row<decltype(tag)::value, true>(row, dim, out);
+      }
+    });
+    slot += run;
+  }
+  for (; slot < end; ++slot, out += out_stride) {
+    const float* row = side.raw + (slot - kv.encoded) * side.raw_stride;
+    decode_row<CodecKind::kF32, true>(reinterpret_cast<const std::byte*>(row), dim, out);
   }
 }
 
-/// Fills keys_t and values with slots [first, first + n), zeros beyond.
+/// Fills keys_t and values with slots [first, first + n). Columns of keys_t beyond n hold old or
+/// zero keys; no row sees them.
 void load_tile(const KvHeadView& kv, const AttentionTask& task, const AttentionScratch& s,
                int64_t first, int64_t n) {
-  for (int64_t j = 0; j < kAttentionTile; j += kLanes) {
-    const int64_t live = n - j < 0 ? 0 : n - j < kLanes ? n - j : kLanes;
-    load_rows(kv, true, first + j, live, task.key_dim, s.rows, s.key_pad);
+  const Side keys = key_side(kv), values = value_side(kv);
+  for (int64_t j = 0; j < n; j += kLanes) {
+    const int64_t live = n - j < kLanes ? n - j : kLanes;
+    load_rows(kv, keys, first + j, live, task.key_dim, s.rows);
     for (int64_t i = live * s.key_pad; i < kLanes * s.key_pad; ++i) s.rows[i] = 0.0f;
     for (int64_t i = 0; i < s.key_pad; i += kLanes) {
       transpose16(s.rows + i, s.key_pad, s.keys_t + i * kAttentionTile + j, kAttentionTile);
     }
   }
-  load_rows(kv, false, first, n, task.value_dim, s.values, s.value_pad);
+  load_rows(kv, values, first, n, task.value_dim, s.values);
 }
 
 /// Scaled scores of one query against the tile; −infinity from `live` on.
@@ -169,6 +188,9 @@ void attention_kernel(const KvHeadView& kv, const AttentionTask& task, std::byte
     s.sum[i] = 0.0f;
   }
   for (int64_t i = 0; i < queries * s.value_pad; ++i) s.acc[i] = 0.0f;
+  if (slots < kAttentionTile) {
+    for (int64_t i = 0; i < s.key_pad * kAttentionTile; ++i) s.keys_t[i] = 0.0f;
+  }
   for (int64_t first = 0; first < slots; first += kAttentionTile) {
     const int64_t n = slots - first < kAttentionTile ? slots - first : kAttentionTile;
     load_tile(kv, task, s, first, n);
