@@ -105,7 +105,9 @@ Json to_json(const Node& node) {
   }
   if (node.is_map()) {
     Json map = Json::object();
-    for (const auto& [key, value] : node.as_map()) map.push_back({key, to_json(value)});
+    // The ordered map is a vector whose insert() searches for the key: quadratic for vocabularies.
+    auto& entries = map.get_ref<Json::object_t&>();
+    for (const auto& [key, value] : node.as_map()) entries.emplace_back(key, to_json(value));
     return map;
   }
   return nullptr;

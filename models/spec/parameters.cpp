@@ -144,4 +144,14 @@ double kv_bytes_per_token(const ModelSpec& spec, double bytes_per_element) {
   return total;
 }
 
+double multi_head_kv_bytes_per_token(const ModelSpec& spec, double bytes_per_element) {
+  double total = 0;
+  for (const StackSpec& stack : spec.stacks) {
+    for (const LayerSpec& layer : stack.layers) {
+      total += 2 * static_cast<double>(layer.attention.heads * layer.attention.head_dim);
+    }
+  }
+  return total * bytes_per_element;
+}
+
 }  // namespace ashlar

@@ -60,5 +60,8 @@ int64_t body_parameter_count(const ModelSpec& spec);
 /// KV-cache bytes one text token costs at `bytes_per_element`, averaged over a block; lifetime
 /// "sequence" only.
 double kv_bytes_per_token(const ModelSpec& spec, double bytes_per_element);
+/// The same for multi-head attention of the same shape: every layer of every stack caches all its
+/// heads for every token.
+double multi_head_kv_bytes_per_token(const ModelSpec& spec, double bytes_per_element);
 
 }  // namespace ashlar

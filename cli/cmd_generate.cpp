@@ -1,0 +1,104 @@
+#include <csignal>
+#include <cstdio>
+
+#include "cli/app.h"
+#include "cli/commands.h"
+#include "cli/model_options.h"
+#include "core/base/error.h"
+#include "engine/decode/generate.h"
+#include "package/import/open_model.h"
+
+namespace ashlar::cli {
+namespace {
+
+struct Options {
+  std::string model, prompt;
+  EngineArguments engine;
+  SamplingOptions sampling;
+  int64_t max_tokens = 128;
+  bool json = false;
+};
+
+volatile std::sig_atomic_t interrupted = 0;
+
+void run(const Options& o) {
+  const ModelData model = open_model(o.model);
+  const auto tokenizer = model_tokenizer(model, o.model);
+  GenerateRequest request;
+  request.prompt = tokenizer->encode(o.prompt);
+  request.max_tokens = o.max_tokens;
+  request.sampling = o.sampling;
+  request.stop_tokens = model.stop_tokens;
+  const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  const CacheChoice cache = choose_cache(o.engine, model, prompt_tokens + o.max_tokens);
+  Engine engine(model, o.engine.engine_options());
+  const auto sequence = engine.start(cache.options, cache.policy);
+
+  interrupted = 0;
+  std::signal(SIGINT, [](int) { interrupted = 1; });
+  std::string text;
+  const auto emit = [&](const std::string& piece) {
+    text += piece;
+    if (o.json || piece.empty()) return;
+    std::fwrite(piece.data(), 1, piece.size(), stdout);
+    std::fflush(stdout);
+  };
+  emit(o.prompt);
+  StreamDecoder decoder(*tokenizer, request.prompt.empty());
+  const GenerateResult result = generate(engine, *sequence, request, [&](int32_t token) {
+    emit(decoder.push(token));
+    return interrupted == 0;
+  });
+  std::signal(SIGINT, SIG_DFL);
+  emit(decoder.finish());
+
+  const auto count = static_cast<int64_t>(result.tokens.size());
+  const double rate =
+      count > 1 ? static_cast<double>(count - 1) / std::max(result.decode_seconds, 1e-9) : 0.0;
+  if (!o.json) {
+    std::fputc('\n', stdout);
+    fmt::print(
+        stderr, "[{} prompt tokens in {:.3f} s, {} tokens at {:.1f} tokens/s, KV {} bytes, {}]\n",
+        prompt_tokens, result.prompt_seconds, count, rate, sequence->kv_bytes(), result.finish);
+    return;
+  }
+  Node ids = Node::list();
+  for (int32_t token : result.tokens) ids.push(static_cast<int64_t>(token));
+  print_json(Node::Map{{"text", text},
+                       {"completion", text.substr(o.prompt.size())},
+                       {"tokens", count},
+                       {"ids", std::move(ids)},
+                       {"prompt_tokens", prompt_tokens},
+                       {"prompt_seconds", result.prompt_seconds},
+                       {"tokens_per_second", rate},
+                       {"kv_bytes", sequence->kv_bytes()},
+                       {"finish", result.finish}});
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("generate", "Continue a text with a model");
+  c->add_option("model", options->model, "Package or importable model")->required();
+  c->add_option("--prompt", options->prompt, "Text to continue")->required();
+  c->add_option("--max-tokens", options->max_tokens, "Tokens to generate at most")
+      ->capture_default_str();
+  c->add_option("--temperature", options->sampling.temperature, "0 is greedy")
+      ->capture_default_str();
+  c->add_option("--top-k", options->sampling.top_k, "Sample among the K most likely (0: all)")
+      ->capture_default_str();
+  c->add_option("--top-p", options->sampling.top_p, "Sample among the head of this probability")
+      ->capture_default_str();
+  c->add_option("--seed", options->sampling.seed, "Seed of the sampler")->capture_default_str();
+  add_engine_options(c, options->engine);
+  add_json_flag(c, options->json);
+  c->footer(
+      "Example:\n  ashlar generate packages/stories --prompt \"Once upon a time\" --max-tokens "
+      "252\n"
+      "  ashlar generate runs/demo/decoder/package --prompt \"The list\" --kv-policy h2o "
+      "--kv-budget 64");
+  c->callback([options] { run(*options); });
+}
+
+}  // namespace ashlar::cli

@@ -1,0 +1,48 @@
+#include "cli/model_options.h"
+
+#include "cli/app.h"
+#include "core/base/error.h"
+#include "data/tokenizer/hf_json.h"
+
+namespace ashlar::cli {
+
+EngineOptions EngineArguments::engine_options() const {
+  EngineOptions options;
+  options.threads = threads;
+  options.activation = activation == "int8" ? ActivationKind::kInt8 : ActivationKind::kF32;
+  return options;
+}
+
+void add_engine_options(CLI::App* command, EngineArguments& a) {
+  add_threads_option(command, a.threads);
+  command
+      ->add_option("--activation", a.activation,
+                   "How activations enter quantized products: fp32, or int8 (faster, rounds)")
+      ->check(CLI::IsMember({"fp32", "int8"}))
+      ->capture_default_str();
+  command->add_option("--kv-codec", a.cache.codec,
+                      "fp32, fp16, q8, q4, or KEY:VALUE such as q4:q8 (default: the package's)");
+  command->add_option("--kv-policy", a.cache.policy, "none, streaming or h2o")
+      ->capture_default_str();
+  command->add_option("--kv-budget", a.cache.budget,
+                      "Rows to keep: tokens (256), percent of the text (25%) or bytes (64KiB)");
+  command->add_option("--kv-sink", a.cache.sink, "First tokens that are never evicted")
+      ->capture_default_str();
+  command->add_option("--kv-recent", a.cache.recent,
+                      "Newest tokens that are never evicted (default: the policy's)");
+}
+
+CacheChoice choose_cache(const EngineArguments& a, const ModelData& model, int64_t text_tokens) {
+  CacheChoice choice;
+  choice.options = cache_options(a.cache.codec, model.kv_codec.key, model.kv_codec.value);
+  choice.policy = make_policy(policy_options(a.cache, model.spec, choice.options, text_tokens));
+  return choice;
+}
+
+std::unique_ptr<Tokenizer> model_tokenizer(const ModelData& model, const std::string& path) {
+  require(!model.tokenizer_json.empty(), ErrorCode::kRequest,
+          "{}: has no tokenizer; give one with --tokenizer when importing", path);
+  return parse_hf_tokenizer(model.tokenizer_json, path + "/tokenizer.json");
+}
+
+}  // namespace ashlar::cli

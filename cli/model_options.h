@@ -1,0 +1,36 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "data/tokenizer/tokenizer.h"
+#include "engine/decode/budget.h"
+#include "engine/model/engine.h"
+
+namespace ashlar::cli {
+
+/// Options that every command on the engine shares.
+struct EngineArguments {
+  int threads = 0;
+  std::string activation = "fp32";
+  CacheRequest cache;
+
+  EngineOptions engine_options() const;
+};
+
+/// Adds --threads, --activation and the --kv-* options.
+void add_engine_options(CLI::App* command, EngineArguments& arguments);
+
+/// Cache options and policy of a request for `model`; `text_tokens` is what percents refer to.
+struct CacheChoice {
+  CacheOptions options;
+  std::shared_ptr<const Policy> policy;
+};
+CacheChoice choose_cache(const EngineArguments& arguments, const ModelData& model,
+                         int64_t text_tokens);
+
+/// The model's tokenizer; throws Error(kRequest) naming `path` when it has none.
+std::unique_ptr<Tokenizer> model_tokenizer(const ModelData& model, const std::string& path);
+
+}  // namespace ashlar::cli

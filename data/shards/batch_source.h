@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "data/shards/batch.h"
+#include "data/shards/shard_set.h"
+
+namespace ashlar {
+
+/// A keyed permutation of [0, size): a pure function of (seed, round, index) without state. Six
+/// rounds of a Feistel network with Philox as the round function over the next power of four,
+/// walked until the value falls inside (Black & Rogaway 2002, "Ciphers with arbitrary finite
+/// domains").
+class Permutation {
+ public:
+  Permutation(uint64_t size, uint64_t seed);
+  /// `round` chooses one of 2^56 independent permutations (the epoch); index < size.
+  uint64_t operator()(uint64_t round, uint64_t index) const;
+
+ private:
+  uint64_t size_;
+  uint64_t seed_;
+  int half_bits_ = 1;
+};
+
+/// Cuts a ShardSet into windows of `context` targets. Target i of the stream is token i, its input
+/// token i-1; before the first token stands one EOS, as it does before every other document.
+///
+/// Sample k is a pure function of (shards, context, seed, k): epoch k / windows, then a permutation
+/// of the windows keyed by (seed, epoch). So the data order does not depend on batches, ranks or
+/// resume points; dealing samples out is the caller's.
+class BatchSource {
+ public:
+  enum class Order {
+    kShuffled,    ///< training: whole windows only, another order each epoch
+    kSequential,  ///< validation: every token of the stream is a target exactly once
+  };
+  /// Keeps a reference to `shards`. Throws Error(kRequest) when they hold no whole window (for
+  /// training), say no EOS, or fix another sample length.
+  BatchSource(const ShardSet& shards, int64_t context, uint64_t seed,
+              Order order = Order::kShuffled);
+
+  int64_t context() const { return context_; }
+  /// Windows of one epoch. Sequential: the last one may be padded with weight 0.
+  int64_t windows() const { return windows_; }
+
+  /// Rows of samples [first, first + rows). Sequential: first + rows ≤ windows().
+  Batch batch(int64_t first, int64_t rows) const;
+  /// The same for any list of sample numbers, such as those of one rank; cursor is the first.
+  Batch batch(std::span<const int64_t> samples) const;
+
+ private:
+  void fill(int64_t sample, int64_t row, Batch& batch) const;
+  void fill_from_stream(int64_t window, std::span<int32_t> tokens, std::span<int32_t> targets,
+                        std::span<float> weights) const;
+
+  const ShardSet& shards_;
+  int64_t context_;
+  Order order_;
+  int32_t eos_ = 0;
+  int64_t windows_ = 0;
+  Permutation permutation_;
+};
+
+}  // namespace ashlar

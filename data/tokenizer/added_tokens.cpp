@@ -1,0 +1,82 @@
+#include "data/tokenizer/added_tokens.h"
+
+#include <algorithm>
+
+#include "data/tokenizer/text.h"
+
+namespace ashlar {
+
+AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
+  std::erase_if(tokens_, [](const AddedToken& token) { return token.content.empty(); });
+  const auto first_byte = [](const AddedToken& token) {
+    return static_cast<uint8_t>(token.content[0]);
+  };
+  std::stable_sort(tokens_.begin(), tokens_.end(), [&](const AddedToken& a, const AddedToken& b) {
+    if (first_byte(a) != first_byte(b)) return first_byte(a) < first_byte(b);
+    return a.content.size() > b.content.size();
+  });
+  first_.assign(256, {0, 0});
+  for (size_t i = 0; i < tokens_.size(); ++i) {
+    auto& range = first_[first_byte(tokens_[i])];
+    if (range.second == 0) range.first = i;
+    range.second = i + 1;
+  }
+}
+
+const AddedToken* AddedTokenFinder::match(std::string_view text, size_t position,
+                                          bool plain) const {
+  const auto& range = first_[static_cast<uint8_t>(text[position])];
+  for (size_t i = range.first; i < range.second; ++i) {
+    const AddedToken& token = tokens_[i];
+    if (plain && token.special) continue;
+    if (text.compare(position, token.content.size(), token.content) == 0) return &token;
+  }
+  return nullptr;
+}
+
+namespace {
+
+/// Where the white space that ends at `end` begins, not before `from`.
+size_t white_space_before(std::string_view text, size_t from, size_t end) {
+  while (end > from) {
+    size_t begin = end - 1;
+    while (begin > from && (static_cast<uint8_t>(text[begin]) & 0xc0) == 0x80) --begin;
+    const Utf8Char c = utf8_at(text, begin);
+    if (begin + static_cast<size_t>(c.length) != end || !is_white_space(c.code_point)) break;
+    end = begin;
+  }
+  return end;
+}
+
+size_t white_space_after(std::string_view text, size_t end) {
+  while (end < text.size()) {
+    const Utf8Char c = utf8_at(text, end);
+    if (!is_white_space(c.code_point)) break;
+    end += static_cast<size_t>(c.length);
+  }
+  return end;
+}
+
+}  // namespace
+
+void AddedTokenFinder::split(std::string_view text, bool plain, const Piece& piece) const {
+  size_t done = 0;
+  if (!tokens_.empty()) {
+    for (size_t at = 0; at < text.size();) {
+      const AddedToken* token = match(text, at, plain);
+      if (token == nullptr) {
+        ++at;
+        continue;
+      }
+      const size_t begin = token->lstrip ? white_space_before(text, done, at) : at;
+      at += token->content.size();
+      const size_t end = token->rstrip ? white_space_after(text, at) : at;
+      if (begin > done) piece(text.substr(done, begin - done), nullptr);
+      piece(text.substr(begin, end - begin), token);
+      done = at = end;
+    }
+  }
+  if (done < text.size()) piece(text.substr(done), nullptr);
+}
+
+}  // namespace ashlar

@@ -1,0 +1,228 @@
+#include "data/tokenizer/bpe_tokenizer.h"
+
+#include <charconv>
+
+#include "core/base/error.h"
+#include "core/io/sha256.h"
+
+namespace ashlar {
+namespace {
+
+/// NN of "<0xNN>", or -1.
+int fallback_byte(const std::string& spelling) {
+  if (spelling.size() != 6 || !spelling.starts_with("<0x") || spelling[5] != '>') return -1;
+  int value = -1;
+  const char* end = spelling.data() + 5;
+  const auto result = std::from_chars(spelling.data() + 3, end, value, 16);
+  return result.ec == std::errc() && result.ptr == end ? value : -1;
+}
+
+std::string replace_all(std::string_view text, const std::string& from, const std::string& to) {
+  std::string out;
+  size_t done = 0;
+  for (size_t at; (at = text.find(from, done)) != std::string_view::npos; done = at + from.size()) {
+    out += text.substr(done, at - done);
+    out += to;
+  }
+  out += text.substr(done);
+  return out;
+}
+
+}  // namespace
+
+BpeTokenizer::BpeTokenizer(BpeVocabulary vocabulary, const std::string& file)
+    : vocabulary_(std::move(vocabulary)), model_(vocabulary_.merges) {
+  hash_ = sha256_hex(std::as_bytes(std::span(vocabulary_.json)));
+  build_decoder();
+  build_symbols(file);
+  std::vector<AddedToken> raw, after;
+  for (AddedToken token : vocabulary_.added) {
+    if (token.normalized) {
+      token.content = normalized(token.content);
+      after.push_back(std::move(token));
+    } else {
+      raw.push_back(std::move(token));
+    }
+  }
+  raw_tokens_ = AddedTokenFinder(std::move(raw));
+  normalized_tokens_ = AddedTokenFinder(std::move(after));
+}
+
+void BpeTokenizer::build_decoder() {
+  const size_t n = vocabulary_.spelling.size();
+  bytes_.resize(n);
+  special_.assign(n, false);
+  std::vector<bool> is_added(n, false);
+  for (const AddedToken& token : vocabulary_.added) {
+    const auto id = static_cast<size_t>(token.id);
+    bytes_[id] = token.content;
+    special_[id] = token.special;
+    is_added[id] = true;
+  }
+  for (size_t id = 0; id < n; ++id) {
+    const std::string& spelling = vocabulary_.spelling[id];
+    if (vocabulary_.present[id]) id_of_.emplace(spelling, static_cast<int32_t>(id));
+    if (is_added[id]) continue;
+    const int byte = vocabulary_.byte_level ? -1 : fallback_byte(spelling);
+    if (byte >= 0) {
+      bytes_[id] = std::string(1, static_cast<char>(byte));
+    } else if (vocabulary_.byte_level) {
+      bytes_[id] = alphabet_to_bytes(spelling).value_or(spelling);
+    } else if (!vocabulary_.decode_from.empty()) {
+      bytes_[id] = replace_all(spelling, vocabulary_.decode_from, vocabulary_.decode_to);
+    } else {
+      bytes_[id] = spelling;
+    }
+  }
+}
+
+void BpeTokenizer::build_symbols(const std::string& file) {
+  byte_ids_.fill(-1);
+  for (int byte = 0; byte < 256; ++byte) {
+    std::string spelling;
+    if (vocabulary_.byte_level) {
+      append_utf8(spelling, byte_to_char(static_cast<uint8_t>(byte)));
+    } else {
+      spelling = fmt::format("<0x{:02X}>", byte);
+    }
+    const auto found = id_of_.find(spelling);
+    // Bytes that no UTF-8 text contains are often missing from byte-level vocabularies.
+    const bool in_utf8 = byte < 0xf5 && byte != 0xc0 && byte != 0xc1;
+    if (found == id_of_.end() && vocabulary_.byte_level && !in_utf8) continue;
+    require(found != id_of_.end(), ErrorCode::kData, "{}: model.vocab: no token for byte 0x{:02X}",
+            file, byte);
+    byte_ids_[static_cast<size_t>(byte)] = found->second;
+  }
+}
+
+const std::string& BpeTokenizer::token_bytes(int32_t id) const {
+  require(id >= 0 && id < vocab_size(), ErrorCode::kRequest,
+          "token id {} is outside the vocabulary of {}", id, vocab_size());
+  return bytes_[static_cast<size_t>(id)];
+}
+
+bool BpeTokenizer::is_special(int32_t id) const {
+  return id >= 0 && id < vocab_size() && special_[static_cast<size_t>(id)];
+}
+
+std::optional<int32_t> BpeTokenizer::find_token(std::string_view content) const {
+  for (const AddedToken& token : vocabulary_.added) {
+    if (token.content == content) return token.id;
+  }
+  const auto found = id_of_.find(std::string(content));
+  if (found == id_of_.end()) return std::nullopt;
+  return found->second;
+}
+
+std::vector<int32_t> BpeTokenizer::encode(std::string_view text,
+                                          const EncodeOptions& options) const {
+  std::vector<int32_t> ids;
+  ids.reserve(text.size() / 3 + 8);
+  if (options.add_special) ids = vocabulary_.prefix;
+  const bool plain = !options.parse_special;
+  raw_tokens_.split(text, plain, [&](std::string_view piece, const AddedToken* token) {
+    if (token != nullptr) {
+      ids.push_back(token->id);
+    } else {
+      encode_segment(piece, plain, ids);
+    }
+  });
+  if (options.add_special) {
+    ids.insert(ids.end(), vocabulary_.suffix.begin(), vocabulary_.suffix.end());
+  }
+  return ids;
+}
+
+std::string BpeTokenizer::normalized(std::string_view text) const {
+  std::string out(text);
+  for (const NormalizerStep& step : vocabulary_.normalizers) {
+    switch (step.kind) {
+      case NormalizerStep::Kind::kForm:
+        out = normalize(out, step.form);
+        break;
+      case NormalizerStep::Kind::kPrepend:
+        if (!out.empty()) out.insert(0, step.to);
+        break;
+      case NormalizerStep::Kind::kReplace:
+        out = replace_all(out, step.from, step.to);
+        break;
+    }
+  }
+  return out;
+}
+
+void BpeTokenizer::encode_segment(std::string_view text, bool plain,
+                                  std::vector<int32_t>& ids) const {
+  std::string storage;
+  if (!vocabulary_.normalizers.empty()) {
+    storage = normalized(text);
+    text = storage;
+  }
+  normalized_tokens_.split(text, plain, [&](std::string_view piece, const AddedToken* token) {
+    if (token != nullptr) {
+      ids.push_back(token->id);
+    } else {
+      pre_tokenize(piece, 0, ids);
+    }
+  });
+}
+
+void BpeTokenizer::pre_tokenize(std::string_view text, size_t step,
+                                std::vector<int32_t>& ids) const {
+  if (step == vocabulary_.splits.size()) return encode_piece(text, ids);
+  const SplitStep& split = vocabulary_.splits[step];
+  std::string storage;
+  if (split.prefix_space && !text.starts_with(' ')) {
+    storage.assign(1, ' ');
+    storage.append(text);
+    text = storage;
+  }
+  if (split.pattern == nullptr) return pre_tokenize(text, step + 1, ids);
+  split.pattern->split(text, [&](std::string_view piece, bool is_match) {
+    // A gap that is not UTF-8 is not the pattern's to drop.
+    const bool keep = is_match || !split.matches_only || utf8_at(piece, 0).code_point < 0;
+    if (keep) pre_tokenize(piece, step + 1, ids);
+  });
+}
+
+void BpeTokenizer::push_character(std::string_view bytes, bool valid,
+                                  std::vector<int32_t>& symbols) const {
+  if (valid) {
+    if (const auto found = id_of_.find(std::string(bytes)); found != id_of_.end()) {
+      symbols.push_back(found->second);
+      return;
+    }
+  }
+  for (char c : bytes) symbols.push_back(byte_ids_[static_cast<uint8_t>(c)]);
+}
+
+void BpeTokenizer::encode_piece(std::string_view piece, std::vector<int32_t>& ids) const {
+  thread_local std::vector<int32_t> symbols;
+  symbols.clear();
+  if (vocabulary_.ignore_merges) {
+    const auto found =
+        id_of_.find(vocabulary_.byte_level ? bytes_to_alphabet(piece) : std::string(piece));
+    if (found != id_of_.end()) {
+      ids.push_back(found->second);
+      return;
+    }
+  }
+  if (vocabulary_.byte_level) {
+    for (char c : piece) {
+      const int32_t id = byte_ids_[static_cast<uint8_t>(c)];
+      require(id >= 0, ErrorCode::kData, "the vocabulary has no token for byte 0x{:02X}",
+              static_cast<uint8_t>(c));
+      symbols.push_back(id);
+    }
+  } else {
+    for (size_t at = 0; at < piece.size();) {
+      const Utf8Char c = utf8_at(piece, at);
+      push_character(piece.substr(at, static_cast<size_t>(c.length)), c.code_point >= 0, symbols);
+      at += static_cast<size_t>(c.length);
+    }
+  }
+  model_.merge(symbols);
+  ids.insert(ids.end(), symbols.begin(), symbols.end());
+}
+
+}  // namespace ashlar

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "data/tokenizer/added_tokens.h"
+#include "data/tokenizer/bpe_model.h"
+#include "data/tokenizer/split_pattern.h"
+#include "data/tokenizer/text.h"
+#include "data/tokenizer/tokenizer.h"
+
+namespace ashlar {
+
+struct NormalizerStep {
+  enum class Kind { kForm, kPrepend, kReplace };
+  Kind kind = Kind::kForm;
+  NormalForm form = NormalForm::kNfc;
+  std::string from;  ///< kReplace
+  std::string to;    ///< kReplace, kPrepend
+};
+
+struct SplitStep {
+  std::shared_ptr<const SplitPattern> pattern;  ///< null: only the prefix space
+  bool matches_only = false;                    ///< drops the gaps between matches
+  bool prefix_space = false;                    ///< puts a space before a piece without one
+};
+
+/// Everything a BPE vocabulary is, whatever file it came from.
+struct BpeVocabulary {
+  std::string description;
+  std::string json;
+  /// The file's own spelling of each token by id; `present` is false where ids leave a hole.
+  std::vector<std::string> spelling;
+  std::vector<bool> present;
+  std::vector<BpeModel::Merge> merges;
+  std::vector<AddedToken> added;
+  std::vector<NormalizerStep> normalizers;
+  std::vector<SplitStep> splits;
+  /// Symbols are bytes in GPT-2's alphabet; otherwise characters, and the tokens <0xNN> express
+  /// those without a token of their own.
+  bool byte_level = false;
+  bool ignore_merges = false;  ///< a whole piece that is a token is taken as it is
+  std::string decode_from;     ///< decoder's Replace: this text ...
+  std::string decode_to;       ///< ... becomes this one
+  bool strip_leading_space = false;
+  std::vector<int32_t> prefix, suffix;  ///< ids that add_special puts around a text
+  std::optional<int32_t> bos, eos;
+};
+
+/// Byte-pair encoding in the ways that tokenizer.json can describe: byte-level (GPT-2) or with byte
+/// fallback (Llama).
+class BpeTokenizer : public Tokenizer {
+ public:
+  /// Throws Error(kData) naming `file` when the vocabulary cannot express every byte.
+  BpeTokenizer(BpeVocabulary vocabulary, const std::string& file);
+
+  std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override;
+  const std::string& token_bytes(int32_t id) const override;
+  bool is_special(int32_t id) const override;
+  bool strips_leading_space() const override { return vocabulary_.strip_leading_space; }
+  int64_t vocab_size() const override { return static_cast<int64_t>(vocabulary_.spelling.size()); }
+  std::optional<int32_t> bos_id() const override { return vocabulary_.bos; }
+  std::optional<int32_t> eos_id() const override { return vocabulary_.eos; }
+  std::optional<int32_t> find_token(std::string_view content) const override;
+  std::string description() const override { return vocabulary_.description; }
+  const std::string& json() const override { return vocabulary_.json; }
+
+ private:
+  void build_decoder();
+  void build_symbols(const std::string& file);
+  std::string normalized(std::string_view text) const;
+  void encode_segment(std::string_view text, bool plain, std::vector<int32_t>& ids) const;
+  void pre_tokenize(std::string_view text, size_t step, std::vector<int32_t>& ids) const;
+  void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
+  void push_character(std::string_view bytes, bool valid, std::vector<int32_t>& symbols) const;
+
+  BpeVocabulary vocabulary_;
+  BpeModel model_;
+  AddedTokenFinder raw_tokens_;         ///< searched in the text as it came
+  AddedTokenFinder normalized_tokens_;  ///< searched in the normalised text
+  std::vector<std::string> bytes_;      ///< decoded form by id
+  std::vector<bool> special_;
+  std::array<int32_t, 256> byte_ids_{};
+  std::unordered_map<std::string, int32_t> id_of_;  ///< by spelling
+};
+
+}  // namespace ashlar

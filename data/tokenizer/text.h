@@ -1,0 +1,49 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+// UTF-8, white space, normal forms and the byte alphabet of byte-level BPE.
+
+namespace ashlar {
+
+struct Utf8Char {
+  int32_t code_point = -1;  ///< -1: the byte at this place begins no valid character
+  int length = 1;           ///< bytes; 1 for an invalid byte
+};
+
+/// The character at `position` < text.size(). Overlong forms, surrogates and values above U+10FFFF
+/// are invalid.
+Utf8Char utf8_at(std::string_view text, size_t position);
+void append_utf8(std::string& out, int32_t code_point);
+
+/// The longest prefix of `text` from `position` on that is valid UTF-8, or, when the byte there is
+/// invalid, the run of bytes until the next valid character.
+struct Utf8Run {
+  std::string_view bytes;
+  bool valid = true;
+};
+Utf8Run next_utf8_run(std::string_view text, size_t position);
+
+/// Unicode's White_Space property, which is \s of Oniguruma and of Rust. PCRE2's own \s differs at
+/// U+180E.
+bool is_white_space(int32_t code_point);
+
+enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
+/// Normalises every valid run (utf8proc, Unicode 15); invalid bytes stay as they are.
+std::string normalize(std::string_view text, NormalForm form);
+
+/// GPT-2's printable alphabet: the character that stands for a byte in vocabularies, and back.
+/// Bytes that print in Latin-1 stand for themselves, the rest take U+0100 and up.
+int32_t byte_to_char(uint8_t byte);
+std::optional<uint8_t> char_to_byte(int32_t code_point);
+/// Bytes → the alphabet's text.
+std::string bytes_to_alphabet(std::string_view bytes);
+/// The alphabet's text → bytes; nullopt when a character is not of the alphabet.
+std::optional<std::string> alphabet_to_bytes(std::string_view text);
+
+}  // namespace ashlar

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/attention.h"
+
+namespace ashlar {
+
+/// A run of query rows of one step that see the same encoded rows.
+struct QueryTile {
+  int64_t row = 0;  ///< first row, relative to the step's rows of this store
+  int64_t rows = 0;
+  int64_t encoded = 0;      ///< encoded rows they see
+  int64_t raw_offset = 0;   ///< first raw row they see
+  int64_t raw_visible = 0;  ///< raw rows the first of them sees, from raw_offset
+};
+
+/// Where attention finds the keys and values of one sequence (or one block). Per step and group:
+/// append → query_tiles/view for every reader → close (SequenceCache) when the last reader has run.
+class KvStore {
+ public:
+  virtual ~KvStore() = default;
+  /// Adds `rows` rows: keys [rows, heads, key_dim], values [rows, heads, value_dim], contiguous.
+  virtual void append(int64_t group, const float* keys, const float* values, int64_t rows) = 0;
+  virtual void query_tiles(int64_t group, int64_t head, std::vector<QueryTile>& tiles) const = 0;
+  virtual KvHeadView view(int64_t group, int64_t head, const QueryTile& tile) const = 0;
+  /// Where attention adds probabilities per row for `head`, or null when nobody wants them.
+  virtual float* scores(int64_t group, int64_t head) = 0;
+};
+
+}  // namespace ashlar

@@ -1,0 +1,345 @@
+#include "engine/cache/sequence_cache.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/base/error.h"
+
+namespace ashlar {
+
+SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions& options,
+                             std::shared_ptr<const Policy> policy, Arena& arena)
+    : options_(options), policy_(std::move(policy)), arena_(arena) {
+  groups_.resize(groups.size());
+  const bool per_head = policy_ != nullptr && policy_->per_head();
+  for (const KvGroup& info : groups) {
+    Group& group = at(info.id);
+    group.info = info;
+    group.cached = info.lifetime == KvLifetime::kSequence;
+    if (!group.cached) continue;
+    group.key_bytes = codec_vector_bytes(options.key_codec, info.key_dim);
+    group.value_bytes = codec_vector_bytes(options.value_codec, info.value_dim);
+    const int64_t width = per_head ? 1 : info.heads;
+    for (int64_t h = 0; h < info.heads; h += width) {
+      Lane lane;
+      lane.head_begin = h;
+      lane.head_end = h + width;
+      lane.scores.resize(static_cast<size_t>(width));
+      group.lanes.push_back(std::move(lane));
+    }
+  }
+}
+
+SequenceCache::~SequenceCache() {
+  for (Group& group : groups_) {
+    for (Lane& lane : group.lanes) {
+      for (PageId page : lane.pages) arena_.release(page);
+      if (lane.raw_page.chunk >= 0) arena_.release(lane.raw_page);
+    }
+  }
+}
+
+PageId SequenceCache::take(int64_t bytes) {
+  const PageId page = arena_.allocate(bytes);
+  bytes_ += bytes;
+  return page;
+}
+
+void SequenceCache::give(PageId page, int64_t bytes) {
+  arena_.release(page);
+  bytes_ -= bytes;
+}
+
+const SequenceCache::Lane& SequenceCache::lane_of(const Group& group, int64_t head) const {
+  const int64_t width = group.lanes.front().heads();
+  return group.lanes[static_cast<size_t>(head / width)];
+}
+
+int64_t SequenceCache::raw_row_floats(const Group& group, const Lane& lane) const {
+  return lane.heads() * (group.info.key_dim + group.info.value_dim);
+}
+
+// Raw rows: [row][keys of the lane's heads, then their values].
+float* SequenceCache::raw_base(const Group& group, Lane& lane) {
+  if (lane.staged) return lane.staging.data();
+  if (lane.raw_page.chunk < 0) lane.raw_page = take(4 * kPageRows * raw_row_floats(group, lane));
+  return reinterpret_cast<float*>(arena_.address(lane.raw_page));
+}
+
+const float* SequenceCache::raw_base(const Lane& lane) const {
+  if (lane.staged) return lane.staging.data();
+  return reinterpret_cast<const float*>(arena_.address(lane.raw_page));
+}
+
+void SequenceCache::append_raw(Group& group, Lane& lane, const float* keys, const float* values,
+                               int64_t rows) {
+  const KvGroup& info = group.info;
+  const int64_t width = raw_row_floats(group, lane);
+  if (lane.raw + rows > kPageRows) {
+    const float* tail = raw_base(group, lane);
+    std::vector<float> staging(static_cast<size_t>((lane.raw + rows) * width));
+    std::copy_n(tail, lane.raw * width, staging.data());
+    lane.staging = std::move(staging);
+    lane.staged = true;
+  }
+  float* out = raw_base(group, lane) + lane.raw * width;
+  const int64_t key_width = lane.heads() * info.key_dim;
+  const int64_t value_width = lane.heads() * info.value_dim;
+  for (int64_t r = 0; r < rows; ++r, out += width) {
+    std::copy_n(keys + (r * info.heads + lane.head_begin) * info.key_dim, key_width, out);
+    std::copy_n(values + (r * info.heads + lane.head_begin) * info.value_dim, value_width,
+                out + key_width);
+    lane.positions.push_back(static_cast<int32_t>(group.position + r));
+  }
+  lane.raw += rows;
+  for (auto& scores : lane.scores) scores.resize(lane.positions.size(), 0.0f);
+}
+
+void SequenceCache::append(int64_t id, const float* keys, const float* values, int64_t rows) {
+  Group& group = at(id);
+  ASHLAR_CHECK(group.cached && group.step_rows == 0 && rows > 0);
+  require(group.position + rows <= INT32_MAX, ErrorCode::kResource,
+          "the cache holds at most {} rows", INT32_MAX);
+  group.step_rows = rows;
+  unsettled_ = !acting_;
+  for (Lane& lane : group.lanes) {
+    lane.encoded_before = lane.encoded;
+    lane.raw_before = lane.raw;
+    append_raw(group, lane, keys, values, rows);
+  }
+  // Pages that later queries of this very step must see encoded.
+  const int64_t last_page = (group.position + rows - 1) / kPageRows;
+  if (last_page > group.position / kPageRows) {
+    const int64_t below = last_page * kPageRows;
+    for (Lane& lane : group.lanes) {
+      encode(group, lane, lane.raw - (group.position + rows - below));
+    }
+  }
+}
+
+std::byte* SequenceCache::slot_key(const Group& group, Lane& lane, int64_t head, int64_t slot) {
+  const int64_t vector_bytes = group.key_bytes + group.value_bytes;
+  std::byte* page = arena_.address(lane.pages[static_cast<size_t>(slot / kPageRows)]);
+  return page + (head - lane.head_begin) * kPageRows * vector_bytes +
+         (slot % kPageRows) * group.key_bytes;
+}
+
+// A page holds, head by head, P encoded keys and then P encoded values.
+std::byte* SequenceCache::slot_value(const Group& group, Lane& lane, int64_t head, int64_t slot) {
+  return slot_key(group, lane, head, slot) + kPageRows * group.key_bytes -
+         (slot % kPageRows) * (group.key_bytes - group.value_bytes);
+}
+
+void SequenceCache::move_row(const Group& group, Lane& lane, int64_t from, int64_t to) {
+  for (int64_t h = lane.head_begin; h < lane.head_end; ++h) {
+    std::memcpy(slot_key(group, lane, h, to), slot_key(group, lane, h, from),
+                static_cast<size_t>(group.key_bytes));
+    std::memcpy(slot_value(group, lane, h, to), slot_value(group, lane, h, from),
+                static_cast<size_t>(group.value_bytes));
+  }
+}
+
+// Encodes the lane's first raw rows that are not encoded yet. During a step the raw rows stay where
+// they are (earlier queries see them raw); finish() removes them.
+void SequenceCache::encode(Group& group, Lane& lane, int64_t rows) {
+  const KvGroup& info = group.info;
+  const int64_t vector_bytes = group.key_bytes + group.value_bytes;
+  const int64_t width = raw_row_floats(group, lane);
+  const float* raw = raw_base(group, lane);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t slot = lane.encoded + r;
+    if (slot / kPageRows == static_cast<int64_t>(lane.pages.size())) {
+      lane.pages.push_back(take(kPageRows * lane.heads() * vector_bytes));
+      lane.addresses.push_back(arena_.address(lane.pages.back()));
+    }
+    for (int64_t h = lane.head_begin; h < lane.head_end; ++h) {
+      const int64_t local = h - lane.head_begin;
+      const float* key = raw + r * width + local * info.key_dim;
+      const float* value = raw + r * width + lane.heads() * info.key_dim + local * info.value_dim;
+      codec_encode(options_.key_codec, key, 0, 1, info.key_dim, slot_key(group, lane, h, slot), 0);
+      codec_encode(options_.value_codec, value, 0, 1, info.value_dim,
+                   slot_value(group, lane, h, slot), 0);
+    }
+  }
+  lane.encoded += rows;
+}
+
+void SequenceCache::query_tiles(int64_t id, int64_t head, std::vector<QueryTile>& tiles) const {
+  const Group& group = at(id);
+  const Lane& lane = lane_of(group, head);
+  const int64_t first = group.position, last = first + group.step_rows;
+  tiles.clear();
+  const int64_t boundary = std::min(last, (first / kPageRows + 1) * kPageRows);
+  tiles.push_back({0, boundary - first, lane.encoded_before, 0, lane.raw_before + 1});
+  for (int64_t p = boundary; p < last; p += kPageRows) {
+    const int64_t older = lane.raw_before + (p - first);
+    tiles.push_back(
+        {p - first, std::min(kPageRows, last - p), lane.encoded_before + older, older, 1});
+  }
+}
+
+KvHeadView SequenceCache::view(int64_t id, int64_t head, const QueryTile& tile) const {
+  const Group& group = at(id);
+  const Lane& lane = lane_of(group, head);
+  const int64_t local = head - lane.head_begin;
+  KvHeadView view;
+  view.key_codec = options_.key_codec;
+  view.value_codec = options_.value_codec;
+  view.pages = lane.addresses.data();
+  view.page_rows = kPageRows;
+  view.key_offset = local * kPageRows * (group.key_bytes + group.value_bytes);
+  view.value_offset = view.key_offset + kPageRows * group.key_bytes;
+  view.key_stride = group.key_bytes;
+  view.value_stride = group.value_bytes;
+  view.encoded = tile.encoded;
+  const int64_t width = raw_row_floats(group, lane);
+  const float* raw = raw_base(lane);
+  view.raw_keys = raw + tile.raw_offset * width + local * group.info.key_dim;
+  view.raw_values = raw + tile.raw_offset * width + lane.heads() * group.info.key_dim +
+                    local * group.info.value_dim;
+  view.raw_key_stride = view.raw_value_stride = width;
+  return view;
+}
+
+float* SequenceCache::scores(int64_t id, int64_t head) {
+  if (policy_ == nullptr || policy_->reducer() == ScoreReducer::kNone) return nullptr;
+  Group& group = at(id);
+  Lane& lane = group.lanes[static_cast<size_t>(head / group.lanes.front().heads())];
+  return lane.scores[static_cast<size_t>(head - lane.head_begin)].data();
+}
+
+// Holes among encoded rows are filled with the last encoded rows, so a drop moves as many rows as
+// it removes; the few raw rows close up in order.
+void SequenceCache::drop(Group& group, Lane& lane, const std::vector<int64_t>& slots) {
+  if (slots.empty()) return;
+  const int64_t vector_bytes = group.key_bytes + group.value_bytes;
+  const auto split = std::lower_bound(slots.begin(), slots.end(), lane.encoded);
+  const auto keep_meta = [&](int64_t from, int64_t to) {
+    lane.positions[static_cast<size_t>(to)] = lane.positions[static_cast<size_t>(from)];
+    for (auto& scores : lane.scores) {
+      scores[static_cast<size_t>(to)] = scores[static_cast<size_t>(from)];
+    }
+  };
+  const int64_t old_encoded = lane.encoded;
+  const int64_t kept = old_encoded - (split - slots.begin());
+  auto doomed = split;  // walks down from the largest dropped encoded slot
+  int64_t source = old_encoded - 1;
+  for (auto hole = slots.begin(); hole != split && *hole < kept; ++hole) {
+    while (doomed != slots.begin() && *(doomed - 1) == source) --doomed, --source;
+    move_row(group, lane, source, *hole);
+    keep_meta(source, *hole);
+    --source;
+  }
+  const int64_t width = raw_row_floats(group, lane);
+  float* raw = raw_base(group, lane);
+  int64_t to = 0;
+  auto next = split;
+  for (int64_t r = 0; r < lane.raw; ++r) {
+    if (next != slots.end() && *next == old_encoded + r) {
+      ++next;
+      continue;
+    }
+    if (to != r) std::memmove(raw + to * width, raw + r * width, static_cast<size_t>(4 * width));
+    keep_meta(old_encoded + r, kept + to);
+    ++to;
+  }
+  lane.encoded = kept;
+  lane.raw = to;
+  lane.positions.resize(static_cast<size_t>(kept + to));
+  for (auto& scores : lane.scores) scores.resize(lane.positions.size());
+  const int64_t pages = (kept + kPageRows - 1) / kPageRows;
+  while (static_cast<int64_t>(lane.pages.size()) > pages) {
+    give(lane.pages.back(), kPageRows * lane.heads() * vector_bytes);
+    lane.pages.pop_back();
+    lane.addresses.pop_back();
+  }
+}
+
+void SequenceCache::finish(Group& group) {
+  group.position += group.step_rows;
+  group.step_rows = 0;
+  for (Lane& lane : group.lanes) {
+    if (group.position % kPageRows == 0 && lane.raw > 0) {
+      encode(group, lane, lane.raw);
+      lane.raw = 0;
+    }
+    lane.encoded_before = lane.encoded;
+    if (!lane.staged) continue;
+    // Back to the raw page, which holds what is left.
+    const int64_t width = raw_row_floats(group, lane);
+    const std::vector<float> staging = std::move(lane.staging);
+    lane.staging.clear();
+    lane.staged = false;
+    std::copy_n(staging.data(), lane.raw * width, raw_base(group, lane));
+  }
+}
+
+// Rows encoded during the step leave the raw rows.
+void SequenceCache::retire_encoded(Group& group) {
+  for (Lane& lane : group.lanes) {
+    const int64_t gone = lane.encoded - lane.encoded_before;
+    if (gone == 0) continue;
+    const int64_t width = raw_row_floats(group, lane);
+    float* raw = raw_base(group, lane);
+    lane.raw -= gone;
+    std::memmove(raw, raw + gone * width, static_cast<size_t>(4 * lane.raw * width));
+  }
+}
+
+void SequenceCache::apply_policy(const Policy& policy, std::span<SequenceCache* const> caches,
+                                 int64_t id) {
+  std::vector<LaneView> views;
+  std::vector<std::pair<SequenceCache*, Lane*>> owners;
+  std::vector<std::vector<float>> sums;  // scores of a lane with several heads
+  for (SequenceCache* cache : caches) {
+    if (cache->policy_.get() != &policy || !cache->acting_) continue;
+    Group& group = cache->at(id);
+    for (Lane& lane : group.lanes) {
+      std::vector<float> sum = lane.scores[0];
+      for (size_t h = 1; h < lane.scores.size(); ++h) {
+        for (size_t s = 0; s < sum.size(); ++s) sum[s] += lane.scores[h][s];
+      }
+      sums.push_back(std::move(sum));
+      views.push_back({id, group.position + group.step_rows - 1, lane.positions, {}});
+      owners.emplace_back(cache, &lane);
+    }
+  }
+  for (size_t i = 0; i < views.size(); ++i) views[i].scores = sums[i];
+  std::vector<LaneEdit> edits(views.size());
+  policy.select(views, edits);
+  for (size_t i = 0; i < edits.size(); ++i) {
+    auto [cache, lane] = owners[i];
+    cache->drop(cache->at(id), *lane, edits[i].drop);
+  }
+}
+
+void SequenceCache::close(std::span<SequenceCache* const> caches, int64_t id) {
+  for (SequenceCache* cache : caches) cache->retire_encoded(cache->at(id));
+  std::vector<const Policy*> done;
+  for (SequenceCache* cache : caches) {
+    const Policy* policy = cache->policy_.get();
+    if (policy == nullptr || std::find(done.begin(), done.end(), policy) != done.end()) continue;
+    done.push_back(policy);
+    apply_policy(*policy, caches, id);
+  }
+  for (SequenceCache* cache : caches) {
+    cache->finish(cache->at(id));
+    if (cache->acting_) cache->unsettled_ = false;
+  }
+}
+
+int64_t SequenceCache::position(int64_t group) const { return at(group).position; }
+
+int64_t SequenceCache::rows(int64_t group, int64_t head) const {
+  return static_cast<int64_t>(positions(group, head).size());
+}
+
+int64_t SequenceCache::encoded_rows(int64_t group, int64_t head) const {
+  return lane_of(at(group), head).encoded;
+}
+
+std::span<const int32_t> SequenceCache::positions(int64_t group, int64_t head) const {
+  return lane_of(at(group), head).positions;
+}
+
+}  // namespace ashlar

@@ -1,0 +1,107 @@
+#include "engine/decode/budget.h"
+
+#include <charconv>
+#include <cmath>
+
+#include "core/base/checked.h"
+#include "core/base/error.h"
+
+namespace ashlar {
+namespace {
+
+struct Amount {
+  double value = 0;
+  std::string unit;
+};
+
+Amount parse_amount(const std::string& text) {
+  Amount amount;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, amount.value);
+  require(error == std::errc{} && std::isfinite(amount.value) && amount.value > 0 &&
+              amount.value < 1e15,
+          ErrorCode::kRequest,
+          "--kv-budget: '{}' is no positive amount of tokens, percent (25%) or bytes (64KiB, 1MiB)",
+          text);
+  amount.unit.assign(stop, end);
+  return amount;
+}
+
+// Bytes of one page in every governed group.
+int64_t page_bytes(const ModelSpec& spec, const CacheOptions& cache) {
+  int64_t total = 0;
+  for (const KvGroup& group : kv_groups(spec)) {
+    if (group.lifetime != KvLifetime::kSequence) continue;
+    total += kPageRows * group.heads *
+             (codec_vector_bytes(cache.key_codec, group.key_dim) +
+              codec_vector_bytes(cache.value_codec, group.value_dim));
+  }
+  return total;
+}
+
+}  // namespace
+
+CacheOptions cache_options(const std::string& codec, const std::string& key_fallback,
+                           const std::string& value_fallback) {
+  std::string key = key_fallback, value = value_fallback;
+  if (!codec.empty()) {
+    const size_t colon = codec.find(':');
+    key = codec.substr(0, colon);
+    value = colon == std::string::npos ? key : codec.substr(colon + 1);
+  }
+  return {codec_from_name(key), codec_from_name(value)};
+}
+
+double cache_bytes_per_token(const ModelSpec& spec, const CacheOptions& cache) {
+  double total = 0;
+  for (const KvGroup& group : kv_groups(spec)) {
+    if (group.lifetime != KvLifetime::kSequence) continue;
+    const int64_t row = group.heads * (codec_vector_bytes(cache.key_codec, group.key_dim) +
+                                       codec_vector_bytes(cache.value_codec, group.value_dim));
+    total += static_cast<double>(row) / static_cast<double>(group.entry_tokens);
+  }
+  return total;
+}
+
+PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
+                             const CacheOptions& cache, int64_t text_tokens) {
+  PolicyOptions options;
+  options.name = request.policy;
+  const int64_t length = spec.block_length();
+  const auto rows = [length](int64_t tokens) {
+    return tokens < 0 ? tokens : ceil_div(tokens, length);
+  };
+  options.sink = rows(request.sink);
+  options.recent = rows(request.recent);
+  if (request.policy == "none") {
+    require(request.budget.empty(), ErrorCode::kRequest,
+            "--kv-budget {}: needs a --kv-policy that evicts", request.budget);
+    return options;
+  }
+  require(!request.budget.empty(), ErrorCode::kRequest, "--kv-policy {}: needs a --kv-budget",
+          request.policy);
+  const Amount amount = parse_amount(request.budget);
+  if (amount.unit.empty() || amount.unit == "%") {
+    const double tokens =
+        amount.unit.empty() ? amount.value : amount.value / 100 * static_cast<double>(text_tokens);
+    options.budget = rows(static_cast<int64_t>(std::ceil(tokens)));
+    return options;
+  }
+  const bool known =
+      amount.unit == "B" || amount.unit == "KiB" || amount.unit == "MiB" || amount.unit == "GiB";
+  require(known, ErrorCode::kRequest,
+          "--kv-budget: unknown unit '{}' (use none for tokens, %, B, KiB, MiB, GiB)", amount.unit);
+  const double unit = amount.unit == "B"     ? 1
+                      : amount.unit == "KiB" ? 1024.0
+                      : amount.unit == "MiB" ? 1048576.0
+                                             : 1073741824.0;
+  const int64_t page = page_bytes(spec, cache);
+  options.budget =
+      static_cast<int64_t>(amount.value * unit / static_cast<double>(page)) * kPageRows;
+  require(options.budget > 0, ErrorCode::kRequest,
+          "--kv-budget {}: smaller than one page of every KV group, which is {} bytes",
+          request.budget, page);
+  return options;
+}
+
+}  // namespace ashlar

@@ -1,0 +1,149 @@
+#include "engine/model/engine.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "kernels/elementwise.h"
+
+namespace ashlar {
+
+int64_t Sequence::kv_bytes() const {
+  return cache_.bytes() + (local_ != nullptr ? local_->bytes() : 0);
+}
+
+Engine::Engine(const ModelData& model, const EngineOptions& options)
+    : spec_(model.spec),
+      groups_(kv_groups(model.spec)),
+      options_(options),
+      start_token_(static_cast<int32_t>(model.start_token)),
+      memory_(make_host_memory(options.memory_budget)),
+      pool_(std::make_unique<ThreadPool>(options.threads)) {
+  require(options.chunk_tokens >= 1, ErrorCode::kRequest, "chunk of {} tokens",
+          options.chunk_tokens);
+  validate(model, "model");
+  for (size_t s = 0; s < spec_.stacks.size(); ++s) {
+    group_of_layer_.push_back(ashlar::group_of_layer(spec_, static_cast<int64_t>(s)));
+  }
+  weights_ = std::make_unique<WeightStore>(model, options.activation, *memory_);
+  arena_ = std::make_unique<Arena>(*memory_);
+}
+
+Engine::~Engine() = default;
+
+std::unique_ptr<Sequence> Engine::start(const CacheOptions& cache,
+                                        std::shared_ptr<const Policy> policy, bool marker) {
+  std::unique_ptr<Sequence> sequence(new Sequence(groups_, cache, std::move(policy), *arena_));
+  sequence->marker_ = marker || spec_.block.has_value();
+  return sequence;
+}
+
+void Engine::check(const StepItem& item) const {
+  for (int32_t token : item.tokens) {
+    require(token >= 0 && token < spec_.vocab_size, ErrorCode::kRequest,
+            "token {} is outside the vocabulary of {}", token, spec_.vocab_size);
+  }
+  const Sequence& sequence = *item.sequence;
+  // A decoder's marker takes a position; a Block Transformer's block of them does not count as
+  // text.
+  const int64_t marker = sequence.marker_ && !spec_.block ? 1 : 0;
+  const int64_t total = sequence.length_ + marker + static_cast<int64_t>(item.tokens.size());
+  require(total <= spec_.context_length, ErrorCode::kRequest,
+          "the text would have {} tokens, the model's context is {}: shorten the prompt", total,
+          spec_.context_length);
+}
+
+void Engine::feed(std::span<const StepItem> items) {
+  for (const StepItem& item : items) check(item);
+  std::vector<size_t> done(items.size(), 0);
+  for (;;) {
+    std::vector<Piece> pieces;
+    for (size_t i = 0; i < items.size(); ++i) {
+      const StepItem& item = items[i];
+      Sequence& sequence = *item.sequence;
+      if (done[i] == item.tokens.size() && !sequence.marker_) continue;
+      const size_t take =
+          std::min(item.tokens.size() - done[i], static_cast<size_t>(options_.chunk_tokens));
+      Piece piece{&sequence, {}, false, false, nullptr, 0};
+      if (sequence.marker_ && !spec_.block) piece.marker = 1;
+      if (piece.marker == 1) piece.tokens.push_back(start_token_);
+      const auto begin = item.tokens.begin() + static_cast<std::ptrdiff_t>(done[i]);
+      piece.tokens.insert(piece.tokens.end(), begin, begin + static_cast<std::ptrdiff_t>(take));
+      if (item.all_logits != nullptr) {
+        piece.all_logits = item.all_logits + static_cast<int64_t>(done[i]) * spec_.vocab_size;
+      }
+      done[i] += take;
+      piece.last = done[i] == item.tokens.size();
+      piece.acts = piece.last && item.acts;
+      pieces.push_back(std::move(piece));
+    }
+    if (pieces.empty()) return;
+    for (const Piece& piece : pieces) piece.sequence->cache_.set_acting(piece.acts);
+    spec_.block ? step_block(pieces) : step_decoder(pieces);
+    for (const Piece& piece : pieces) piece.sequence->marker_ = false;
+  }
+}
+
+CloseGroup Engine::closer(std::span<SequenceCache* const> caches) const {
+  return [caches](int64_t group) { SequenceCache::close(caches, group); };
+}
+
+void Engine::head_rows(const float* x, std::span<const int64_t> rows,
+                       std::span<float* const> outs) {
+  if (rows.empty()) return;
+  const StackSpec& stack = spec_.token_stack();
+  const auto count = static_cast<int64_t>(rows.size());
+  head_in_.resize(static_cast<size_t>(count * stack.d_model));
+  pool_->parallel_for(count, [&](int64_t i, int) {
+    rms_norm(x + rows[static_cast<size_t>(i)] * stack.d_model, weights_->stacks().back().final_norm,
+             stack.final_norm.eps, stack.d_model, head_in_.data() + i * stack.d_model);
+  });
+  head_out_.resize(static_cast<size_t>(count * spec_.vocab_size));
+  apply_linear(weights_->head(), head_in_.data(), count, head_out_.data(), work_, *pool_);
+  for (int64_t i = 0; i < count; ++i) {
+    std::copy_n(head_out_.data() + i * spec_.vocab_size, spec_.vocab_size,
+                outs[static_cast<size_t>(i)]);
+  }
+}
+
+void Engine::step_decoder(std::span<const Piece> pieces) {
+  const StackSpec& stack = spec_.stacks[0];
+  const StackWeights& weights = weights_->stacks()[0];
+  std::vector<StackItem> items;
+  std::vector<SequenceCache*> caches;
+  int64_t rows = 0;
+  for (const Piece& piece : pieces) {
+    const auto n = static_cast<int64_t>(piece.tokens.size());
+    items.push_back({&piece.sequence->cache_, rows, n, piece.sequence->length_});
+    caches.push_back(&piece.sequence->cache_);
+    rows += n;
+  }
+  stream_.resize(static_cast<size_t>(rows * stack.d_model));
+  float* x = stream_.data();
+  for (const Piece& piece : pieces) {
+    for (int32_t token : piece.tokens) {
+      weights.embedding.row(token, x);
+      x += stack.d_model;
+    }
+  }
+  run_stack(stack, weights, groups_, group_of_layer_[0], items, stream_.data(), rows, work_, *pool_,
+            closer(caches));
+  std::vector<int64_t> head;
+  std::vector<float*> outs;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const Piece& piece = pieces[i];
+    if (piece.all_logits != nullptr) {
+      for (int64_t r = piece.marker; r < items[i].rows; ++r) {
+        head.push_back(items[i].row + r);
+        outs.push_back(piece.all_logits + (r - piece.marker) * spec_.vocab_size);
+      }
+    }
+    piece.sequence->length_ += items[i].rows;
+    if (!piece.last) continue;
+    piece.sequence->next_logits_.resize(static_cast<size_t>(spec_.vocab_size));
+    head.push_back(items[i].row + items[i].rows - 1);
+    outs.push_back(piece.sequence->next_logits_.data());
+  }
+  head_rows(stream_.data(), head, outs);
+}
+
+}  // namespace ashlar

@@ -1,0 +1,123 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/threads.h"
+#include "engine/cache/block_kv.h"
+#include "engine/cache/sequence_cache.h"
+#include "engine/model/stack_runner.h"
+#include "engine/model/weights.h"
+#include "package/format/model_data.h"
+
+namespace ashlar {
+
+struct EngineOptions {
+  int threads = 0;  ///< 0: the cores of this process
+  ActivationKind activation = ActivationKind::kF32;
+  int64_t memory_budget = 0;  ///< bytes for weights and caches together; 0: unlimited
+  int64_t chunk_tokens =
+      512;  ///< longest piece of a prompt one step processes; never changes results
+};
+
+/// The state of one text being decoded: its caches and, for a Block Transformer, the block under
+/// way.
+class Sequence {
+ public:
+  /// Tokens fed so far.
+  int64_t length() const { return length_; }
+  SequenceCache& cache() { return cache_; }
+  const SequenceCache& cache() const { return cache_; }
+  /// Bytes resident in its caches, the local one of a Block Transformer included.
+  int64_t kv_bytes() const;
+
+ private:
+  friend class Engine;
+  Sequence(std::span<const KvGroup> groups, const CacheOptions& options,
+           std::shared_ptr<const Policy> policy, Arena& arena)
+      : cache_(groups, options, std::move(policy), arena) {}
+
+  SequenceCache cache_;
+  int64_t length_ = 0;
+  bool marker_ = false;             // the start marker is still to be fed
+  std::vector<float> next_logits_;  // after the last token, [vocab]
+  // Block Transformer only.
+  std::vector<int32_t> pending_;    // tokens of the block under way, fewer than L_B
+  std::unique_ptr<BlockKv> local_;  // local cache of the block under way
+};
+
+/// What one sequence does in a step.
+struct StepItem {
+  Sequence* sequence = nullptr;
+  std::span<const int32_t> tokens;
+  /// The tokens end a prompt or continue a text: the policy acts when they are in. False while more
+  /// of the same prompt follows.
+  bool acts = true;
+  /// If set, receives the logits after every token, [tokens, vocab].
+  float* all_logits = nullptr;
+};
+
+/// A model ready to decode: packed weights, threads, memory. Results never depend on how sequences
+/// are batched, how prompts are cut, or on the number of threads (the arithmetic contract).
+class Engine {
+ public:
+  Engine(const ModelData& model, const EngineOptions& options);
+  ~Engine();
+
+  const ModelSpec& spec() const { return spec_; }
+  std::span<const KvGroup> groups() const { return groups_; }
+  ThreadPool& pool() { return *pool_; }
+  int64_t weight_bytes() const { return weights_->bytes(); }
+
+  /// A new text; `policy` may be null. The first `feed` puts the start marker in front: one start
+  /// token for a decoder (unless `marker` is false), a block of them for a Block Transformer
+  /// (always).
+  std::unique_ptr<Sequence> start(const CacheOptions& cache, std::shared_ptr<const Policy> policy,
+                                  bool marker = true);
+
+  /// Feeds tokens of several sequences, cutting long prompts. Afterwards `logits(sequence)`
+  /// predicts the next token. Throws Error(kRequest) for tokens outside the vocabulary or a text
+  /// that would exceed the context length.
+  void feed(std::span<const StepItem> items);
+  /// Logits after the last token fed, or after the start marker, [vocab].
+  std::span<const float> logits(const Sequence& sequence) const { return sequence.next_logits_; }
+
+ private:
+  // A StepItem cut to what one step takes; the start marker, if any, is a leading token.
+  struct Piece {
+    Sequence* sequence;
+    std::vector<int32_t> tokens;
+    bool acts;
+    bool last;          // the next token's logits are wanted
+    float* all_logits;  // rows of the tokens behind the marker
+    int64_t marker;     // leading tokens that are the marker's (decoder only)
+  };
+  struct BlockJob;
+
+  void check(const StepItem& item) const;
+  void step_decoder(std::span<const Piece> pieces);
+  void step_block(std::span<const Piece> pieces);
+  std::vector<float> run_global(std::span<const Piece> pieces, std::vector<int64_t>& first_block);
+  void settle(SequenceCache& cache);
+  std::vector<BlockJob> plan_local(std::span<const Piece> pieces,
+                                   std::span<const int64_t> first_block);
+  void run_local(std::vector<BlockJob>& jobs, std::span<const float> contexts);
+  void head_rows(const float* x, std::span<const int64_t> rows, std::span<float* const> outs);
+  CloseGroup closer(std::span<SequenceCache* const> caches) const;
+
+  ModelSpec spec_;
+  std::vector<KvGroup> groups_;
+  std::vector<std::vector<int64_t>> group_of_layer_;  // per stack
+  EngineOptions options_;
+  int32_t start_token_;
+  std::unique_ptr<MemoryProvider> memory_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<WeightStore> weights_;
+  std::unique_ptr<Arena> arena_;
+  Workspace work_;
+  std::vector<float> stream_, head_in_, head_out_;
+};
+
+}  // namespace ashlar

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <filesystem>
+
+#include "package/format/model_data.h"
+
+namespace ashlar {
+
+/// True if `path` is a run folder or a checkpoint folder.
+bool is_checkpoint(const std::filesystem::path& path);
+
+/// The weights of a run's newest verified checkpoint (or of the given checkpoint) as a model in
+/// fp32 with the run's tokenizer; EOS starts and ends every text.
+ModelData model_from_checkpoint(const std::filesystem::path& path);
+
+}  // namespace ashlar

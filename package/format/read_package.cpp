@@ -1,0 +1,133 @@
+#include <algorithm>
+
+#include "core/base/checked.h"
+#include "core/base/error.h"
+#include "core/io/json.h"
+#include "core/io/safetensors.h"
+#include "package/format/package.h"
+
+namespace ashlar {
+namespace fs = std::filesystem;
+namespace {
+
+struct Encoding {
+  int bits = 0;
+  int64_t group = 0;
+};
+
+std::map<std::string, Encoding> read_encodings(const Node* node) {
+  std::map<std::string, Encoding> out;
+  if (node == nullptr) return out;
+  for (const auto& [name, entry] : node->as_map()) {
+    NodeReader reader(entry, "ashlar.quantized." + name);
+    Encoding e;
+    e.bits = static_cast<int>(reader.integer("bits", 4, 8));
+    e.group = reader.integer("group", 1, int64_t{1} << 30);
+    reader.choice("order", {"sequential"});
+    reader.finish();
+    out[name] = e;
+  }
+  return out;
+}
+
+const TensorInfo& part(const SafetensorsFile& file, const std::string& name, DType dtype) {
+  const TensorInfo* info = file.find(name);
+  require(info != nullptr, ErrorCode::kData, "{}: tensor '{}' is missing", file.path().string(),
+          name);
+  require(info->dtype == dtype, ErrorCode::kData, "{}: tensor '{}' is {}, expected {}",
+          file.path().string(), name, dtype_name(info->dtype), dtype_name(dtype));
+  return *info;
+}
+
+WeightTensor quantized_tensor(const std::shared_ptr<SafetensorsFile>& file, const std::string& name,
+                              const Encoding& e, const std::vector<int64_t>& shape,
+                              std::map<std::string, bool>& used) {
+  const auto take = [&](const std::string& suffix, DType dtype) {
+    used[name + suffix] = true;
+    return file->data(part(*file, name + suffix, dtype));
+  };
+  QuantTensor q;
+  q.bits = e.bits;
+  q.group = e.group;
+  q.codes = take(".codes", DType::kU8);
+  q.scale = take(".scale", DType::kF16);
+  if (file->find(name + ".min") != nullptr) q.min = take(".min", DType::kF16);
+  return {name, shape, q, file};
+}
+
+void read_tensors(const fs::path& path, const Node* quantized, ModelData& model) {
+  auto file = std::make_shared<SafetensorsFile>(path);
+  const std::map<std::string, Encoding> encodings = read_encodings(quantized);
+  std::map<std::string, bool> used;
+  for (const ParameterSpec& p : parameters(model.spec)) {
+    if (const auto it = encodings.find(p.name); it != encodings.end()) {
+      model.tensors[p.name] = quantized_tensor(file, p.name, it->second, p.shape, used);
+      continue;
+    }
+    const TensorInfo* info = file->find(p.name);
+    require(info != nullptr, ErrorCode::kData, "{}: tensor '{}' is missing", path.string(), p.name);
+    used[p.name] = true;
+    model.tensors[p.name] = {p.name, info->shape, DenseTensor{info->dtype, file->data(*info)},
+                             file};
+  }
+  for (const TensorInfo& info : file->tensors()) {
+    require(used.count(info.name) != 0, ErrorCode::kData,
+            "{}: tensor '{}' does not belong to this model", path.string(), info.name);
+  }
+}
+
+void read_generation(const fs::path& path, ModelData& model) {
+  const Node node = load_json(path);
+  const Node* start = node.find("bos_token_id");
+  const Node* stop = node.find("eos_token_id");
+  require(start != nullptr && start->is_int() && stop != nullptr, ErrorCode::kData,
+          "{}: bos_token_id or eos_token_id is missing", path.string());
+  model.start_token = start->as_int();
+  if (stop->is_int()) {
+    model.stop_tokens = {stop->as_int()};
+  } else {
+    for (const Node& token : stop->as_list()) model.stop_tokens.push_back(token.as_int());
+  }
+}
+
+}  // namespace
+
+bool is_package(const fs::path& path) {
+  const fs::path config = path / "config.json";
+  if (!fs::is_regular_file(config)) return false;
+  const Node node = load_json(config);
+  return node.find("ashlar") != nullptr;
+}
+
+ModelData read_package(const fs::path& path) {
+  require(fs::is_directory(path), ErrorCode::kRequest, "{}: no such package folder", path.string());
+  const fs::path config_path = path / "config.json";
+  const Node config = load_json(config_path);
+  const Node* ours = config.find("ashlar");
+  require(ours != nullptr && ours->is_map(), ErrorCode::kRequest,
+          "{}: no `ashlar` object, so this folder is not an Ashlar package", config_path.string());
+  NodeReader reader(*ours, "ashlar");
+  const int64_t version = reader.integer("format_version", 1, INT64_MAX);
+  require(version <= kPackageVersion, ErrorCode::kRequest,
+          "{}: package format {} is newer than this program reads ({}): update Ashlar",
+          config_path.string(), version, kPackageVersion);
+  ModelData model;
+  model.spec = model_spec_from_resolved(reader.required("spec"));
+  model.rotation = rotation_from_node(reader.required("rotation"), model.spec);
+  if (const Node* recipe = reader.optional("recipe")) model.recipe = *recipe;
+  NodeReader codec(reader.required("kv_codec"), "ashlar.kv_codec");
+  model.kv_codec = {codec.text("key"), codec.text("value")};
+  codec.finish();
+  const Node* quantized = reader.optional("quantized");
+  reader.text("weights_sha256");
+  reader.finish();
+  read_generation(path / "generation_config.json", model);
+  read_tensors(path / "model.safetensors", quantized, model);
+  if (fs::exists(path / "tokenizer.json")) {
+    model.tokenizer_json = read_file(path / "tokenizer.json");
+  }
+  validate(model, path.string());
+  return model;
+}
+
+}  // namespace ashlar

@@ -1,0 +1,465 @@
+#include <gtest/gtest.h>
+#include <zlib.h>
+#include <zstd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <numeric>
+#include <set>
+
+#include "core/base/rng.h"
+#include "core/hdf5/hdf5.h"
+#include "core/io/json.h"
+#include "data/shards/batch_source.h"
+#include "data/shards/documents.h"
+#include "data/shards/prepare.h"
+#include "data/shards/shard_set.h"
+#include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/train_bpe.h"
+#include "tests/support/files.h"
+
+namespace ashlar {
+namespace {
+
+namespace fs = std::filesystem;
+using test::expect_error;
+using test::TempDir;
+
+std::string gzip(const std::string& text) {
+  z_stream stream{};
+  EXPECT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
+  std::string out(compressBound(text.size()) + 64, '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+  stream.avail_in = static_cast<uInt>(text.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+std::string zstd(const std::string& text) {
+  std::string out(ZSTD_compressBound(text.size()), '\0');
+  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 3));
+  return out;
+}
+
+std::vector<std::string> read_all(const std::vector<fs::path>& files) {
+  DocumentReader reader(files);
+  std::vector<std::string> documents;
+  std::string document;
+  while (reader.next(document)) documents.push_back(document);
+  EXPECT_EQ(reader.consumed_bytes(), reader.total_bytes());
+  return documents;
+}
+
+/// A large text whose compressed form spans many buffers.
+std::string long_text(uint64_t seed, size_t size) {
+  const Philox random(seed);
+  std::string text;
+  for (uint64_t i = 0; text.size() < size; ++i) text += fmt::format("{} ", random.bits(i));
+  return text;
+}
+
+TEST(Documents, EveryContainerGivesTheSameText) {
+  const TempDir dir;
+  const std::string big = long_text(1, 3000000);
+  test::write_text(dir / "a.txt", big);
+  test::write_text(dir / "b.txt.gz", gzip(big.substr(0, 1000000)) + gzip(big.substr(1000000)));
+  test::write_text(dir / "c.txt.zst", zstd(big.substr(0, 1000000)) + zstd(big.substr(1000000)));
+  EXPECT_EQ(read_all({dir / "a.txt", dir / "b.txt.gz", dir / "c.txt.zst"}),
+            (std::vector<std::string>{big, big, big}));
+
+  std::string lines;
+  std::vector<std::string> expected;
+  for (size_t i = 0; i < 300; ++i) {
+    expected.push_back(big.substr(i * 100, i * 31));
+    Node row = Node::map();
+    row.set("title", "x");
+    row.set("text", expected.back() + "\n\"quoted\" é");
+    expected.back() += "\n\"quoted\" é";
+    lines += write_json(row) + (i % 7 == 0 ? "\r\n\n" : "\n");
+  }
+  lines.pop_back();  // no line break at the end
+  test::write_text(dir / "d.jsonl", lines);
+  test::write_text(dir / "e.jsonl.gz", gzip(lines));
+  test::write_text(dir / "f.jsonl.zst", zstd(lines));
+  for (const char* name : {"d.jsonl", "e.jsonl.gz", "f.jsonl.zst"}) {
+    EXPECT_EQ(read_all({dir / name}), expected) << name;
+  }
+}
+
+TEST(Documents, BadInputNamesFileAndLine) {
+  const TempDir dir;
+  const auto refuse = [&](ErrorCode code, const std::string& name, const std::string& content,
+                          const std::vector<std::string>& why) {
+    test::write_text(dir / name, content);
+    expect_error(code, why, [&] { read_all({dir / name}); });
+  };
+  refuse(ErrorCode::kData, "a.jsonl", "{\"text\": \"x\"}\n\n{\"txt\": 1}\n", {"a.jsonl:3", "text"});
+  refuse(ErrorCode::kData, "a.jsonl", "{\"text\": \"x\"}\n{", {"a.jsonl:2", "invalid JSON"});
+  refuse(ErrorCode::kData, "a.jsonl", "[1]\n", {"a.jsonl:1"});
+  refuse(ErrorCode::kData, "a.jsonl", "{\"text\": \"\xff\"}\n", {"a.jsonl:1"});
+  refuse(ErrorCode::kData, "a.txt.gz", "not gzip", {"a.txt.gz", "gzip data is damaged"});
+  refuse(ErrorCode::kData, "a.txt.zst", "not zstd", {"a.txt.zst", "zstd data is damaged"});
+  const std::string text = long_text(2, 400000);
+  refuse(ErrorCode::kData, "a.txt.gz", gzip(text).substr(0, 100000), {"gzip data is truncated"});
+  refuse(ErrorCode::kData, "a.txt.zst", zstd(text).substr(0, 100000), {"zstd data is truncated"});
+  refuse(ErrorCode::kRequest, "a.csv", "x", {"a.csv", ".txt or .jsonl"});
+  expect_error(ErrorCode::kRequest, {"gone.txt", "no such file"},
+               [&] { DocumentReader r({dir / "gone.txt"}); });
+  expect_error(ErrorCode::kRequest, {"no input files"}, [] { DocumentReader r({}); });
+}
+
+/// A corpus of many small documents and its vocabulary, made once.
+struct Corpus {
+  TempDir dir;
+  std::vector<std::string> documents;
+  fs::path input, tokenizer;
+
+  Corpus() : input(dir / "corpus.jsonl"), tokenizer(dir / "tokenizer.json") {
+    const std::string license = test::read_text("LICENSE");
+    std::string lines;
+    for (size_t i = 0; i < 60; ++i) {
+      documents.push_back(i % 13 == 5 ? "" : license.substr(i * 150, 100 + i * 3));
+      Node row = Node::map();
+      row.set("text", documents.back());
+      lines += write_json(row) + "\n";
+    }
+    test::write_text(input, lines);
+    BpeTrainOptions options;
+    options.vocab_size = 300;
+    BpeTrainer trainer(options);
+    trainer.add(documents);
+    test::write_text(tokenizer, trainer.train());
+  }
+  PrepareOptions options(const std::string& name) const {
+    PrepareOptions out;
+    out.inputs = {input};
+    out.tokenizer = tokenizer;
+    out.output = dir / name;
+    return out;
+  }
+};
+
+const Corpus& corpus() {
+  static const Corpus value;
+  return value;
+}
+
+std::vector<int32_t> expected_stream() {
+  const auto tokenizer = load_tokenizer(corpus().tokenizer);
+  std::vector<int32_t> stream;
+  for (const std::string& document : corpus().documents) {
+    if (document.empty()) continue;
+    const std::vector<int32_t> ids = tokenizer->encode(document);
+    stream.insert(stream.end(), ids.begin(), ids.end());
+    stream.push_back(0);
+  }
+  return stream;
+}
+
+std::vector<int32_t> read_stream(const ShardSet& shards) {
+  std::vector<int32_t> stream(static_cast<size_t>(shards.total_tokens()));
+  shards.read(0, stream);
+  return stream;
+}
+
+TEST(Prepare, ShardsHoldTheTokensInOrder) {
+  const std::vector<int32_t> expected = expected_stream();
+  int64_t bytes = 0;
+  for (const std::string& document : corpus().documents)
+    bytes += static_cast<int64_t>(document.size());
+  std::string single_shard;
+  for (const auto& [threads, shard_tokens, dtype] : {std::tuple{1, int64_t{1} << 28, "auto"},
+                                                     {2, int64_t{1} << 28, "uint16"},
+                                                     {5, int64_t{700}, "uint32"}}) {
+    PrepareOptions options = corpus().options(fmt::format("out{}", threads));
+    options.threads = threads;
+    options.shard_tokens = shard_tokens;
+    options.dtype = dtype;
+    const PrepareResult result = prepare(options);
+    EXPECT_EQ(result.empty_documents, 5);
+    const ShardSet shards(options.output);
+    EXPECT_EQ(read_stream(shards), expected);
+    EXPECT_EQ(shards.source_bytes(), std::optional<int64_t>(bytes));
+    EXPECT_EQ(shards.documents(), std::optional<int64_t>(55));
+    EXPECT_EQ(shards.eos_id(), std::optional<int32_t>(0));
+    EXPECT_EQ(shards.vocab_size(), std::optional<int64_t>(300));
+    EXPECT_EQ(shards.vocabulary_sha256(), load_tokenizer(options.output)->hash());
+    EXPECT_EQ(test::read_text(options.output / "tokenizer.json"),
+              test::read_text(corpus().tokenizer));
+    const Node params = load_json(options.output / "data_params.json");
+    EXPECT_EQ(params.find("tokens")->as_int(), static_cast<int64_t>(expected.size()));
+    if (threads == 5) {
+      EXPECT_GT(result.parts[0].shards.size(), 3u);
+      const H5File file = H5File::open(options.output / "data-00001.h5");
+      const std::vector<int64_t> offsets = file.read<int64_t>("document_offsets");
+      const std::vector<uint32_t> data = file.read<uint32_t>("data");
+      EXPECT_EQ(static_cast<int64_t>(offsets.size()), result.parts[0].shards[1].documents);
+      for (size_t i = 1; i < offsets.size(); ++i)
+        EXPECT_EQ(data[static_cast<size_t>(offsets[i]) - 1], 0u);
+    } else {
+      // The same bytes whatever the number of threads.
+      const std::string raw = test::read_text(options.output / "data-00000.h5");
+      if (threads == 1) single_shard = raw;
+      EXPECT_EQ(raw, single_shard);
+    }
+    for (const auto& entry : fs::directory_iterator(options.output)) {
+      EXPECT_NE(entry.path().extension(), ".tmp");
+    }
+  }
+}
+
+TEST(Prepare, SplitsByDocument) {
+  PrepareOptions options = corpus().options("split");
+  options.validation_share = 0.3;
+  options.seed = 7;
+  const PrepareResult result = prepare(options);
+  ASSERT_EQ(result.parts.size(), 2u);
+  EXPECT_EQ(result.parts[0].total.documents + result.parts[1].total.documents, 55);
+  EXPECT_GT(result.parts[1].total.documents, 5);
+  EXPECT_LT(result.parts[1].total.documents, 30);
+  const ShardSet train(options.output / "train"), validation(options.output / "validation");
+  // Together they are the stream's documents, each whole and in one of the two.
+  const auto documents_of = [](const std::vector<int32_t>& stream) {
+    std::multiset<std::vector<int32_t>> documents;
+    std::vector<int32_t> current;
+    for (int32_t id : stream) {
+      if (id != 0) {
+        current.push_back(id);
+      } else {
+        documents.insert(std::exchange(current, {}));
+      }
+    }
+    return documents;
+  };
+  auto parts = documents_of(read_stream(train));
+  parts.merge(documents_of(read_stream(validation)));
+  EXPECT_EQ(parts, documents_of(expected_stream()));
+}
+
+TEST(Prepare, RefusalsLeaveNothingBehind) {
+  const auto refuse = [&](ErrorCode code, const std::vector<std::string>& why, auto&& change) {
+    const TempDir place;
+    PrepareOptions options = corpus().options("x");
+    options.output = place / "out";
+    change(options, place);
+    const auto count = [&] {
+      return std::distance(fs::directory_iterator(place.path()), fs::directory_iterator());
+    };
+    const auto before = count();
+    expect_error(code, why, [&] { prepare(options); });
+    EXPECT_EQ(count(), before);
+  };
+  refuse(ErrorCode::kRequest, {"out", "exists already"},
+         [](auto& options, const TempDir&) { fs::create_directory(options.output); });
+  refuse(ErrorCode::kRequest, {"validation share 1"},
+         [](auto& options, const TempDir&) { options.validation_share = 1; });
+  refuse(ErrorCode::kRequest, {"no document fell into validation"},
+         [](auto& options, const TempDir&) { options.validation_share = 1e-9; });
+  refuse(ErrorCode::kRequest, {"dtype 'int8'"},
+         [](auto& options, const TempDir&) { options.dtype = "int8"; });
+  refuse(ErrorCode::kRequest, {"the input holds no text"}, [](auto& options, const TempDir& place) {
+    test::write_text(place / "empty.txt", "");
+    options.inputs = {place / "empty.txt"};
+  });
+  refuse(ErrorCode::kData, {"bad.jsonl:2"}, [](auto& options, const TempDir& place) {
+    test::write_text(place / "bad.jsonl", "{\"text\": \"fine\"}\nbroken\n");
+    options.inputs = {corpus().input, place / "bad.jsonl"};
+  });
+  refuse(ErrorCode::kRequest, {"gone.json", "cannot open"},
+         [](auto& options, const TempDir& place) { options.tokenizer = place / "gone.json"; });
+  refuse(ErrorCode::kRequest, {"tokenizer.json", "does not fit uint16"},
+         [](auto& options, const TempDir& place) {
+           Node json = load_json(corpus().tokenizer);
+           for (int64_t id = 300; id < 65600; ++id) {
+             json.find("model")->find("vocab")->as_map().emplace_back(fmt::format("t{}", id), id);
+           }
+           test::write_text(place / "tokenizer.json", write_json(json));
+           options.tokenizer = place / "tokenizer.json";
+           options.dtype = "uint16";
+         });
+}
+
+void write_shard(const fs::path& path, const std::vector<uint16_t>& tokens, int64_t eos = 0) {
+  H5File file = H5File::create(path);
+  file.write<uint16_t>("data", {static_cast<int64_t>(tokens.size())}, tokens);
+  file.set_attribute("", "eos_id", eos);
+  file.close();
+}
+
+TEST(ShardSet, ReadsAcrossShardsAndRefusesMixtures) {
+  const TempDir dir;
+  expect_error(ErrorCode::kRequest, {"no such folder"}, [&] { ShardSet s(dir / "gone"); });
+  expect_error(ErrorCode::kRequest, {"no *.h5"}, [&] { ShardSet s(dir.path()); });
+  write_shard(dir / "b.h5", {4, 5});
+  write_shard(dir / "a.h5", {1, 2, 3});
+  write_shard(dir / "c.h5", {6});
+  {
+    const ShardSet shards(dir.path());
+    EXPECT_EQ(read_stream(shards), (std::vector<int32_t>{1, 2, 3, 4, 5, 6}));
+    std::vector<int32_t> middle(3);
+    shards.read(2, middle);
+    EXPECT_EQ(middle, (std::vector<int32_t>{3, 4, 5}));
+    EXPECT_EQ(shards.token(5), 6);
+    EXPECT_FALSE(shards.source_bytes().has_value());
+  }
+  write_shard(dir / "c.h5", {6}, 9);
+  expect_error(ErrorCode::kData, {"c.h5", "eos_id differs"}, [&] { ShardSet s(dir.path()); });
+  test::write_text(dir / "c.h5", "garbage");
+  expect_error(ErrorCode::kData, {"c.h5", "not an HDF5 file"}, [&] { ShardSet s(dir.path()); });
+  H5File file = H5File::create(dir / "c.h5");
+  file.write<float>("data", {1}, std::vector<float>{1});
+  file.close();
+  expect_error(ErrorCode::kData, {"c.h5", "expected integers"}, [&] { ShardSet s(dir.path()); });
+}
+
+TEST(ShardSet, RefusesTokensOutsideTheVocabulary) {
+  const TempDir dir;
+  H5File file = H5File::create(dir / "a.h5");
+  file.write<uint16_t>("data", {3}, std::vector<uint16_t>{1, 50, 2});
+  file.set_attribute("", "vocab_size", int64_t{50});
+  file.close();
+  const ShardSet shards(dir.path());
+  EXPECT_EQ(shards.token(0), 1);
+  expect_error(ErrorCode::kData, {"a.h5", "token 50"}, [&] { shards.token(1); });
+}
+
+TEST(Permutation, IsOneForEverySize) {
+  for (uint64_t size : {1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 1000, 4097}) {
+    for (uint64_t round : {0, 1, 5}) {
+      const Permutation permutation(size, 42);
+      std::vector<uint64_t> seen;
+      for (uint64_t i = 0; i < size; ++i) seen.push_back(permutation(round, i));
+      if (size >= 1000) {
+        EXPECT_FALSE(std::is_sorted(seen.begin(), seen.end()));
+        EXPECT_NE(permutation(round + 1, 0) == seen[0] && permutation(round + 1, 1) == seen[1],
+                  true);
+      }
+      std::sort(seen.begin(), seen.end());
+      for (uint64_t i = 0; i < size; ++i) ASSERT_EQ(seen[i], i) << "size " << size;
+    }
+  }
+}
+
+// Each index should land in each place about equally often over epochs: chi-squared of a 16 × 16
+// table over 8192 epochs. With 225 degrees of freedom the 1e-6 quantile is about 337.
+TEST(Permutation, SpreadsOverEpochs) {
+  constexpr uint64_t kSize = 16, kEpochs = 8192;
+  const Permutation permutation(kSize, 3);
+  std::vector<double> table(kSize * kSize, 0);
+  for (uint64_t epoch = 0; epoch < kEpochs; ++epoch) {
+    for (uint64_t i = 0; i < kSize; ++i) table[i * kSize + permutation(epoch, i)] += 1;
+  }
+  double chi = 0;
+  const double mean = static_cast<double>(kEpochs) / kSize;
+  for (double count : table) chi += (count - mean) * (count - mean) / mean;
+  EXPECT_LT(chi, 337) << "statistical: seed 3, n 8192";
+}
+
+std::vector<uint16_t> numbered(size_t n) {
+  std::vector<uint16_t> tokens(n);
+  for (size_t i = 0; i < n; ++i) tokens[i] = static_cast<uint16_t>(i % 11 == 10 ? 0 : i + 1);
+  return tokens;
+}
+
+TEST(BatchSource, SequentialScoresEveryTokenOnce) {
+  const TempDir dir;
+  for (size_t n : {1, 6, 7, 8, 50}) {
+    const std::vector<uint16_t> tokens = numbered(n);
+    write_shard(dir / "a.h5", tokens);
+    const ShardSet shards(dir.path());
+    const BatchSource source(shards, 7, 0, BatchSource::Order::kSequential);
+    const Batch batch = source.batch(0, source.windows());
+    std::vector<uint16_t> scored;
+    for (size_t i = 0; i < batch.targets.size(); ++i) {
+      if (batch.loss_weight[i] == 0) continue;
+      const auto target = static_cast<uint16_t>(batch.targets[i]);
+      EXPECT_EQ(batch.tokens[i], scored.empty() ? 0 : scored.back());
+      scored.push_back(target);
+    }
+    EXPECT_EQ(scored, tokens);
+  }
+}
+
+TEST(BatchSource, ShuffledVisitsEveryWindowOncePerEpoch) {
+  const TempDir dir;
+  write_shard(dir / "a.h5", numbered(60));
+  write_shard(dir / "b.h5", numbered(47));
+  const ShardSet shards(dir.path());
+  const std::vector<int32_t> stream = read_stream(shards);
+  const BatchSource source(shards, 5, 11);
+  ASSERT_EQ(source.windows(), 21);
+  std::vector<std::vector<int32_t>> orders;
+  for (int64_t epoch = 0; epoch < 2; ++epoch) {
+    std::set<std::vector<int32_t>> seen;
+    for (int64_t i = 0; i < 21; ++i) {
+      const Batch row = source.batch(epoch * 21 + i, 1);
+      EXPECT_EQ(row.cursor, epoch * 21 + i);
+      seen.insert(row.targets);
+      if (i == 0) orders.push_back(row.targets);
+      int32_t segment = 0;
+      for (size_t t = 0; t < 5; ++t) {
+        EXPECT_EQ(row.positions[t], static_cast<int32_t>(t));
+        EXPECT_EQ(row.segment_ids[t], segment);
+        EXPECT_EQ(row.loss_weight[t], 1.0F);
+        segment += row.tokens[t] == 0;
+        if (t > 0) {
+          EXPECT_EQ(row.tokens[t], row.targets[t - 1]);
+        }
+      }
+    }
+    std::set<std::vector<int32_t>> expected;
+    for (size_t w = 0; w < 21; ++w) {
+      expected.insert({stream.begin() + static_cast<std::ptrdiff_t>(w * 5),
+                       stream.begin() + static_cast<std::ptrdiff_t>(w * 5 + 5)});
+    }
+    EXPECT_EQ(seen, expected);
+  }
+  // Rows do not depend on how samples are grouped.
+  const Batch all = source.batch(3, 8);
+  const std::vector<int64_t> rank{4, 6, 8};
+  const Batch some = source.batch(rank);
+  for (size_t r = 0; r < 3; ++r) {
+    for (size_t t = 0; t < 5; ++t) {
+      EXPECT_EQ(some.tokens[r * 5 + t], all.tokens[static_cast<size_t>(rank[r] - 3) * 5 + t]);
+    }
+  }
+  expect_error(ErrorCode::kRequest, {"107 tokens are fewer than one context of 200"},
+               [&] { BatchSource s(shards, 200, 0); });
+}
+
+TEST(BatchSource, CerebrasSamplesAndLossMask) {
+  const TempDir dir, masked;
+  H5File file = H5File::create(dir / "data-00000.h5");
+  std::vector<int32_t> rows;
+  for (int32_t sample = 0; sample < 4; ++sample) {
+    for (int32_t t = 0; t < 6; ++t) rows.push_back(sample * 10 + t);
+    for (int32_t t = 0; t < 6; ++t) rows.push_back(t < 4 ? 1 : 0);
+    for (int32_t t = 0; t < 6; ++t) rows.push_back(sample * 10 + t + 1);
+  }
+  file.write<int32_t>("data", {4, 3, 6}, rows);
+  file.close();
+  const ShardSet shards(dir.path());
+  EXPECT_EQ(shards.samples(), 4);
+  const BatchSource source(shards, 6, 1, BatchSource::Order::kSequential);
+  const Batch batch = source.batch(2, 1);
+  EXPECT_EQ(batch.tokens, (std::vector<int32_t>{20, 21, 22, 23, 24, 25}));
+  EXPECT_EQ(batch.targets, (std::vector<int32_t>{21, 22, 23, 24, 25, 26}));
+  EXPECT_EQ(batch.loss_weight, (std::vector<float>{1, 1, 1, 1, 0, 0}));
+  expect_error(ErrorCode::kRequest, {"samples of 6 tokens, the context is 5"},
+               [&] { BatchSource s(shards, 5, 1); });
+
+  H5File with_mask = H5File::create(masked / "a.h5");
+  with_mask.write<uint16_t>("data", {4}, std::vector<uint16_t>{1, 2, 3, 4});
+  with_mask.write<uint8_t>("loss_mask", {4}, std::vector<uint8_t>{1, 0, 1, 0});
+  with_mask.set_attribute("", "eos_id", int64_t{0});
+  with_mask.close();
+  const ShardSet stream(masked.path());
+  EXPECT_EQ(BatchSource(stream, 4, 0).batch(0, 1).loss_weight, (std::vector<float>{1, 0, 1, 0}));
+}
+
+}  // namespace
+}  // namespace ashlar

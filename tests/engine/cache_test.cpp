@@ -1,0 +1,177 @@
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+
+#include "core/base/rng.h"
+#include "engine/cache/arena.h"
+#include "engine/cache/sequence_cache.h"
+#include "tests/support/files.h"
+#include "tests/support/specs.h"
+
+namespace ashlar {
+namespace {
+
+TEST(Arena, PagesAreDisjointAlignedAndReturned) {
+  const auto memory = make_host_memory();
+  {
+    Arena arena(*memory);
+    const Philox rng(1);
+    std::map<std::byte*, std::pair<PageId, int64_t>> live;
+    int64_t bytes = 0;
+    for (uint64_t i = 0; i < 5000; ++i) {
+      if (rng.below(2 * i, 3) != 0 || live.empty()) {
+        const int64_t size = int64_t{40} << rng.below(2 * i + 1, 6);
+        const PageId page = arena.allocate(size);
+        std::byte* at = arena.address(page);
+        ASSERT_EQ(reinterpret_cast<uintptr_t>(at) % 64, 0u);
+        const auto next = live.lower_bound(at);
+        if (next != live.end()) {
+          ASSERT_LE(at + size, next->first);
+        }
+        if (next != live.begin()) {
+          const auto before = std::prev(next);
+          ASSERT_LE(before->first + before->second.second, at);
+        }
+        live[at] = {page, size};
+        bytes += size;
+      } else {
+        auto victim =
+            std::next(live.begin(), static_cast<std::ptrdiff_t>(rng.below(2 * i + 1, live.size())));
+        arena.release(victim->second.first);
+        bytes -= victim->second.second;
+        live.erase(victim);
+      }
+      ASSERT_EQ(arena.page_bytes_in_use(), bytes);
+      ASSERT_EQ(arena.pages_in_use(), static_cast<int64_t>(live.size()));
+      ASSERT_EQ(memory->bytes_in_use(), arena.chunk_bytes_in_use());
+    }
+    for (auto& [at, page] : live) arena.release(page.first);
+    EXPECT_EQ(memory->bytes_in_use(), 0);
+  }
+}
+
+TEST(Arena, ABudgetIsKept) {
+  const auto memory = make_host_memory(Arena::kChunkBytes);
+  Arena arena(*memory);
+  arena.allocate(100);
+  test::expect_error(ErrorCode::kResource, {"memory budget", "exhausted"},
+                     [&] { arena.allocate(200); });
+}
+
+// Drops rows at random; whatever stays must be byte for byte what was appended at its position.
+class RandomDrops final : public Policy {
+ public:
+  explicit RandomDrops(uint64_t seed, bool per_head) : rng_(seed), per_head_(per_head) {}
+  bool per_head() const override { return per_head_; }
+  void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
+    for (size_t i = 0; i < lanes.size(); ++i) {
+      const size_t rows = lanes[i].positions.size();
+      for (size_t s = 0; s < rows; ++s) {
+        if (rows > 5 && rng_.below(counter_++, 6) == 0)
+          edits[i].drop.push_back(static_cast<int64_t>(s));
+      }
+    }
+  }
+
+ private:
+  Philox rng_;
+  bool per_head_;
+  mutable uint64_t counter_ = 0;
+};
+
+float element(int64_t position, int64_t head, int64_t i, bool value) {
+  return static_cast<float>(position * 1000 + head * 100 + i) + (value ? 0.5f : 0.0f);
+}
+
+void expect_rows(const SequenceCache& cache, const KvGroup& group, int64_t head) {
+  const auto positions = cache.positions(group.id, head);
+  const int64_t encoded = cache.encoded_rows(group.id, head);
+  const KvHeadView view = cache.view(group.id, head, {0, 1, encoded, 0, 1});
+  for (size_t s = 0; s < positions.size(); ++s) {
+    const auto slot = static_cast<int64_t>(s);
+    for (bool value : {false, true}) {
+      const int64_t dim = value ? group.value_dim : group.key_dim;
+      std::vector<float> row(static_cast<size_t>(dim));
+      if (slot < encoded) {
+        const std::byte* at = view.pages[slot / view.page_rows] +
+                              (value ? view.value_offset : view.key_offset) +
+                              slot % view.page_rows * (value ? view.value_stride : view.key_stride);
+        std::memcpy(row.data(), at, row.size() * 4);
+      } else {
+        const float* at = value ? view.raw_values + (slot - encoded) * view.raw_value_stride
+                                : view.raw_keys + (slot - encoded) * view.raw_key_stride;
+        std::copy_n(at, dim, row.begin());
+      }
+      for (int64_t i = 0; i < dim; ++i) {
+        ASSERT_EQ(row[static_cast<size_t>(i)], element(positions[s], head, i, value))
+            << "slot " << s << " position " << positions[s];
+      }
+    }
+  }
+}
+
+TEST(SequenceCache, RowsSurviveRandomAppendsAndDrops) {
+  const ModelSpec spec = test::small_decoder("cla2");
+  const auto groups = kv_groups(spec);
+  const auto memory = make_host_memory();
+  for (bool per_head : {false, true}) {
+    Arena arena(*memory);
+    const Philox rng(per_head ? 5 : 6);
+    uint64_t draw = 0;
+    for (int round = 0; round < 20; ++round) {
+      SequenceCache cache(groups, {CodecKind::kF32, CodecKind::kF32},
+                          std::make_shared<RandomDrops>(round, per_head), arena);
+      SequenceCache* const caches[] = {&cache};
+      for (int step = 0; step < 60; ++step) {
+        const bool acts = rng.below(draw++, 3) != 0;
+        const auto rows = acts && step > 0 ? 1 : static_cast<int64_t>(1 + rng.below(draw++, 40));
+        cache.set_acting(acts);
+        for (const KvGroup& g : groups) {
+          const int64_t first = cache.position(g.id);
+          std::vector<float> keys, values;
+          for (int64_t r = 0; r < rows; ++r) {
+            for (int64_t h = 0; h < g.heads; ++h) {
+              for (int64_t i = 0; i < g.key_dim; ++i)
+                keys.push_back(element(first + r, h, i, false));
+              for (int64_t i = 0; i < g.value_dim; ++i)
+                values.push_back(element(first + r, h, i, true));
+            }
+          }
+          cache.append(g.id, keys.data(), values.data(), rows);
+          SequenceCache::close(caches, g.id);
+          ASSERT_EQ(cache.position(g.id), first + rows);
+        }
+      }
+      for (const KvGroup& g : groups) {
+        for (int64_t h = 0; h < g.heads; ++h) ASSERT_NO_FATAL_FAILURE(expect_rows(cache, g, h));
+      }
+    }
+    EXPECT_EQ(arena.pages_in_use(), 0);
+    EXPECT_EQ(arena.chunk_bytes_in_use(), 0);
+  }
+}
+
+TEST(Policy, UnknownNamesAndImpossibleBudgetsAreRefused) {
+  const auto refuses = [](const PolicyOptions& options, const std::vector<std::string>& fragments) {
+    test::expect_error(ErrorCode::kRequest, fragments, [&] { make_policy(options); });
+  };
+  refuses({"lru", 8, 1, 1}, {"'lru' is not one of none, streaming, h2o"});
+  refuses({"h2o", 0, 1, 1}, {"positive --kv-budget"});
+  refuses({"h2o", 5, 4, 2}, {"budget of 5 rows is smaller than sink + recent = 6"});
+  refuses({"streaming", 4, 4, -1}, {"smaller than sink + recent = 5"});
+  EXPECT_EQ(make_policy({"none", 0, 0, 0}), nullptr);
+}
+
+TEST(Policy, H2oDropsTheLightestUnprotectedRow) {
+  const auto policy = make_policy({"h2o", 5, 1, 2});
+  const std::vector<int32_t> positions = {0, 4, 2, 3, 1, 5, 6};
+  const std::vector<float> scores = {0.f, 5.f, 3.f, 1.f, 1.f, 0.f, 0.f};
+  const LaneView view{0, 6, positions, scores};
+  LaneEdit edit;
+  policy->select(std::span(&view, 1), std::span(&edit, 1));
+  EXPECT_EQ(edit.drop, (std::vector<int64_t>{3, 4}));  // positions 3 and 1, equally light
+}
+
+}  // namespace
+}  // namespace ashlar

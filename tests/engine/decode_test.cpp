@@ -1,0 +1,83 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/base/rng.h"
+#include "engine/decode/budget.h"
+#include "engine/decode/sampler.h"
+#include "tests/support/files.h"
+#include "tests/support/specs.h"
+#include "tests/support/tolerance.h"
+
+namespace ashlar {
+namespace {
+
+TEST(Sampler, GreedyTakesTheLowestIndexOfTies) {
+  Sampler sampler({});
+  EXPECT_EQ(sampler.pick(std::vector<float>{1, 3, 3, 2}, 0), 1);
+}
+
+TEST(Sampler, FrequenciesFollowTheSoftmax) {
+  const std::vector<float> logits = {0.0f, 1.0f, 2.0f, -1.0f};
+  const int64_t n = 40000;
+  Sampler sampler({0.7, 0, 1.0, 5});
+  std::vector<double> seen(4), wanted(4);
+  double total = 0;
+  for (size_t i = 0; i < 4; ++i) total += wanted[i] = std::exp(logits[i] / 0.7);
+  for (double& w : wanted) w /= total;
+  for (int64_t i = 0; i < n; ++i) {
+    seen[static_cast<size_t>(sampler.pick(logits, static_cast<uint64_t>(i)))] += 1.0 / n;
+  }
+  EXPECT_TRUE(test::within(seen, wanted, test::statistical(5 * std::sqrt(0.25 / n), 5, n)));
+}
+
+TEST(Sampler, TopKAndTopPCutTheTail) {
+  const std::vector<float> logits = {0.0f, 1.0f, 2.0f, 3.0f};
+  Sampler two({1.0, 2, 1.0, 1}), head({1.0, 0, 0.5, 1});
+  for (uint64_t i = 0; i < 500; ++i) {
+    EXPECT_GE(two.pick(logits, i), 2);
+    EXPECT_EQ(head.pick(logits, i), 3);  // its probability 0.64 reaches 0.5 alone
+  }
+}
+
+TEST(Sampler, ValuesOutOfRangeAreRefused) {
+  const auto refuses = [](const SamplingOptions& options, const std::string& fragment) {
+    test::expect_error(ErrorCode::kRequest, {fragment}, [&] { Sampler sampler(options); });
+  };
+  refuses({-1, 0, 1, 0}, "--temperature");
+  refuses({std::nan(""), 0, 1, 0}, "--temperature");
+  refuses({1, -1, 1, 0}, "--top-k");
+  refuses({1, 0, 0, 0}, "--top-p");
+}
+
+TEST(Budget, TokensPercentAndBytesBecomeRows) {
+  const ModelSpec decoder = test::small_decoder(), block = test::small_block();
+  const CacheOptions cache = cache_options("q4:q8", "fp32", "fp32");
+  EXPECT_EQ(cache.key_codec, CodecKind::kQ4);
+  EXPECT_EQ(cache.value_codec, CodecKind::kQ8);
+  const auto rows = [&](const ModelSpec& spec, const std::string& budget) {
+    return policy_options({"", "h2o", budget, 4, -1}, spec, cache, 200).budget;
+  };
+  EXPECT_EQ(rows(decoder, "50"), 50);
+  EXPECT_EQ(rows(block, "50"), 13);
+  EXPECT_EQ(rows(decoder, "25%"), 50);
+  EXPECT_EQ(rows(block, "25%"), 13);
+  // A page of all four groups: 16 rows × 2 heads × (4 + 4 + 8 + 4) bytes × 4.
+  EXPECT_EQ(rows(decoder, "2560B"), 16);
+  EXPECT_EQ(rows(decoder, "10KiB"), 64);
+  const auto refuses = [&](const CacheRequest& request, const std::string& fragment) {
+    test::expect_error(ErrorCode::kRequest, {fragment},
+                       [&] { policy_options(request, decoder, cache, 200); });
+  };
+  refuses({"", "h2o", "", 4, -1}, "needs a --kv-budget");
+  refuses({"", "none", "5", 4, -1}, "needs a --kv-policy");
+  refuses({"", "h2o", "-5", 4, -1}, "no positive amount");
+  refuses({"", "h2o", "0", 4, -1}, "no positive amount");
+  refuses({"", "h2o", "abc", 4, -1}, "no positive amount");
+  refuses({"", "h2o", "5MB", 4, -1}, "unknown unit 'MB'");
+  refuses({"", "h2o", "10B", 4, -1}, "smaller than one page");
+  test::expect_error(ErrorCode::kRequest, {"q5"}, [] { cache_options("q5", "fp32", "fp32"); });
+}
+
+}  // namespace
+}  // namespace ashlar

@@ -1,0 +1,306 @@
+#include "engine/model/engine.h"
+
+#include <gtest/gtest.h>
+
+#include "engine/decode/generate.h"
+#include "quantize/quantize.h"
+#include "tests/reference/forward.h"
+#include "tests/support/files.h"
+#include "tests/support/random_model.h"
+#include "tests/support/specs.h"
+#include "tests/support/tolerance.h"
+
+namespace ashlar {
+namespace {
+
+using Logits = std::vector<float>;
+
+const CodecKind kCodecs[] = {CodecKind::kF32, CodecKind::kF16, CodecKind::kQ8, CodecKind::kQ4};
+
+struct Decoding {
+  int threads = 1;
+  int64_t chunk = 512;
+  CacheOptions cache{CodecKind::kF32, CodecKind::kF32};
+  std::shared_ptr<const Policy> policy = nullptr;
+};
+
+std::unique_ptr<Engine> make_engine(const ModelData& model, const Decoding& run) {
+  EngineOptions options;
+  options.threads = run.threads;
+  options.chunk_tokens = run.chunk;
+  return std::make_unique<Engine>(model, options);
+}
+
+// Logits after every token, all tokens in one feed.
+Logits one_shot(const ModelData& model, const std::vector<int32_t>& tokens, const Decoding& run) {
+  const auto engine = make_engine(model, run);
+  const auto sequence = engine->start(run.cache, run.policy, false);
+  Logits out(tokens.size() * static_cast<size_t>(model.spec.vocab_size));
+  const StepItem item{sequence.get(), tokens, true, out.data()};
+  engine->feed(std::span(&item, 1));
+  const auto last = engine->logits(*sequence);
+  EXPECT_TRUE(std::equal(last.begin(), last.end(),
+                         out.end() - static_cast<std::ptrdiff_t>(model.spec.vocab_size)));
+  return out;
+}
+
+// The same, one token at a time.
+Logits step_by_step(const ModelData& model, const std::vector<int32_t>& tokens, const Decoding& run,
+                    int64_t prompt = 0) {
+  const auto engine = make_engine(model, run);
+  const auto sequence = engine->start(run.cache, run.policy, false);
+  Logits out(tokens.size() * static_cast<size_t>(model.spec.vocab_size));
+  const int64_t vocab = model.spec.vocab_size;
+  for (size_t t = 0; t < tokens.size();) {
+    const size_t take = t == 0 && prompt > 0 ? static_cast<size_t>(prompt) : 1;
+    const StepItem item{sequence.get(), std::span(tokens).subspan(t, take), true,
+                        out.data() + static_cast<int64_t>(t) * vocab};
+    engine->feed(std::span(&item, 1));
+    t += take;
+  }
+  return out;
+}
+
+std::vector<double> reference_logits(const ModelData& model, const std::vector<int32_t>& tokens) {
+  test::Weights<double> weights;
+  for (const auto& [name, t] : model.tensors) {
+    const auto floats = to_floats(t);
+    weights[name].assign(floats.begin(), floats.end());
+  }
+  const auto rows = test::ReferenceModel<double>(model.spec, weights, model.rotation)
+                        .logits(tokens, static_cast<int32_t>(model.start_token));
+  std::vector<double> out;
+  for (const auto& row : rows) out.insert(out.end(), row.begin(), row.end());
+  return out;
+}
+
+// Roundings of one logit: every sum on the longest path through the network.
+test::Bound logit_bound(const ModelSpec& spec, const std::vector<double>& logits) {
+  double terms = 0, norm = 0;
+  for (const StackSpec& s : spec.stacks) {
+    for (const LayerSpec& l : s.layers) {
+      terms += static_cast<double>(3 * s.d_model + l.ffn.d_ff +
+                                   l.attention.heads * l.attention.head_dim);
+    }
+    terms += static_cast<double>(2 * s.d_model);
+  }
+  for (double x : logits) norm = std::max(norm, std::abs(x));
+  return test::reordered<float>(terms, norm);
+}
+
+TEST(Engine, LogitsEqualTheReference) {
+  for (const auto& [name, spec] : test::all_small_specs()) {
+    SCOPED_TRACE(name);
+    const ModelData model = test::random_model(spec, 21);
+    const auto tokens = test::random_tokens(37, spec.vocab_size, 4);
+    const auto expected = reference_logits(model, tokens);
+    EXPECT_TRUE(test::within(one_shot(model, tokens, {}), expected, logit_bound(spec, expected)));
+  }
+}
+
+TEST(Engine, RotatedLogitsEqualTheReferenceAndTheOriginal) {
+  Recipe recipe;
+  recipe.rotation = {true, true, true, true, true, 3};
+  recipe.embedding = DType::kF32;
+  for (const auto& [name, spec] : test::all_small_specs()) {
+    SCOPED_TRACE(name);
+    const ModelData model = test::random_model(spec, 22);
+    ModelData rotated = quantize_model(model, recipe);
+    const auto tokens = test::random_tokens(21, spec.vocab_size, 4);
+    const auto expected = reference_logits(rotated, tokens);
+    EXPECT_TRUE(
+        test::within(one_shot(rotated, tokens, {}), expected, logit_bound(rotated.spec, expected)));
+    // Linear maps are fp16 in this recipe: 2^-11 relative per weight.
+    EXPECT_LE(test::relative_l2(expected, reference_logits(model, tokens)), 0x1p-11 * 16);
+  }
+}
+
+TEST(Engine, QuantizedLogitsEqualTheReferenceOnTheSameCodes) {
+  for (int bits : {4, 8}) {
+    Recipe recipe;
+    recipe.rotation = {true, true, true, true, true, 3};
+    recipe.weights = {bits, 8, ClipKind::kSearch};
+    recipe.head = {8, 0, ClipKind::kNone};
+    for (const auto& [name, spec] : test::all_small_specs()) {
+      SCOPED_TRACE(name);
+      const ModelData model = quantize_model(test::random_model(spec, 23), recipe);
+      const auto tokens = test::random_tokens(11, spec.vocab_size, 4);
+      const auto expected = reference_logits(model, tokens);
+      EXPECT_TRUE(
+          test::within(one_shot(model, tokens, {}), expected, logit_bound(model.spec, expected)));
+    }
+  }
+}
+
+// The arithmetic contract, bit for bit: chunked = one-shot = one by one = any thread count.
+TEST(Contract, ChunksStepsAndThreadsChangeNoBit) {
+  for (const auto& [name, spec] : test::all_small_specs()) {
+    const ModelData model = test::random_model(spec, 24);
+    const auto tokens = test::random_tokens(75, spec.vocab_size, 5);
+    for (CodecKind codec : kCodecs) {
+      SCOPED_TRACE(name + " " + std::string(codec_name(codec)));
+      Decoding run;
+      run.cache = {codec, codec};
+      const Logits whole = one_shot(model, tokens, run);
+      EXPECT_TRUE(test::within(step_by_step(model, tokens, run), whole, test::exact()));
+      EXPECT_TRUE(test::within(step_by_step(model, tokens, run, 30), whole, test::exact()));
+      for (int64_t chunk : {1, 5, 16, 23}) {
+        run.chunk = chunk;
+        run.threads = 1 + static_cast<int>(chunk % 3);
+        EXPECT_TRUE(test::within(one_shot(model, tokens, run), whole, test::exact())) << chunk;
+      }
+    }
+  }
+}
+
+TEST(Contract, BatchedEqualsAlone) {
+  for (const auto& [name, spec] : test::all_small_specs()) {
+    SCOPED_TRACE(name);
+    const ModelData model = test::random_model(spec, 25);
+    Decoding run;
+    run.threads = 2;
+    run.cache = {CodecKind::kQ8, CodecKind::kQ4};
+    const auto engine = make_engine(model, run);
+    std::vector<std::unique_ptr<Sequence>> sequences;
+    std::vector<std::vector<int32_t>> texts;
+    std::vector<Logits> alone;
+    for (int64_t b = 0; b < 4; ++b) {
+      texts.push_back(
+          test::random_tokens(11 + 13 * b, spec.vocab_size, 40 + static_cast<uint64_t>(b)));
+      alone.push_back(one_shot(model, texts.back(), run));
+      sequences.push_back(engine->start(run.cache, nullptr, false));
+    }
+    std::vector<StepItem> items;
+    std::vector<Logits> together;
+    for (const Logits& l : alone) together.emplace_back(l.size());
+    for (size_t b = 0; b < 4; ++b) {
+      items.push_back({sequences[b].get(), texts[b], true, together[b].data()});
+    }
+    engine->feed(items);
+    for (size_t b = 0; b < 4; ++b) EXPECT_TRUE(test::within(together[b], alone[b], test::exact()));
+  }
+}
+
+// Invariant 5: a budget of at least the length equals no policy, for every policy, codec, model.
+TEST(Contract, AWideBudgetEqualsNoPolicy) {
+  for (const auto& [name, spec] : test::all_small_specs()) {
+    const ModelData model = test::random_model(spec, 26);
+    const auto tokens = test::random_tokens(50, spec.vocab_size, 6);
+    for (CodecKind codec : kCodecs) {
+      Decoding run;
+      run.cache = {codec, codec};
+      const Logits plain = step_by_step(model, tokens, run, 20);
+      for (const std::string& policy : policy_names()) {
+        SCOPED_TRACE(name + " " + policy + " " + std::string(codec_name(codec)));
+        run.policy = make_policy({policy, 51, 2, 3});
+        EXPECT_TRUE(test::within(step_by_step(model, tokens, run, 20), plain, test::exact()));
+      }
+    }
+  }
+}
+
+// A narrow budget acts: rows stay within it after the prompt and every step, sinks and the newest
+// rows stay, and the arithmetic contract still holds for the prompt's chunks and for batches.
+TEST(Policies, KeepTheBudgetTheSinksAndTheNewestRows) {
+  for (const auto& [name, spec] : test::all_small_specs()) {
+    const ModelData model = test::random_model(spec, 27);
+    const auto tokens = test::random_tokens(90, spec.vocab_size, 7);
+    for (const std::string& policy : {std::string("streaming"), std::string("h2o")}) {
+      SCOPED_TRACE(name + " " + policy);
+      Decoding run;
+      run.cache = {CodecKind::kQ8, CodecKind::kQ8};
+      run.policy = make_policy({policy, 9, 2, 3});
+      const auto engine = make_engine(model, run);
+      const auto sequence = engine->start(run.cache, run.policy, false);
+      for (size_t t = 0; t < tokens.size();) {
+        const size_t take = t == 0 ? 57 : 1;
+        const StepItem item{sequence.get(), std::span(tokens).subspan(t, take), true, nullptr};
+        engine->feed(std::span(&item, 1));
+        t += take;
+        const auto& cache = sequence->cache();
+        const int64_t fed = cache.position(0);
+        for (int64_t head = 0; head < spec.stacks[0].layers[0].attention.kv_heads; ++head) {
+          std::vector<int32_t> p(cache.positions(0, head).begin(), cache.positions(0, head).end());
+          std::sort(p.begin(), p.end());
+          ASSERT_EQ(std::adjacent_find(p.begin(), p.end()), p.end());
+          ASSERT_EQ(static_cast<int64_t>(p.size()), std::min<int64_t>(fed, 9));
+          ASSERT_EQ(p[0], 0);
+          ASSERT_EQ(p[1], 1);
+          for (int64_t r = 0; r < 3; ++r)
+            ASSERT_EQ(p[p.size() - 1 - static_cast<size_t>(r)], fed - 1 - r);
+        }
+      }
+      run.chunk = 7;
+      const Logits chunked = step_by_step(model, tokens, run, 57);
+      run.chunk = 512;
+      run.threads = 3;
+      EXPECT_TRUE(test::within(step_by_step(model, tokens, run, 57), chunked, test::exact()));
+    }
+  }
+}
+
+TEST(Engine, MemoryReturnsWhenSequencesEnd) {
+  const ModelData model = test::random_model(test::small_decoder(), 28);
+  const auto engine = make_engine(model, {});
+  const auto tokens = test::random_tokens(100, model.spec.vocab_size, 8);
+  auto sequence = engine->start({CodecKind::kQ4, CodecKind::kQ4}, nullptr, false);
+  const StepItem item{sequence.get(), tokens, true, nullptr};
+  engine->feed(std::span(&item, 1));
+  // 100 rows: 6 pages of 16 encoded rows and one raw page, per group: 4 groups of 2 heads of 8.
+  const int64_t page = 16 * 2 * (2 * (4 + 4));
+  const int64_t raw = 16 * 2 * (8 + 8) * 4;
+  EXPECT_EQ(sequence->kv_bytes(), 4 * (6 * page + raw));
+}
+
+TEST(Engine, BadInputIsRefusedBeforeAnythingChanges) {
+  const ModelData model = test::random_model(test::small_decoder(), 29);
+  const auto engine = make_engine(model, {});
+  const auto sequence = engine->start({}, nullptr);
+  const auto refuses = [&](const std::vector<int32_t>& tokens, const std::string& fragment) {
+    const StepItem item{sequence.get(), tokens, true, nullptr};
+    test::expect_error(ErrorCode::kRequest, {fragment}, [&] { engine->feed(std::span(&item, 1)); });
+    EXPECT_EQ(sequence->length(), 0);
+  };
+  refuses({1, 61}, "token 61 is outside the vocabulary of 61");
+  refuses({-1}, "token -1");
+  refuses(std::vector<int32_t>(256, 1), "257 tokens, the model's context is 256");
+  EngineOptions tight;
+  tight.memory_budget = 4096;
+  test::expect_error(ErrorCode::kResource, {"memory budget of 4096"},
+                     [&] { Engine small(model, tight); });
+}
+
+TEST(Generate, GreedyIsTheArgmaxChainAndStopsAtTheContext) {
+  for (const auto& [name, spec] : test::all_small_specs()) {
+    SCOPED_TRACE(name);
+    const ModelData model = test::random_model(spec, 30);
+    const auto engine = make_engine(model, {});
+    const auto sequence = engine->start({CodecKind::kF32, CodecKind::kF32}, nullptr);
+    GenerateRequest request;
+    request.prompt = test::random_tokens(5, spec.vocab_size, 9);
+    request.max_tokens = 10000;
+    int64_t seen = 0;
+    const GenerateResult result =
+        generate(*engine, *sequence, request, [&](int32_t) { return ++seen < 40; });
+    EXPECT_EQ(result.finish, "interrupted");
+    std::vector<int32_t> text = {static_cast<int32_t>(model.start_token)};
+    if (spec.block) text.clear();
+    text.insert(text.end(), request.prompt.begin(), request.prompt.end());
+    const size_t begin = text.size();
+    text.insert(text.end(), result.tokens.begin(), result.tokens.end());
+    const auto logits = reference_logits(model, text);
+    for (size_t t = begin; t < text.size(); ++t) {
+      const auto row = logits.begin() +
+                       static_cast<std::ptrdiff_t>((t - 1) * static_cast<size_t>(spec.vocab_size));
+      const double top = *std::max_element(row, row + spec.vocab_size);
+      EXPECT_LE(top - row[text[t]], logit_bound(spec, logits).absolute) << t;
+    }
+    const auto other = engine->start({}, nullptr);
+    const GenerateResult full = generate(*engine, *other, request, [](int32_t) { return true; });
+    EXPECT_EQ(full.finish, "context");
+    EXPECT_EQ(other->length(), spec.context_length);
+  }
+}
+
+}  // namespace
+}  // namespace ashlar
