@@ -25,7 +25,7 @@
 namespace ashlar {
 namespace {
 
-const int64_t kBeyondCaches = std::getenv("HOT") ? 1 : int64_t{256} << 20;
+constexpr int64_t kBeyondCaches = int64_t{256} << 20;
 
 ThreadPool& pool() {
   static ThreadPool threads = [] {
