@@ -47,6 +47,13 @@ int run(int argc, char** argv, const std::string& program, const std::string& de
     check_command(app, argc, argv);
     app.parse(argc, argv);
     return 0;
+  } catch (const CLI::RequiredError& error) {
+    // A misspelt option is the likelier mistake than the one it was meant to be.
+    const std::vector<std::string> unknown = app.remaining(true);
+    return report(program,
+                  unknown.empty() ? fmt::format("{} (see --help)", error.what())
+                                  : fmt::format("unknown argument '{}' (see --help)", unknown[0]),
+                  2);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     return report(program, fmt::format("{} (see --help)", error.what()), 2);
