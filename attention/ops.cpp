@@ -2,13 +2,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 
-#include "attention/row_kernels.h"
+#include "attention/row_dispatch.h"
 #include "core/base/error.h"
 
 namespace ashlar {
@@ -18,58 +16,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-// Rows per task. Fixed, so that partial sums do not depend on the number of threads.
-constexpr int64_t kRowsPerTask = 64;
-
-at::ScalarType accumulate_type(at::ScalarType type) {
-  return type == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-// at::BFloat16 and rows::Bf16 are the same two bytes.
-template <typename T>
-struct RowType {
-  using Type = T;
-};
-template <>
-struct RowType<at::BFloat16> {
-  using Type = rows::Bf16;
-};
-
-template <typename T>
-T* data(const Tensor& t) {
-  if constexpr (std::is_same_v<T, rows::Bf16>) {
-    return reinterpret_cast<T*>(t.data_ptr<at::BFloat16>());
-  } else {
-    return t.data_ptr<T>();
-  }
-}
-
-// Calls body(T{}) with the row-kernel type of `type`.
-template <typename Body>
-void dispatch(at::ScalarType type, const Body& body) {
-  switch (type) {
-    case at::kFloat:
-      return body(float{});
-    case at::kDouble:
-      return body(double{});
-    case at::kBFloat16:
-      return body(rows::Bf16{});
-    default:
-      fail(ErrorCode::kInternal, "no training kernel for dtype {}", c10::toString(type));
-  }
-}
-
-template <typename Body>
-void for_row_tasks(int64_t rows, const Body& body) {
-  const int64_t tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
-  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task * kRowsPerTask;
-      body(task, first, std::min(kRowsPerTask, rows - first));
-    }
-  });
-}
 
 Tensor flat(const Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
@@ -322,13 +268,6 @@ Tensor linear_add(const Tensor& residual, const Tensor& x, const Tensor& w) {
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
   return SwiGlu::apply(gate.contiguous(), up.contiguous());
-}
-
-Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
-  const bool grouped = q.size(2) != k.size(2);
-  return at::scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
-                                          {}, 0.0, true, std::nullopt, grouped)
-      .transpose(1, 2);
 }
 
 Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& head, const Tensor& targets,

@@ -1,317 +1,129 @@
 #include "attention/row_kernels.h"
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
-#include "attention/row_lanes.h"
+#include "attention/isa/row_table.h"
+#include "core/base/cpu.h"
 
 namespace ashlar::rows {
 namespace {
 
-template <typename T>
-ASHLAR_INLINE void rms_norm_rows(const T* x, const Accumulate<T>* gain, T* y,
-                                 Accumulate<T>* inverse_rms, int64_t rows, int64_t width,
-                                 double eps) {
-  constexpr int64_t kStep = kLanes<T>;
-  for (int64_t r = 0; r < rows; ++r, x += width, y += width) {
-    Lanes<T> sums{}, a, g;
-    int64_t i = 0;
-    for (; i + kStep <= width; i += kStep) {
-      load(x + i, a);
-      sums += a * a;
+const RowTables& tables() {
+  static const RowTables chosen = [] {
+    switch (active_isa()) {
+      case Isa::kAvx512:
+      case Isa::kAvx512Vnni:
+        return avx512_tables();
+      case Isa::kAvx2:
+        return avx2_tables();
+      case Isa::kGeneric:
+        break;
     }
-    Accumulate<T> sum = fold(sums);
-    for (; i < width; ++i) sum += get(x + i) * get(x + i);
-    const Accumulate<T> scale =
-        1 / std::sqrt(sum / static_cast<Accumulate<T>>(width) + static_cast<Accumulate<T>>(eps));
-    inverse_rms[r] = scale;
-    for (i = 0; i + kStep <= width; i += kStep) {
-      load(x + i, a);
-      load(gain + i, g);
-      store(y + i, a * scale * g);
-    }
-    for (; i < width; ++i) put(y + i, get(x + i) * scale * gain[i]);
-  }
+    return generic_tables();
+  }();
+  return chosen;
 }
 
 template <typename T>
-ASHLAR_INLINE void rms_norm_backward_rows(const T* x, const Accumulate<T>* gain,
-                                          const Accumulate<T>* inverse_rms, const T* dy,
-                                          const T* residual, T* dx, Accumulate<T>* dgain,
-                                          int64_t rows, int64_t width) {
-  constexpr int64_t kStep = kLanes<T>;
-  for (int64_t r = 0; r < rows; ++r) {
-    const Accumulate<T> scale = inverse_rms[r];
-    Lanes<T> dots{}, a, b, g, d;
-    int64_t i = 0;
-    for (; i + kStep <= width; i += kStep) {
-      load(x + i, a);
-      load(dy + i, b);
-      load(gain + i, g);
-      load(dgain + i, d);
-      dots += a * b * g;
-      store(dgain + i, d + a * b * scale);
-    }
-    Accumulate<T> dot = fold(dots);
-    for (; i < width; ++i) {
-      const Accumulate<T> product = get(x + i) * get(dy + i);
-      dot += product * gain[i];
-      dgain[i] += product * scale;
-    }
-    const Accumulate<T> pull = dot * scale * scale * scale / static_cast<Accumulate<T>>(width);
-    for (i = 0; i + kStep <= width; i += kStep) {
-      load(x + i, a);
-      load(dy + i, b);
-      load(gain + i, g);
-      d = b * g * scale - a * pull;
-      if (residual != nullptr) {
-        load(residual + i, a);
-        d += a;
-      }
-      store(dx + i, d);
-    }
-    for (; i < width; ++i) {
-      Accumulate<T> value = get(dy + i) * gain[i] * scale - get(x + i) * pull;
-      if (residual != nullptr) value += get(residual + i);
-      put(dx + i, value);
-    }
-    x += width;
-    dy += width;
-    dx += width;
-    if (residual != nullptr) residual += width;
-  }
+const RowTable<T>& table();
+template <>
+const RowTable<float>& table<float>() {
+  return tables().f32;
 }
-
-template <typename T>
-ASHLAR_INLINE void rotate_rows(const T* x, T* y, const Accumulate<T>* cosine,
-                               const Accumulate<T>* sine, int64_t first_row, int64_t rows,
-                               int64_t positions, int64_t heads, int64_t dim, int direction) {
-  constexpr int64_t kStep = kLanes<T>;
-  const int64_t half = dim / 2;
-  const auto sign = static_cast<Accumulate<T>>(direction);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t position = (first_row + r) % positions;
-    const Accumulate<T>* c = cosine + position * half;
-    const Accumulate<T>* s = sine + position * half;
-    for (int64_t h = 0; h < heads; ++h, x += dim, y += dim) {
-      Lanes<T> a, b, cs, sn;
-      int64_t i = 0;
-      for (; i + kStep <= half; i += kStep) {
-        load(x + i, a);
-        load(x + half + i, b);
-        load(c + i, cs);
-        load(s + i, sn);
-        sn *= sign;
-        store(y + i, a * cs - b * sn);
-        store(y + half + i, b * cs + a * sn);
-      }
-      for (; i < half; ++i) {
-        const Accumulate<T> p = get(x + i), q = get(x + half + i), t = s[i] * sign;
-        put(y + i, p * c[i] - q * t);
-        put(y + half + i, q * c[i] + p * t);
-      }
-    }
-  }
+template <>
+const RowTable<double>& table<double>() {
+  return tables().f64;
 }
-
-template <typename T>
-ASHLAR_INLINE void swiglu_span(const T* gate, const T* up, T* y, int64_t count) {
-  constexpr int64_t kStep = kLanes<T>;
-  Lanes<T> g, u;
-  int64_t i = 0;
-  for (; i + kStep <= count; i += kStep) {
-    load(gate + i, g);
-    load(up + i, u);
-    store(y + i, g / (1 + exponential(-g)) * u);
-  }
-  for (; i < count; ++i) {
-    const Accumulate<T> a = get(gate + i);
-    put(y + i, a / (1 + exponential(-a)) * get(up + i));
-  }
-}
-
-template <typename T>
-ASHLAR_INLINE void swiglu_backward_span(const T* gate, const T* up, const T* dy, T* dgate, T* dup,
-                                        int64_t count) {
-  constexpr int64_t kStep = kLanes<T>;
-  Lanes<T> g, u, d;
-  int64_t i = 0;
-  for (; i + kStep <= count; i += kStep) {
-    load(gate + i, g);
-    load(up + i, u);
-    load(dy + i, d);
-    const Lanes<T> s = 1 / (1 + exponential(-g));
-    store(dup + i, d * g * s);
-    store(dgate + i, d * u * s * (1 + g * (1 - s)));
-  }
-  for (; i < count; ++i) {
-    const Accumulate<T> a = get(gate + i), b = get(up + i), c = get(dy + i);
-    const Accumulate<T> s = 1 / (1 + exponential(-a));
-    put(dup + i, c * a * s);
-    put(dgate + i, c * b * s * (1 + a * (1 - s)));
-  }
-}
-
-// Σ e^(x·scale − top) over a row, and the row's maximum first.
-template <typename T>
-ASHLAR_INLINE Accumulate<T> row_maximum(const T* x, int64_t count) {
-  constexpr int64_t kStep = kLanes<T>;
-  Accumulate<T> top = -std::numeric_limits<Accumulate<T>>::infinity();
-  int64_t i = 0;
-  if (count >= kStep) {
-    Lanes<T> best, a;
-    load(x, best);
-    for (i = kStep; i + kStep <= count; i += kStep) {
-      load(x + i, a);
-      best = a > best ? a : best;
-    }
-    for (int64_t l = 0; l < kStep; ++l) top = best[l] > top ? best[l] : top;
-  }
-  for (; i < count; ++i) top = get(x + i) > top ? get(x + i) : top;
-  return top;
-}
-
-template <typename T>
-ASHLAR_INLINE void cross_entropy_rows(T* logits, const int64_t* targets, const float* weights,
-                                      double* loss, int64_t rows, int64_t classes, bool gradient) {
-  constexpr int64_t kStep = kLanes<T>;
-  for (int64_t r = 0; r < rows; ++r, logits += classes) {
-    const Accumulate<T> top = row_maximum(logits, classes);
-    Lanes<T> sums{}, a;
-    int64_t i = 0;
-    for (; i + kStep <= classes; i += kStep) {
-      load(logits + i, a);
-      sums += exponential(a - top);
-    }
-    Accumulate<T> sum = fold(sums);
-    for (; i < classes; ++i) sum += exponential(get(logits + i) - top);
-    const int64_t target = targets[r];
-    const Accumulate<T> chosen = get(logits + target);
-    loss[r] = static_cast<double>(weights[r]) *
-              (std::log(static_cast<double>(sum)) + static_cast<double>(top - chosen));
-    if (!gradient) continue;
-    const auto weight = static_cast<Accumulate<T>>(weights[r]);
-    const Accumulate<T> scale = weight / sum;
-    for (i = 0; i + kStep <= classes; i += kStep) {
-      load(logits + i, a);
-      store(logits + i, exponential(a - top) * scale);
-    }
-    for (; i < classes; ++i) put(logits + i, exponential(get(logits + i) - top) * scale);
-    put(logits + target, exponential(chosen - top) * scale - weight);
-  }
-}
-
-template <typename T>
-ASHLAR_INLINE void causal_softmax_rows(T* scores, int64_t rows, int64_t stride, int64_t columns,
-                                       int64_t first, double scale) {
-  constexpr int64_t kStep = kLanes<T>;
-  const auto factor = static_cast<Accumulate<T>>(scale);
-  for (int64_t r = 0; r < rows; ++r, scores += stride) {
-    const int64_t kept = std::min(columns, first + r + 1);
-    const Accumulate<T> top = row_maximum(scores, kept);
-    Lanes<T> sums{}, a;
-    int64_t i = 0;
-    for (; i + kStep <= kept; i += kStep) {
-      load(scores + i, a);
-      a = exponential((a - top) * factor);
-      sums += a;
-      store(scores + i, a);
-    }
-    Accumulate<T> sum = fold(sums);
-    for (; i < kept; ++i) {
-      const Accumulate<T> e = exponential((get(scores + i) - top) * factor);
-      sum += e;
-      put(scores + i, e);
-    }
-    const Accumulate<T> inverse = 1 / sum;
-    for (i = 0; i + kStep <= kept; i += kStep) {
-      load(scores + i, a);
-      store(scores + i, a * inverse);
-    }
-    for (; i < kept; ++i) put(scores + i, get(scores + i) * inverse);
-    for (; i < columns; ++i) put(scores + i, 0);
-  }
-}
-
-template <typename T>
-ASHLAR_INLINE void causal_softmax_backward_rows(const T* p, T* dp, int64_t rows, int64_t stride,
-                                                int64_t columns, int64_t first, double scale) {
-  constexpr int64_t kStep = kLanes<T>;
-  const auto factor = static_cast<Accumulate<T>>(scale);
-  for (int64_t r = 0; r < rows; ++r, p += stride, dp += stride) {
-    const int64_t kept = std::min(columns, first + r + 1);
-    Lanes<T> dots{}, a, b;
-    int64_t i = 0;
-    for (; i + kStep <= kept; i += kStep) {
-      load(p + i, a);
-      load(dp + i, b);
-      dots += a * b;
-    }
-    Accumulate<T> dot = fold(dots);
-    for (; i < kept; ++i) dot += get(p + i) * get(dp + i);
-    for (i = 0; i + kStep <= kept; i += kStep) {
-      load(p + i, a);
-      load(dp + i, b);
-      store(dp + i, a * (b - dot) * factor);
-    }
-    for (; i < kept; ++i) put(dp + i, get(p + i) * (get(dp + i) - dot) * factor);
-    for (; i < columns; ++i) put(dp + i, 0);
-  }
+template <>
+const RowTable<Bf16>& table<Bf16>() {
+  return tables().bf16;
 }
 
 }  // namespace
 
-// One explicit specialisation per element type carries the clones: GCC does not clone templates.
-#define ASHLAR_CLONES \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#define ASHLAR_ROW_KERNELS(T)                                                                      \
-  template <>                                                                                      \
-  ASHLAR_CLONES void rms_norm<T>(const T* x, const Accumulate<T>* gain, T* y,                      \
-                                 Accumulate<T>* inverse_rms, int64_t rows, int64_t width,          \
-                                 double eps) {                                                     \
-    rms_norm_rows(x, gain, y, inverse_rms, rows, width, eps);                                      \
-  }                                                                                                \
-  template <>                                                                                      \
-  ASHLAR_CLONES void rms_norm_backward<T>(                                                         \
-      const T* x, const Accumulate<T>* gain, const Accumulate<T>* inverse_rms, const T* dy,        \
-      const T* residual, T* dx, Accumulate<T>* dgain, int64_t rows, int64_t width) {               \
-    rms_norm_backward_rows(x, gain, inverse_rms, dy, residual, dx, dgain, rows, width);            \
-  }                                                                                                \
-  template <>                                                                                      \
-  ASHLAR_CLONES void rotate<T>(const T* x, T* y, const Accumulate<T>* cosine,                      \
-                               const Accumulate<T>* sine, int64_t first_row, int64_t rows,         \
-                               int64_t positions, int64_t heads, int64_t dim, int direction) {     \
-    rotate_rows(x, y, cosine, sine, first_row, rows, positions, heads, dim, direction);            \
-  }                                                                                                \
-  template <>                                                                                      \
-  ASHLAR_CLONES void swiglu<T>(const T* gate, const T* up, T* y, int64_t count) {                  \
-    swiglu_span(gate, up, y, count);                                                               \
-  }                                                                                                \
-  template <>                                                                                      \
-  ASHLAR_CLONES void swiglu_backward<T>(const T* gate, const T* up, const T* dy, T* dgate, T* dup, \
-                                        int64_t count) {                                           \
-    swiglu_backward_span(gate, up, dy, dgate, dup, count);                                         \
-  }                                                                                                \
-  template <>                                                                                      \
-  ASHLAR_CLONES void cross_entropy<T>(T * logits, const int64_t* targets, const float* weights,    \
-                                      double* loss, int64_t rows, int64_t classes,                 \
-                                      bool gradient) {                                             \
-    cross_entropy_rows(logits, targets, weights, loss, rows, classes, gradient);                   \
-  }                                                                                                \
-  template <>                                                                                      \
-  ASHLAR_CLONES void causal_softmax<T>(T * scores, int64_t rows, int64_t stride, int64_t columns,  \
-                                       int64_t first, double scale) {                              \
-    causal_softmax_rows(scores, rows, stride, columns, first, scale);                              \
-  }                                                                                                \
-  template <>                                                                                      \
-  ASHLAR_CLONES void causal_softmax_backward<T>(const T* p, T* dp, int64_t rows, int64_t stride,   \
-                                                int64_t columns, int64_t first, double scale) {    \
-    causal_softmax_backward_rows(p, dp, rows, stride, columns, first, scale);                      \
-  }
+template <typename T>
+void rms_norm(const T* x, const Accumulate<T>* gain, T* y, Accumulate<T>* inverse_rms, int64_t rows,
+              int64_t width, double eps) {
+  table<T>().rms_norm(x, gain, y, inverse_rms, rows, width, eps);
+}
+
+template <typename T>
+void rms_norm_backward(const T* x, const Accumulate<T>* gain, const Accumulate<T>* inverse_rms,
+                       const T* dy, const T* residual, T* dx, Accumulate<T>* dgain, int64_t rows,
+                       int64_t width) {
+  table<T>().rms_norm_backward(x, gain, inverse_rms, dy, residual, dx, dgain, rows, width);
+}
+
+template <typename T>
+void rotate(const T* x, T* y, const Accumulate<T>* cosine, const Accumulate<T>* sine,
+            int64_t first_row, int64_t rows, int64_t positions, int64_t heads, int64_t dim,
+            int direction) {
+  table<T>().rotate(x, y, cosine, sine, first_row, rows, positions, heads, dim, direction);
+}
+
+template <typename T>
+void swiglu(const T* gate, const T* up, T* y, int64_t count) {
+  table<T>().swiglu(gate, up, y, count);
+}
+
+template <typename T>
+void swiglu_backward(const T* gate, const T* up, const T* dy, T* dgate, T* dup, int64_t count) {
+  table<T>().swiglu_backward(gate, up, dy, dgate, dup, count);
+}
+
+template <typename T>
+void cross_entropy(T* logits, const int64_t* targets, const float* weights, double* loss,
+                   int64_t rows, int64_t classes, bool gradient) {
+  table<T>().cross_entropy(logits, targets, weights, loss, rows, classes, gradient);
+}
+
+template <typename T>
+void causal_softmax(T* scores, int64_t rows, int64_t stride, int64_t columns, int64_t first,
+                    double scale) {
+  table<T>().causal_softmax(scores, rows, stride, columns, first, scale);
+}
+
+template <typename T>
+void causal_softmax_backward(const T* p, T* dp, int64_t rows, int64_t stride, int64_t columns,
+                             int64_t first, double scale) {
+  table<T>().causal_softmax_backward(p, dp, rows, stride, columns, first, scale);
+}
+
+template <typename T>
+void short_attention(const T* q, const T* k, const T* v, T* out, int64_t rows, int64_t positions,
+                     int64_t heads, int64_t kv_heads, int64_t dim, double scale) {
+  table<T>().short_attention(q, k, v, out, rows, positions, heads, kv_heads, dim, scale);
+}
+
+template <typename T>
+void short_attention_backward(const T* q, const T* k, const T* v, const T* dout, T* dq, T* dk,
+                              T* dv, int64_t rows, int64_t positions, int64_t heads,
+                              int64_t kv_heads, int64_t dim, double scale) {
+  table<T>().short_attention_backward(q, k, v, dout, dq, dk, dv, rows, positions, heads, kv_heads,
+                                      dim, scale);
+}
+
+#define ASHLAR_ROW_KERNELS(T)                                                                     \
+  template void rms_norm<T>(const T*, const Accumulate<T>*, T*, Accumulate<T>*, int64_t, int64_t, \
+                            double);                                                              \
+  template void rms_norm_backward<T>(const T*, const Accumulate<T>*, const Accumulate<T>*,        \
+                                     const T*, const T*, T*, Accumulate<T>*, int64_t, int64_t);   \
+  template void rotate<T>(const T*, T*, const Accumulate<T>*, const Accumulate<T>*, int64_t,      \
+                          int64_t, int64_t, int64_t, int64_t, int);                               \
+  template void swiglu<T>(const T*, const T*, T*, int64_t);                                       \
+  template void swiglu_backward<T>(const T*, const T*, const T*, T*, T*, int64_t);                \
+  template void cross_entropy<T>(T*, const int64_t*, const float*, double*, int64_t, int64_t,     \
+                                 bool);                                                           \
+  template void causal_softmax<T>(T*, int64_t, int64_t, int64_t, int64_t, double);                \
+  template void causal_softmax_backward<T>(const T*, T*, int64_t, int64_t, int64_t, int64_t,      \
+                                           double);                                               \
+  template void short_attention<T>(const T*, const T*, const T*, T*, int64_t, int64_t, int64_t,   \
+                                   int64_t, int64_t, double);                                     \
+  template void short_attention_backward<T>(const T*, const T*, const T*, const T*, T*, T*, T*,   \
+                                            int64_t, int64_t, int64_t, int64_t, int64_t, double);
 
 ASHLAR_ROW_KERNELS(float)
 ASHLAR_ROW_KERNELS(double)
 ASHLAR_ROW_KERNELS(Bf16)
+
+#undef ASHLAR_ROW_KERNELS
 
 }  // namespace ashlar::rows

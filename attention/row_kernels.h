@@ -3,8 +3,8 @@
 #include <cstdint>
 
 // Row-wise primitives of training, forward and backward, on raw memory and without torch. Each is
-// compiled for AVX-512, AVX2 and baseline x86-64 and chosen at load time (GCC function clones); all
-// clones perform the same IEEE operations in the same order, so results do not depend on the ISA.
+// compiled for AVX-512, AVX2 and baseline x86-64 and chosen once per process (core/base/cpu.h); all
+// perform the same IEEE operations in the same order, so results do not depend on the ISA.
 // Every function works on the rows it is given: callers split rows over threads.
 
 namespace ashlar::rows {
@@ -70,5 +70,20 @@ void causal_softmax(T* scores, int64_t rows, int64_t stride, int64_t columns, in
 template <typename T>
 void causal_softmax_backward(const T* p, T* dp, int64_t rows, int64_t stride, int64_t columns,
                              int64_t first, double scale);
+
+/// Most positions and widest heads of the short attention.
+inline constexpr int64_t kShortRows = 16;
+inline constexpr int64_t kShortDim = 128;
+
+/// Causal attention of `rows` independent short sequences: q, out [rows, positions, heads, dim],
+/// k, v [rows, positions, kv_heads, dim]; softmax(scale·q·kᵀ)·v, head h reads KV head
+/// h·kv_heads/heads. positions ≤ kShortRows, dim ≤ kShortDim.
+template <typename T>
+void short_attention(const T* q, const T* k, const T* v, T* out, int64_t rows, int64_t positions,
+                     int64_t heads, int64_t kv_heads, int64_t dim, double scale);
+template <typename T>
+void short_attention_backward(const T* q, const T* k, const T* v, const T* dout, T* dq, T* dk,
+                              T* dv, int64_t rows, int64_t positions, int64_t heads,
+                              int64_t kv_heads, int64_t dim, double scale);
 
 }  // namespace ashlar::rows
