@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
@@ -28,14 +29,14 @@ class TrainScorer final : public Scorer {
 
   std::vector<double> token_log_probabilities(std::span<const int32_t> tokens) override {
     if (tokens.empty()) return {};
-    const at::NoGradGuard guard;
+    const c10::AutoGradMode guard(false);
     const at::Tensor out = model_.score(parameters_, to_tensor(tokens), options_).contiguous();
     const double* data = out.data_ptr<double>();
     return {data, data + out.numel()};
   }
 
   std::vector<float> logits(std::span<const int32_t> tokens) override {
-    const at::NoGradGuard guard;
+    const c10::AutoGradMode guard(false);
     const at::Tensor out = model_.forward(parameters_, to_tensor(tokens), options_).contiguous();
     const float* data = out.data_ptr<float>();
     return {data, data + out.numel()};
