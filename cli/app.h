@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 
+#include "core/base/error.h"
 #include "core/base/node.h"
 
 namespace ashlar::cli {
