@@ -22,12 +22,10 @@ constexpr int64_t kTilesPerTask = 32;
 
 /// Panels that one task takes so that every thread gets several tasks.
 int64_t panels_per_task(const LinearLayout& layout, int64_t tiles, int threads) {
-  if (tiles > 1) {
-    const int64_t share = ceil_div(layout.panels, 4 * static_cast<int64_t>(threads));
-    return std::clamp<int64_t>(share, 1, kPanelsPerTask);
-  }
+  const int64_t share = ceil_div(layout.panels, 4 * static_cast<int64_t>(threads));
+  if (tiles > 1) return std::clamp<int64_t>(share, 1, kPanelsPerTask);
   const int64_t by_bytes = ceil_div(kFewTokensTaskBytes, layout.panel_bytes);
-  return round_up(by_bytes, kFewTokensPanelStep);
+  return round_up(std::min(by_bytes, share), kFewTokensPanelStep);
 }
 
 }  // namespace

@@ -30,8 +30,8 @@ struct Vi {
 
 constexpr int kLanes = 16;
 /// Tokens per register tile of the fp32 and of the int8 linear kernel.
-constexpr int kTileF32 = 4;
-constexpr int kTileInt8 = 4;
+constexpr int kTileF32 = 2;
+constexpr int kTileInt8 = 2;
 /// Register block of attention: queries × registers of slots or values (1, 2 or 4).
 constexpr int kQueryBlock = 1;
 constexpr int kQueryColumns = 2;

@@ -252,15 +252,19 @@ void many_tokens(const LinearJob& job, int64_t panel_begin, int64_t panel_end, i
   });
 }
 
+/// Widest tile whose weights are converted in registers: with more tokens it pays to convert once
+/// into a buffer.
+constexpr int kFewTokens = kTileF32 < 4 ? kTileF32 : 4;
+
 template <class C>
 void run_f32(const LinearJob& job, int64_t panel_begin, int64_t panel_end, int64_t tile_begin,
              int64_t tile_end) {
   const TileF32 tile = tile_f32(job, tile_begin);
-  if (tile_end - tile_begin > 1 || tile.width > 4) {
+  if (tile_end - tile_begin > 1 || tile.width > kFewTokens) {
     many_tokens<C>(job, panel_begin, panel_end, tile_begin, tile_end);
     return;
   }
-  with_width<4>(tile.width, [&](auto width) {
+  with_width<kFewTokens>(tile.width, [&](auto width) {
     constexpr int T = decltype(width)::value;
     constexpr int P = T == 1 ? 4 : T == 2 ? 2 : 1;
     int64_t panel = panel_begin;

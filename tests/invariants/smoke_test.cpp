@@ -98,6 +98,7 @@ test::Bound logit_bound(const ModelSpec& spec, const std::vector<float>& logits)
 
 // Invariant 1: training-side fp32 logits equal engine fp32 logits of the exported package.
 TEST(Invariant1, TrainingLogitsEqualTheEnginesOnThePackage) {
+  ASSERT_GE(smoke_files().size(), 15u);
   for (const fs::path& path : smoke_files()) {
     SCOPED_TRACE(path.string());
     const ModelSpec spec = model_spec_from_config(*load_yaml(path).find("model"));

@@ -134,6 +134,17 @@ TEST_P(CodecRows, CodesReachBothEnds) {
   }
 }
 
+// QuaRot's clip: the kept range is 0.95 of the whole about its centre, here [0.1, 3.9] of [0, 4].
+TEST_P(CodecRows, RangeIsShrunkAboutItsCentre) {
+  const std::vector<float> x = {0.0f, 4.0f, 1.0f, 3.0f, 2.0f};
+  for (const CodecKind kind : {CodecKind::kQ8, CodecKind::kQ4}) {
+    const double levels = kind == CodecKind::kQ8 ? 255 : 15;
+    const Parameters p = parameters_of(encode(kind, x));
+    EXPECT_NEAR(p.min, 0.1, quantized(0.1 * 0x1p-10).absolute);
+    EXPECT_NEAR(p.step, 3.8 / levels, quantized(3.8 / levels * 0x1p-10).absolute);
+  }
+}
+
 // 0.00941-like figures of reference/02 are for zero-points rounded to integers; with a float
 // minimum and clip 0.95 the relative squared error on N(0,1)^128 is .00922.
 TEST_P(CodecRows, GaussianErrorMatchesTheLiterature) {
