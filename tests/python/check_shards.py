@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Token shards read by h5py, and the same text tokenized by Hugging Face `tokenizers`.
 
-    pip install h5py==3.16.0 tokenizers==0.22.1
+    pip install h5py==3.16.0 tokenizers==0.23.3
     python tests/python/check_shards.py build/release/ashlar
 
 Trains a vocabulary on the LICENSE, prepares shards from it and compares every token.

@@ -11,7 +11,8 @@
 
 namespace ashlar::test {
 
-/// Token shards of a small learnable language: each token is one of four that depend on the one before.
+/// Token shards of a small learnable language: each token is one of four that depend on the one
+/// before.
 inline void write_shards(const std::filesystem::path& folder, int64_t documents, uint64_t seed,
                          int64_t vocabulary = 32) {
   std::filesystem::create_directories(folder);
