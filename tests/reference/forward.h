@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <string>
@@ -28,7 +29,19 @@ class ReferenceModel {
 
   /// Row i: logits after token i. A Block Transformer gets a block of `start` in front.
   Matrix<Real> logits(const std::vector<int32_t>& tokens, int32_t start) const {
-    return spec_.block ? block_logits(tokens, start) : decoder_logits(tokens);
+    if (!spec_.block) return decoder_logits(tokens);
+    Matrix<Real> rows = block_predictions(tokens, start);
+    rows.erase(rows.begin());
+    return rows;
+  }
+
+  /// Row i: logits of token i itself, from the start marker (one `start`, or a block of them) and
+  /// the tokens before it; one row more than there are tokens.
+  Matrix<Real> predictions(const std::vector<int32_t>& tokens, int32_t start) const {
+    if (spec_.block) return block_predictions(tokens, start);
+    std::vector<int32_t> text = {start};
+    text.insert(text.end(), tokens.begin(), tokens.end());
+    return decoder_logits(text);
   }
 
  private:
@@ -193,7 +206,7 @@ class ReferenceModel {
     return x;
   }
 
-  Matrix<Real> block_logits(const std::vector<int32_t>& tokens, int32_t start) const {
+  Matrix<Real> block_predictions(const std::vector<int32_t>& tokens, int32_t start) const {
     const StackSpec &global = spec_.stacks[0], &local = spec_.stacks[1];
     const auto length = static_cast<size_t>(spec_.block->length);
     const auto prefix = static_cast<size_t>(spec_.block->prefix_length);
@@ -212,7 +225,7 @@ class ReferenceModel {
       states.push_back(x);
     }
     run_stack(0, states);
-    Matrix<Real> out(tokens.size());
+    Matrix<Real> out(tokens.size() + 1);
     for (size_t b = 0; b < states.size(); ++b) {
       const auto state =
           norm(states[b], w(global, ParameterRole::kFinalNorm), global.final_norm.eps);
@@ -229,10 +242,9 @@ class ReferenceModel {
         x.push_back(embedding(local, ParameterRole::kEmbedding, local.d_model, tokens[k]));
       }
       run_stack(1, x);
-      // Row prefix−1+r predicts token b·L_B + r, so it is the row "after token b·L_B + r − 1".
       for (size_t r = 0; prefix - 1 + r < x.size(); ++r) {
         const size_t t = b * length + r;
-        if (t >= 1 && t <= tokens.size()) out[t - 1] = head(x[prefix - 1 + r]);
+        if (t <= tokens.size()) out[t] = head(x[prefix - 1 + r]);
       }
     }
     return out;

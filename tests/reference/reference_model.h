@@ -7,9 +7,7 @@
 
 #include "models/spec/spec.h"
 
-// Slow double-precision models, position by position and element by element, written from the
-// papers (Llama-style layers, CLA arXiv 2405.12981, Block Transformer arXiv 2406.02657) and
-// sharing no code with the training models or the engine.
+// The slow model of forward.h in double precision, as flat vectors.
 
 namespace ashlar::reference {
 
