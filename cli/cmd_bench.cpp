@@ -19,6 +19,7 @@ struct Options {
   int64_t prompt = 512, generate = 128, repeats = 5;
   std::vector<int64_t> batches = {1};
   std::string format = "md";
+  bool json = false;
   EngineArguments engine;
 };
 
@@ -173,7 +174,7 @@ void run(const Options& o) {
     }
   }
   fmt::print(stderr, "{}, {}\n", cpu_features().model, isa_name(active_isa()));
-  print(rows, o.format);
+  print(rows, o.json ? "json" : o.format);
 }
 
 }  // namespace
@@ -197,6 +198,7 @@ void add_bench_command(CLI::App& app) {
       ->check(CLI::IsMember({"md", "json", "csv"}))
       ->capture_default_str();
   add_engine_options(c, options->engine);
+  add_json_flag(c, options->json);
   c->footer("Example:\n  ashlar bench packages/stories -p 256 -n 64 -b 1,8 -t 2 -r 5 -o md");
   c->callback([options] { run(*options); });
 }

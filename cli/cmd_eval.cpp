@@ -11,10 +11,13 @@ namespace {
 
 TokenStream read_shards(const std::string& folder) {
   const ShardSet shards(folder);
+  require(shards.samples() == 0, ErrorCode::kRequest,
+          "{}: holds cut samples, not a stream of tokens; perplexity needs the stream", folder);
   require(shards.source_bytes().has_value() && shards.total_tokens() > 0, ErrorCode::kRequest,
           "{}: the shards do not say how many bytes of text they hold", folder);
   TokenStream stream;
   stream.bytes = *shards.source_bytes();
+  stream.vocabulary_sha256 = shards.vocabulary_sha256();
   stream.tokens.resize(static_cast<size_t>(shards.total_tokens()));
   shards.read(0, stream.tokens);
   return stream;

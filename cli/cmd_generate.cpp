@@ -88,6 +88,7 @@ void add_generate_command(CLI::App& app) {
   c->add_option("model", options->model, "Package or importable model")->required();
   c->add_option("--prompt", options->prompt, "Text to continue")->required();
   c->add_option("--max-tokens", options->max_tokens, "Tokens to generate at most")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
   c->add_option("--temperature", options->sampling.temperature, "0 is greedy")
       ->capture_default_str();

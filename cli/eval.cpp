@@ -51,7 +51,12 @@ class Evaluation {
     if (fs::is_directory(path)) {
       require(support_.read_shards != nullptr, ErrorCode::kRequest,
               "--task ppl:{}: token shards need `ashlar eval`; give a text file", path);
-      return support_.read_shards(path);
+      TokenStream stream = support_.read_shards(path);
+      const std::string vocabulary = model_tokenizer(model_, o_.model)->hash();
+      require(stream.vocabulary_sha256.empty() || stream.vocabulary_sha256 == vocabulary,
+              ErrorCode::kRequest, "{}: these shards were made with another vocabulary than {}'s",
+              path, o_.model);
+      return stream;
     }
     const std::string text = read_file(path);
     TokenStream stream;

@@ -15,6 +15,7 @@ namespace ashlar::cli {
 struct TokenStream {
   std::vector<int32_t> tokens;
   int64_t bytes = 0;
+  std::string vocabulary_sha256;  ///< empty when unknown
 };
 
 /// What differs between `ashlar eval` and `ashlar-engine eval`.

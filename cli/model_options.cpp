@@ -1,5 +1,7 @@
 #include "cli/model_options.h"
 
+#include <algorithm>
+
 #include "cli/app.h"
 #include "core/base/error.h"
 #include "data/tokenizer/hf_json.h"
@@ -35,7 +37,8 @@ void add_engine_options(CLI::App* command, EngineArguments& a) {
 CacheChoice choose_cache(const EngineArguments& a, const ModelData& model, int64_t text_tokens) {
   CacheChoice choice;
   choice.options = cache_options(a.cache.codec, model.kv_codec.key, model.kv_codec.value);
-  choice.policy = make_policy(policy_options(a.cache, model.spec, choice.options, text_tokens));
+  const int64_t text = std::min(text_tokens, model.spec.context_length);
+  choice.policy = make_policy(policy_options(a.cache, model.spec, choice.options, text));
   return choice;
 }
 

@@ -1,5 +1,7 @@
 #include "quantize/quantize.h"
 
+#include <cmath>
+
 #include "core/base/error.h"
 #include "core/base/progress.h"
 #include "quantize/fuse.h"
@@ -13,6 +15,9 @@ WeightTensor encode(const ParameterSpec& p, const std::vector<double>& values,
   if (p.is_linear()) {
     const WeightRecipe& how = p.role == ParameterRole::kHead ? recipe.head : recipe.weights;
     if (how.bits != 16) return quantize_rtn(p.name, values, p.shape[0], p.shape[1], how);
+  }
+  for (double v : values) {
+    require(std::isfinite(v), ErrorCode::kData, "tensor '{}' holds {}", p.name, v);
   }
   const std::vector<float> floats(values.begin(), values.end());
   const DType dtype = !p.is_matrix() ? DType::kF32 : p.is_linear() ? DType::kF16 : recipe.embedding;

@@ -63,7 +63,7 @@ TrainConfig train_config_from(const Node& root);
 /// Replaces `precision: auto` and `threads: 0` by what this machine gives, so that a run carries on
 /// the way it began, and says why in the log. Rule for auto: bf16 when the processor has bf16 dot
 /// products (AVX-512 BF16 or AMX) and every stack is at least 128 wide; narrower products spend
-/// their time outside the multipliers and run faster in fp32 (docs/results.md).
+/// their time outside the multipliers and run faster in fp32 (docs/results).
 void resolve_machine_choices(TrainConfig& config);
 
 /// The resolved configuration: `root` with every default filled in, ready for write_yaml.

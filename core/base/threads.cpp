@@ -1,5 +1,7 @@
 #include "core/base/threads.h"
 
+#include <system_error>
+
 #include "core/base/cpu.h"
 #include "core/base/error.h"
 
@@ -19,10 +21,19 @@ ThreadPool::ThreadPool(int threads) {
           "threads: {} is not between 1 and 4096", threads);
   if (threads == 0) threads = cpu_features().cores;
   workers_.reserve(static_cast<size_t>(threads) - 1);
-  for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { work(t); });
+  try {
+    for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { work(t); });
+  } catch (const std::system_error& error) {
+    const size_t started = workers_.size();
+    join();
+    fail(ErrorCode::kResource, "cannot start {} threads, only {}: {}", threads, started + 1,
+         error.what());
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { join(); }
+
+void ThreadPool::join() {
   stop_.store(true, std::memory_order_relaxed);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();

@@ -49,6 +49,7 @@ class ThreadPool {
  private:
   void work(int thread);
   void drain(int thread);
+  void join();
 
   std::vector<std::thread> workers_;
   std::atomic<uint32_t> generation_{0};

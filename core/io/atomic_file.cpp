@@ -103,7 +103,9 @@ std::string read_file(const fs::path& path) {
 }
 
 AtomicFolder::AtomicFolder(fs::path path) : path_(std::move(path)) {
-  while (!path_.has_filename() && path_.has_parent_path()) path_ = path_.parent_path();
+  if (!path_.has_filename()) path_ = path_.parent_path();  // a trailing slash
+  require(path_.has_filename(), ErrorCode::kRequest, "'{}' is no name for a new folder",
+          path_.string());
   require(!fs::exists(path_), ErrorCode::kRequest,
           "{}: exists already; remove it or choose another output", path_.string());
   staging_ = path_;

@@ -10,6 +10,8 @@ namespace ashlar {
 SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions& options,
                              std::shared_ptr<const Policy> policy, Arena& arena)
     : options_(options), policy_(std::move(policy)), arena_(arena) {
+  // drop() moves encoded rows verbatim.
+  ASHLAR_CHECK(codec_row_movable(options.key_codec) && codec_row_movable(options.value_codec));
   groups_.resize(groups.size());
   const bool per_head = policy_ != nullptr && policy_->per_head();
   for (const KvGroup& info : groups) {

@@ -27,16 +27,26 @@ Amount parse_amount(const std::string& text) {
   return amount;
 }
 
-// Bytes of one page in every governed group.
-int64_t page_bytes(const ModelSpec& spec, const CacheOptions& cache) {
-  int64_t total = 0;
+// Rows that `bytes` buy: each lane keeps one raw fp32 page, the rest holds encoded pages.
+int64_t rows_for_bytes(double bytes, const std::string& text, const ModelSpec& spec,
+                       const CacheOptions& cache) {
+  int64_t page = 0, raw = 0;
   for (const KvGroup& group : kv_groups(spec)) {
     if (group.lifetime != KvLifetime::kSequence) continue;
-    total += kPageRows * group.heads *
-             (codec_vector_bytes(cache.key_codec, group.key_dim) +
-              codec_vector_bytes(cache.value_codec, group.value_dim));
+    page += kPageRows * group.heads *
+            (codec_vector_bytes(cache.key_codec, group.key_dim) +
+             codec_vector_bytes(cache.value_codec, group.value_dim));
+    raw += kPageRows * group.heads * 4 * (group.key_dim + group.value_dim);
   }
-  return total;
+  // Rows come in as raw ones and leave holes, so one page may be open beside the full ones.
+  const double pages = std::floor((bytes - static_cast<double>(raw)) / static_cast<double>(page));
+  require(
+      pages >= 1, ErrorCode::kRequest,
+      "--kv-budget {}: smaller than one raw and one encoded page of every KV group, which are {} "
+      "bytes",
+      text, raw + page);
+  require(pages < 1e12, ErrorCode::kRequest, "--kv-budget {}: larger than any cache", text);
+  return static_cast<int64_t>(pages) * kPageRows;
 }
 
 }  // namespace
@@ -84,6 +94,8 @@ PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
   if (amount.unit.empty() || amount.unit == "%") {
     const double tokens =
         amount.unit.empty() ? amount.value : amount.value / 100 * static_cast<double>(text_tokens);
+    require(tokens < 1e12, ErrorCode::kRequest, "--kv-budget {}: larger than any context",
+            request.budget);
     options.budget = rows(static_cast<int64_t>(std::ceil(tokens)));
     return options;
   }
@@ -95,12 +107,7 @@ PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
                       : amount.unit == "KiB" ? 1024.0
                       : amount.unit == "MiB" ? 1048576.0
                                              : 1073741824.0;
-  const int64_t page = page_bytes(spec, cache);
-  options.budget =
-      static_cast<int64_t>(amount.value * unit / static_cast<double>(page)) * kPageRows;
-  require(options.budget > 0, ErrorCode::kRequest,
-          "--kv-budget {}: smaller than one page of every KV group, which is {} bytes",
-          request.budget, page);
+  options.budget = rows_for_bytes(amount.value * unit, request.budget, spec, cache);
   return options;
 }
 

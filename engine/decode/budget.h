@@ -24,9 +24,10 @@ CacheOptions cache_options(const std::string& codec, const std::string& key_fall
 /// Bytes one text token costs in the caches of lifetime "sequence", codec parameters included.
 double cache_bytes_per_token(const ModelSpec& spec, const CacheOptions& cache);
 
-/// The request in rows of the governed stack: ⌈tokens / L_B⌉; bytes buy whole pages of all groups.
-/// `text_tokens` is the length that percents refer to (prompt and what may be generated). Throws
-/// Error(kRequest) for a malformed or missing budget, or a budget without a policy.
+/// The request in rows of the governed stack: ⌈tokens / L_B⌉; bytes buy one raw page per lane and
+/// whole encoded pages of all governed groups. `text_tokens` is the length that percents refer to
+/// (prompt and what may be generated). Throws Error(kRequest) for a malformed or missing budget, or
+/// a budget without a policy.
 PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
                              const CacheOptions& cache, int64_t text_tokens);
 

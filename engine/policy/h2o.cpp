@@ -6,7 +6,9 @@
 // policy.
 
 #include <algorithm>
+#include <cmath>
 
+#include "core/base/error.h"
 #include "engine/policy/policy.h"
 
 namespace ashlar {
@@ -37,8 +39,15 @@ class H2o final : public Policy {
       const int64_t position = lane.positions[static_cast<size_t>(slot)];
       if (position >= sink_ && position <= lane.newest - recent_) candidates.push_back(slot);
     }
+    ASHLAR_CHECK_LE(excess, static_cast<int64_t>(candidates.size()));
+    // A score that is not a number (broken weights) counts as the lightest, so that the order stays
+    // a strict one.
+    const auto score = [&](int64_t slot) {
+      const float s = lane.scores[static_cast<size_t>(slot)];
+      return std::isnan(s) ? -1.0f : s;
+    };
     const auto lighter = [&](int64_t a, int64_t b) {
-      const float x = lane.scores[static_cast<size_t>(a)], y = lane.scores[static_cast<size_t>(b)];
+      const float x = score(a), y = score(b);
       return x != y
                  ? x < y
                  : lane.positions[static_cast<size_t>(a)] < lane.positions[static_cast<size_t>(b)];

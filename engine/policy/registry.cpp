@@ -32,10 +32,11 @@ std::unique_ptr<Policy> make_policy(const PolicyOptions& options) {
     require(options.sink >= 0 && options.recent >= -1, ErrorCode::kRequest,
             "--kv-policy {}: sink {} and recent {} must not be negative", options.name,
             options.sink, options.recent);
-    const int64_t least = options.sink + std::max<int64_t>(options.recent, 1);
-    require(options.budget >= least, ErrorCode::kRequest,
-            "--kv-policy {}: budget of {} rows is smaller than sink + recent = {}", options.name,
-            options.budget, least);
+    const int64_t recent = std::max<int64_t>(options.recent, 1);
+    require(options.sink <= options.budget && recent <= options.budget - options.sink,
+            ErrorCode::kRequest,
+            "--kv-policy {}: budget of {} rows is smaller than sink + recent = {} + {}",
+            options.name, options.budget, options.sink, recent);
     return entry.make(options);
   }
   fail(ErrorCode::kRequest, "--kv-policy: '{}' is not one of {}", options.name,

@@ -119,7 +119,7 @@ ModelData read_package(const fs::path& path) {
   model.kv_codec = {codec.text("key"), codec.text("value")};
   codec.finish();
   const Node* quantized = reader.optional("quantized");
-  reader.text("weights_sha256");
+  const std::string digest = reader.text("weights_sha256");
   reader.finish();
   read_generation(path / "generation_config.json", model);
   read_tensors(path / "model.safetensors", quantized, model);
@@ -127,6 +127,10 @@ ModelData read_package(const fs::path& path) {
     model.tokenizer_json = read_file(path / "tokenizer.json");
   }
   validate(model, path.string());
+  const std::string actual = weights_sha256(model);
+  require(actual == digest, ErrorCode::kData,
+          "{}: weights do not match config.json: SHA-256 is {}, expected {}", path.string(), actual,
+          digest);
   return model;
 }
 

@@ -23,7 +23,8 @@ std::string header_problem(const Header& h) {
   if (!within(h.dim, 2, 1 << 20)) return fmt::format("dim {}", h.dim);
   if (!within(h.hidden_dim, 1, 1 << 20)) return fmt::format("hidden_dim {}", h.hidden_dim);
   if (!within(h.n_layers, 1, 1024)) return fmt::format("n_layers {}", h.n_layers);
-  if (!within(h.n_heads, 1, 4096) || h.dim % h.n_heads != 0 || head_dim(h) % 2 != 0) {
+  if (!within(h.n_heads, 1, 4096) || h.dim % h.n_heads != 0 || head_dim(h) % 2 != 0 ||
+      head_dim(h) > 4096) {
     return fmt::format("n_heads {} for dim {}", h.n_heads, h.dim);
   }
   if (!within(h.n_kv_heads, 1, h.n_heads) || h.n_heads % h.n_kv_heads != 0) {

@@ -116,7 +116,7 @@ class EngineCommandLine(unittest.TestCase):
         self.refused(2, ["none", "no such file"], "generate", self.dir / "none", "--prompt", "x")
         prompt = ["generate", self.package, "--prompt"]
         self.refused(2, ["context is 64", "shorten the prompt"], *prompt, "x" * 200)
-        self.refused(2, ["budget of 5 rows", "sink + recent = 8"], *prompt, "a", "--kv-policy", "h2o",
+        self.refused(2, ["budget of 5 rows", "sink + recent = 4 + 4"], *prompt, "a", "--kv-policy", "h2o",
                      "--kv-budget", 5, "--kv-sink", 4, "--kv-recent", 4)
         self.refused(2, ["needs a --kv-budget"], *prompt, "a", "--kv-policy", "h2o")
         self.refused(2, ["'lru' is not one of none, streaming, h2o"], *prompt, "a", "--kv-policy", "lru", "--kv-budget", 9)

@@ -67,6 +67,10 @@ TEST(AtomicFolder, AppearsWholeOrNotAtAll) {
   test::write_text(folder.staging() / "x", "1");
   folder.commit();
   EXPECT_EQ(read_file(dir / "out/x"), "1");
+  for (const char* nameless : {"", "/"}) {
+    test::expect_error(ErrorCode::kRequest, {"no name for a new folder"},
+                       [&] { AtomicFolder none(nameless); });
+  }
   test::expect_error(ErrorCode::kRequest, {"out", "exists already"},
                      [&] { AtomicFolder again(dir / "out"); });
 }

@@ -158,8 +158,9 @@ TEST(Policy, UnknownNamesAndImpossibleBudgetsAreRefused) {
   };
   refuses({"lru", 8, 1, 1}, {"'lru' is not one of none, streaming, h2o"});
   refuses({"h2o", 0, 1, 1}, {"positive --kv-budget"});
-  refuses({"h2o", 5, 4, 2}, {"budget of 5 rows is smaller than sink + recent = 6"});
-  refuses({"streaming", 4, 4, -1}, {"smaller than sink + recent = 5"});
+  refuses({"h2o", 5, 4, 2}, {"budget of 5 rows is smaller than sink + recent = 4 + 2"});
+  refuses({"streaming", 4, 4, -1}, {"smaller than sink + recent = 4 + 1"});
+  refuses({"h2o", 8, INT64_MAX, -1}, {"smaller than sink + recent"});
   EXPECT_EQ(make_policy({"none", 0, 0, 0}), nullptr);
 }
 

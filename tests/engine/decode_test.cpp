@@ -62,9 +62,10 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
   EXPECT_EQ(rows(block, "50"), 13);
   EXPECT_EQ(rows(decoder, "25%"), 50);
   EXPECT_EQ(rows(block, "25%"), 13);
-  // A page of all four groups: 16 rows × 2 heads × (4 + 4 + 8 + 4) bytes × 4.
-  EXPECT_EQ(rows(decoder, "2560B"), 16);
-  EXPECT_EQ(rows(decoder, "10KiB"), 64);
+  // Encoded and raw page of all four groups: 16 rows × 2 heads × 4 × (8 + 12) and × 4·(8 + 8)
+  // bytes.
+  EXPECT_EQ(rows(decoder, "10752B"), 16);
+  EXPECT_EQ(rows(decoder, "20KiB"), 16 * ((20 * 1024 - 8192) / 2560));
   const auto refuses = [&](const CacheRequest& request, const std::string& fragment) {
     test::expect_error(ErrorCode::kRequest, {fragment},
                        [&] { policy_options(request, decoder, cache, 200); });
@@ -75,7 +76,9 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
   refuses({"", "h2o", "0", 4, -1}, "no positive amount");
   refuses({"", "h2o", "abc", 4, -1}, "no positive amount");
   refuses({"", "h2o", "5MB", 4, -1}, "unknown unit 'MB'");
-  refuses({"", "h2o", "10B", 4, -1}, "smaller than one page");
+  refuses({"", "h2o", "10751B", 4, -1}, "smaller than one raw and one encoded page");
+  refuses({"", "h2o", "999999999999999GiB", 4, -1}, "larger than any cache");
+  refuses({"", "h2o", "900000000000000", 4, -1}, "larger than any context");
   test::expect_error(ErrorCode::kRequest, {"q5"}, [] { cache_options("q5", "fp32", "fp32"); });
 }
 
