@@ -7,12 +7,12 @@
 #include <fstream>
 #include <numeric>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/lsan_interface.h>
-#endif
-
 #include "core/base/rng.h"
 #include "tests/support/files.h"
+
+// libhdf5 1.10.8 leaks on its own error paths; that we close what we open is checked below.
+extern "C" const char* __lsan_default_suppressions();
+extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }
 
 namespace ashlar {
 namespace {
@@ -166,9 +166,6 @@ TEST(Hdf5, TruncatedAtEveryLengthIsAnErrorOrHarmless) {
 // size, never a crash and never an allocation the file cannot back. Damage to metadata is found by
 // its checksums; damage to the raw data is not HDF5's to find.
 TEST(Hdf5, DamagedMetadataNeverAllocatesByItsWord) {
-#if defined(__SANITIZE_ADDRESS__)
-  const __lsan::ScopedDisabler disabler;  // libhdf5 1.10.8 leaks on its own error paths
-#endif
   const TempDir dir;
   H5File out = H5File::create(dir / "whole.h5");
   const std::vector<uint16_t> values(300, 9);
@@ -198,6 +195,7 @@ TEST(Hdf5, DamagedMetadataNeverAllocatesByItsWord) {
     }
   }
   EXPECT_GT(refused, 50);
+  EXPECT_EQ(H5Fget_obj_count(static_cast<hid_t>(H5F_OBJ_ALL), H5F_OBJ_ALL), 0);
 }
 
 /// A foreign file with one dataset made by `properties` and `type`.
