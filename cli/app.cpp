@@ -1,5 +1,7 @@
 #include "cli/app.h"
 
+#include <fmt/ranges.h>
+
 #include <cstdio>
 #include <new>
 
@@ -14,6 +16,17 @@ namespace {
 int report(const std::string& program, const std::string& message, int status) {
   fmt::print(stderr, "{}: {}\n", program, message);
   return status;
+}
+
+// CLI11 would only say that a command is missing.
+void check_command(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return;
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names.push_back(command->get_name());
+    if (names.back() == argv[1]) return;
+  }
+  fail(ErrorCode::kRequest, "unknown command '{}': use one of {}", argv[1], fmt::join(names, ", "));
 }
 
 }  // namespace
@@ -31,8 +44,16 @@ int run(int argc, char** argv, const std::string& program, const std::string& de
   app.parse_complete_callback([&level] { init_logging(level); });
   try {
     for (AddCommand add : commands) add(app);
+    check_command(app, argc, argv);
     app.parse(argc, argv);
     return 0;
+  } catch (const CLI::RequiredError& error) {
+    // A misspelt option is the likelier mistake than the one it was meant to be.
+    const std::vector<std::string> unknown = app.remaining(true);
+    return report(program,
+                  unknown.empty() ? fmt::format("{} (see --help)", error.what())
+                                  : fmt::format("unknown argument '{}' (see --help)", unknown[0]),
+                  2);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     return report(program, fmt::format("{} (see --help)", error.what()), 2);

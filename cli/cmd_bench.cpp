@@ -141,8 +141,11 @@ void print(const std::vector<Row>& rows, const std::string& format) {
     return;
   }
   const bool csv = format == "csv";
-  fmt::print(csv ? "test,batch,tokens_per_second,stddev\n"
-                 : "| test | batch | tokens/s | ± |\n|---|---|---|---|\n");
+  if (csv) {
+    fmt::print("test,batch,tokens_per_second,stddev\n");
+  } else {
+    fmt::print("| test | batch | tokens/s | ± |\n|---|---|---|---|\n");
+  }
   for (const Row& r : rows) {
     if (csv) {
       fmt::print("{},{},{:.3f},{:.3f}\n", r.test, r.batch, r.mean, r.stddev);

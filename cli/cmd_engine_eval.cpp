@@ -9,7 +9,7 @@ void add_engine_eval_command(CLI::App& app) {
   EvalSupport support;
   support.scorers = {"engine"};
   support.open = [](const std::string& path) { return open_model(path); };
-  support.make_scorer = [](const std::string&, const std::string&, const ModelData& model,
+  support.make_scorer = [](const std::string&, const ModelData& model,
                            const EngineArguments& engine) -> std::unique_ptr<Scorer> {
     return std::make_unique<EngineScorer>(model, engine);
   };

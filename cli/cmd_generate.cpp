@@ -43,13 +43,18 @@ void run(const Options& o) {
     std::fwrite(piece.data(), 1, piece.size(), stdout);
     std::fflush(stdout);
   };
-  emit(o.prompt);
+  // The prompt is echoed only once it has been accepted.
+  const auto echo = [&] {
+    if (text.empty()) emit(o.prompt);
+  };
   StreamDecoder decoder(*tokenizer, request.prompt.empty());
   const GenerateResult result = generate(engine, *sequence, request, [&](int32_t token) {
+    echo();
     emit(decoder.push(token));
     return interrupted == 0;
   });
   std::signal(SIGINT, SIG_DFL);
+  echo();
   emit(decoder.finish());
 
   const auto count = static_cast<int64_t>(result.tokens.size());

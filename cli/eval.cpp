@@ -40,7 +40,7 @@ class Evaluation {
   Evaluation(const Options& o, const EvalSupport& support)
       : o_(o), support_(support), model_(support.open(o.model)) {
     const std::string name = o.scorer.empty() ? support.scorers.front() : o.scorer;
-    scorer_ = support.make_scorer(name, o.model, model_, o.engine);
+    scorer_ = support.make_scorer(name, model_, o.engine);
   }
 
   void run(const Task& task) { task.kind == "ppl" ? perplexity(task) : logits(task); }

@@ -21,8 +21,8 @@ struct TokenStream {
 struct EvalSupport {
   std::vector<std::string> scorers;  ///< names for --scorer, the default first
   ModelData (*open)(const std::string& path);
-  std::unique_ptr<Scorer> (*make_scorer)(const std::string& name, const std::string& path,
-                                         const ModelData& model, const EngineArguments& engine);
+  std::unique_ptr<Scorer> (*make_scorer)(const std::string& name, const ModelData& model,
+                                         const EngineArguments& engine);
   /// Token shards as a stream; null when HDF5 is not linked.
   TokenStream (*read_shards)(const std::string& folder);
 };

@@ -5,7 +5,7 @@ if(NOT ASHLAR_CUDA STREQUAL "OFF")
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     set(CMAKE_CUDA_ARCHITECTURES 80 90)
-    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 knows no C++20 flag for nvcc 13; .cu files need none
     enable_language(CUDA)
     find_package(CUDAToolkit 13.0 REQUIRED)
     set(ASHLAR_HAS_CUDA ON)

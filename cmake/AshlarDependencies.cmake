@@ -23,8 +23,9 @@ if(ASHLAR_TORCH)
       "or configure with -DASHLAR_TORCH=OFF for the engine alone")
   endif()
   add_library(ashlar_torch INTERFACE)
-  target_include_directories(ashlar_torch SYSTEM INTERFACE ${ASHLAR_TORCH_ROOT}/include
-    ${ASHLAR_TORCH_ROOT}/include/torch/csrc/api/include)
+  # Behind the system's folders: the wheel ships its own, newer fmt without the library.
+  target_compile_options(ashlar_torch INTERFACE "SHELL:-idirafter ${ASHLAR_TORCH_ROOT}/include"
+    "SHELL:-idirafter ${ASHLAR_TORCH_ROOT}/include/torch/csrc/api/include")
   target_link_options(ashlar_torch INTERFACE
     "LINKER:--no-as-needed,${ASHLAR_TORCH_ROOT}/lib/libtorch_cpu.so,${ASHLAR_TORCH_ROOT}/lib/libc10.so,--as-needed"
     "LINKER:-rpath,${ASHLAR_TORCH_ROOT}/lib" "LINKER:--allow-shlib-undefined")

@@ -12,8 +12,9 @@ if(ASHLAR_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 # Warnings are errors for our own code. No -march: kernels carry their own flags, the rest is portable.
-add_compile_options(-Wall -Wextra -Werror -fno-math-errno -fno-trapping-math -ffp-contract=off)
+# (CUDA sources get theirs in kernels/CMakeLists.txt: nvcc takes other options.)
+add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Werror;-fno-math-errno;-fno-trapping-math;-ffp-contract=off>")
 if(ASHLAR_SANITIZE)
-  add_compile_options(-fsanitize=${ASHLAR_SANITIZE} -fno-omit-frame-pointer)
+  add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${ASHLAR_SANITIZE};-fno-omit-frame-pointer>")
   add_link_options(-fsanitize=${ASHLAR_SANITIZE})
 endif()

@@ -56,81 +56,116 @@ AttentionScratch split_scratch(const KvHeadView& kv, const AttentionTask& task,
   return s;
 }
 
-/// Decodes slots [first, first + n) of one side (keys or values) into rows of `stride` floats.
-void load_rows(const KvHeadView& kv, bool keys, int64_t first, int64_t n, int64_t dim, float* out,
-               int64_t stride) {
-  for (int64_t j = 0; j < n; ++j) {
-    const int64_t slot = first + j;
-    float* row = out + j * stride;
-    if (slot >= kv.encoded) {
-      const int64_t r = slot - kv.encoded;
-      const float* raw =
-          keys ? kv.raw_keys + r * kv.raw_key_stride : kv.raw_values + r * kv.raw_value_stride;
-      __builtin_memcpy(row, raw, static_cast<size_t>(dim) * sizeof(float));
-    } else {
-      const std::byte* page = kv.pages[slot / kv.page_rows];
-      const int64_t in_page = slot % kv.page_rows;
-      decode_row_kernel(keys ? kv.key_codec : kv.value_codec,
-                        keys ? page + kv.key_offset + in_page * kv.key_stride
-                             : page + kv.value_offset + in_page * kv.value_stride,
-                        dim, row);
-    }
-    for (int64_t i = dim; i < stride; ++i) row[i] = 0.0f;
+/// One side, keys or values, of a KvHeadView.
+struct Side {
+  CodecKind codec;
+  int64_t offset, stride;
+  const float* raw;
+  int64_t raw_stride;
+};
+ASHLAR_INLINE Side key_side(const KvHeadView& kv) {
+  return {kv.key_codec, kv.key_offset, kv.key_stride, kv.raw_keys, kv.raw_key_stride};
+}
+ASHLAR_INLINE Side value_side(const KvHeadView& kv) {
+  return {kv.value_codec, kv.value_offset, kv.value_stride, kv.raw_values, kv.raw_value_stride};
+}
+
+/// Decodes slots [first, first + n) of one side into rows of pad16(dim) floats. Elements beyond
+/// `dim` carry no meaning and reach no output.
+void load_rows(const KvHeadView& kv, const Side& side, int64_t first, int64_t n, int64_t dim,
+               float* out) {
+  const int64_t out_stride = pad16(dim);
+  const int64_t end = first + n;
+  int64_t slot = first;
+  while (slot < end && slot < kv.encoded) {
+    const int64_t page = slot / kv.page_rows, in_page = slot % kv.page_rows;
+    int64_t run = kv.page_rows - in_page;  // rows up to the end of page, cache and request
+    run = run < kv.encoded - slot ? run : kv.encoded - slot;
+    run = run < end - slot ? run : end - slot;
+    const std::byte* row = kv.pages[page] + side.offset + in_page * side.stride;
+    with_codec(side.codec, [&](auto tag) {
+      for (int64_t j = 0; j < run; ++j, row += side.stride, out += out_stride) {
+        decode_row<decltype(tag)::value, true>(row, dim, out);
+      }
+    });
+    slot += run;
+  }
+  for (; slot < end; ++slot, out += out_stride) {
+    const float* row = side.raw + (slot - kv.encoded) * side.raw_stride;
+    decode_row<CodecKind::kF32, true>(reinterpret_cast<const std::byte*>(row), dim, out);
   }
 }
 
-/// Fills keys_t and values with slots [first, first + n), zeros beyond.
+/// Fills keys_t and values with slots [first, first + n). Columns of keys_t beyond n hold old or
+/// zero keys; no row sees them.
 void load_tile(const KvHeadView& kv, const AttentionTask& task, const AttentionScratch& s,
                int64_t first, int64_t n) {
-  for (int64_t j = 0; j < kAttentionTile; j += kLanes) {
-    const int64_t live = n - j < 0 ? 0 : n - j < kLanes ? n - j : kLanes;
-    load_rows(kv, true, first + j, live, task.key_dim, s.rows, s.key_pad);
+  const Side keys = key_side(kv), values = value_side(kv);
+  for (int64_t j = 0; j < n; j += kLanes) {
+    const int64_t live = n - j < kLanes ? n - j : kLanes;
+    load_rows(kv, keys, first + j, live, task.key_dim, s.rows);
     for (int64_t i = live * s.key_pad; i < kLanes * s.key_pad; ++i) s.rows[i] = 0.0f;
     for (int64_t i = 0; i < s.key_pad; i += kLanes) {
       transpose16(s.rows + i, s.key_pad, s.keys_t + i * kAttentionTile + j, kAttentionTile);
     }
   }
-  load_rows(kv, false, first, n, task.value_dim, s.values, s.value_pad);
+  load_rows(kv, values, first, n, task.value_dim, s.values);
 }
 
-/// Scaled scores of one query against the tile; −infinity from `live` on.
-ASHLAR_INLINE void tile_scores(const float* q, const float* keys_t, int64_t dim, float scale,
-                               int64_t live, float* out) {
-  Vf a[kTileVectors] = {vzero(), vzero(), vzero(), vzero()};
-  for (int64_t i = 0; i < dim; ++i) {
-    const Vf b = vset(q[i]);
-    for (int64_t c = 0; c < kTileVectors; ++c) {
-      a[c] = vfma(b, vload(keys_t + i * kAttentionTile + c * kLanes), a[c]);
+/// A few queries that see the same slots of a tile: they share every load of it. How many are
+/// taken together changes no chain of operations and so no bit.
+struct QueryBlock {
+  const float* q[kQueryBlock];
+  float* scores[kQueryBlock];  ///< 64 each
+  int64_t first;               ///< index of the first query; the others follow
+};
+
+/// Scaled scores of N queries against the tile; −infinity from `live` on.
+template <int N>
+ASHLAR_INLINE void tile_scores(const QueryBlock& b, const float* keys_t, int64_t dim, float scale,
+                               int64_t live) {
+  constexpr int C = kQueryColumns;
+  for (int64_t column = 0; column < kAttentionTile; column += C * kLanes) {
+    Vf a[N][C];
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) {
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) a[n][c] = vzero();
+    }
+    for (int64_t i = 0; i < dim; ++i) {
+      const float* row = keys_t + i * kAttentionTile + column;
+      Vf k[C];
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) k[c] = vload(row + c * kLanes);
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n) {
+        const Vf q = vset(b.q[n][i]);
+#pragma GCC unroll 16
+        for (int c = 0; c < C; ++c) a[n][c] = vfma(q, k[c], a[n][c]);
+      }
+    }
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) {
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) {
+        vstore(b.scores[n] + column + c * kLanes, vmul(a[n][c], vset(scale)));
+      }
     }
   }
-  for (int64_t c = 0; c < kTileVectors; ++c) vstore(out + c * kLanes, vmul(a[c], vset(scale)));
-  for (int64_t j = live; j < kAttentionTile; ++j) out[j] = -__builtin_inff();
-}
-
-/// acc ← acc·alpha + Σ_j p_j·v_j for kVectors registers of the value.
-template <int kVectors>
-ASHLAR_INLINE void accumulate(const float* p, int64_t live, const float* values, int64_t stride,
-                              float alpha, float* acc) {
-  Vf a[kVectors];
-  for (int c = 0; c < kVectors; ++c) a[c] = vmul(vload(acc + c * kLanes), vset(alpha));
-  for (int64_t j = 0; j < live; ++j) {
-    const Vf b = vset(p[j]);
-    for (int c = 0; c < kVectors; ++c)
-      a[c] = vfma(b, vload(values + j * stride + c * kLanes), a[c]);
+  for (int n = 0; n < N; ++n) {
+    for (int64_t j = live; j < kAttentionTile; ++j) b.scores[n][j] = -__builtin_inff();
   }
-  for (int c = 0; c < kVectors; ++c) vstore(acc + c * kLanes, a[c]);
 }
 
-/// One query against one tile, of which it sees the first `live` slots.
-void attend_tile(const AttentionTask& task, const AttentionScratch& s, const float* q,
-                 int64_t query, int64_t live, float* scores) {
-  tile_scores(q, s.keys_t, task.key_dim, task.scale, live, scores);
+/// The tile's probabilities before normalisation and the factor that rescales what came before;
+/// updates max and sum.
+ASHLAR_INLINE float tile_softmax(const AttentionScratch& s, int64_t query, const float* scores,
+                                 float* p) {
   Vf v[kTileVectors];
   for (int64_t c = 0; c < kTileVectors; ++c) v[c] = vload(scores + c * kLanes);
   const float old_max = s.max[query];
   const float tile_max = vmax_all(vmax(vmax(v[0], v[1]), vmax(v[2], v[3])));
   const float new_max = tile_max > old_max ? tile_max : old_max;
-  float p[kAttentionTile];
   for (int64_t c = 0; c < kTileVectors; ++c) {
     v[c] = vexp(vsub(v[c], vset(new_max)));
     vstore(p + c * kLanes, v[c]);
@@ -139,13 +174,93 @@ void attend_tile(const AttentionTask& task, const AttentionScratch& s, const flo
   vstore(alpha, vexp(vset(old_max - new_max)));
   s.max[query] = new_max;
   s.sum[query] = s.sum[query] * alpha[0] + vsum(vadd(vadd(v[0], v[1]), vadd(v[2], v[3])));
-  float* acc = s.acc + query * s.value_pad;
+  return alpha[0];
+}
+
+/// acc_n ← acc_n·alpha_n + Σ_j p_n,j·v_j for N queries and C registers of the value.
+template <int N, int C>
+ASHLAR_INLINE void accumulate(const float (&p)[kQueryBlock][kAttentionTile],
+                              const float (&alpha)[kQueryBlock], int64_t live, const float* values,
+                              int64_t stride, float* acc) {
+  Vf a[N][C];
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) {
+      a[n][c] = vmul(vload(acc + n * stride + c * kLanes), vset(alpha[n]));
+    }
+  }
+  for (int64_t j = 0; j < live; ++j) {
+    Vf v[C];
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) v[c] = vload(values + j * stride + c * kLanes);
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) {
+      const Vf w = vset(p[n][j]);
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) a[n][c] = vfma(w, v[c], a[n][c]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) vstore(acc + n * stride + c * kLanes, a[n][c]);
+  }
+}
+
+/// N queries against one tile, of which each sees the first `live` slots.
+template <int N>
+void attend_tile(const AttentionTask& task, const AttentionScratch& s, const QueryBlock& block,
+                 int64_t live) {
+  constexpr int C = kQueryColumns;
+  tile_scores<N>(block, s.keys_t, task.key_dim, task.scale, live);
+  alignas(64) float p[kQueryBlock][kAttentionTile];
+  float alpha[kQueryBlock];
+  for (int n = 0; n < N; ++n) alpha[n] = tile_softmax(s, block.first + n, block.scores[n], p[n]);
+  float* acc = s.acc + block.first * s.value_pad;
   int64_t i = 0;
-  for (; i + 4 * kLanes <= s.value_pad; i += 4 * kLanes) {
-    accumulate<4>(p, live, s.values + i, s.value_pad, alpha[0], acc + i);
+  for (; i + C * kLanes <= s.value_pad; i += C * kLanes) {
+    accumulate<N, C>(p, alpha, live, s.values + i, s.value_pad, acc + i);
   }
   for (; i < s.value_pad; i += kLanes) {
-    accumulate<1>(p, live, s.values + i, s.value_pad, alpha[0], acc + i);
+    accumulate<N, 1>(p, alpha, live, s.values + i, s.value_pad, acc + i);
+  }
+}
+
+/// Every query against the tile of slots from `first` on, in blocks that see the same of it.
+void attend_queries(const AttentionTask& task, const AttentionScratch& s, int64_t first,
+                    int64_t first_visible) {
+  const int64_t queries = task.rows * task.group;
+  alignas(64) float local[kQueryBlock][kAttentionTile];
+  const auto live_of = [&](int64_t query) {
+    const int64_t seen = first_visible + query / task.group - first;
+    return seen < kAttentionTile ? seen : kAttentionTile;
+  };
+  for (int64_t query = 0; query < queries;) {
+    const int64_t live = live_of(query);
+    if (live <= 0) {
+      query += task.group;  // the row ends before this tile
+      continue;
+    }
+    QueryBlock block;
+    block.first = query;
+    int n = 0;
+    for (; n < kQueryBlock && query < queries && live_of(query) == live; ++n, ++query) {
+      block.q[n] = task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
+      block.scores[n] = task.scores != nullptr ? s.kept + query * s.kept_stride + first : local[n];
+    }
+    if (n == kQueryBlock) {
+      attend_tile<kQueryBlock>(task, s, block, live);
+      continue;
+    }
+    // The rest one by one.
+    for (int i = 0; i < n; ++i) {
+      QueryBlock one = block;
+      one.q[0] = block.q[i];
+      one.scores[0] = block.scores[i];
+      one.first = block.first + i;
+      attend_tile<1>(task, s, one, live);
+    }
   }
 }
 
@@ -169,20 +284,13 @@ void attention_kernel(const KvHeadView& kv, const AttentionTask& task, std::byte
     s.sum[i] = 0.0f;
   }
   for (int64_t i = 0; i < queries * s.value_pad; ++i) s.acc[i] = 0.0f;
+  if (slots < kAttentionTile) {
+    for (int64_t i = 0; i < s.key_pad * kAttentionTile; ++i) s.keys_t[i] = 0.0f;
+  }
   for (int64_t first = 0; first < slots; first += kAttentionTile) {
     const int64_t n = slots - first < kAttentionTile ? slots - first : kAttentionTile;
     load_tile(kv, task, s, first, n);
-    for (int64_t r = 0; r < task.rows; ++r) {
-      const int64_t seen = first_visible + r - first;
-      if (seen <= 0) continue;
-      const int64_t live = seen < kAttentionTile ? seen : kAttentionTile;
-      for (int64_t h = 0; h < task.group; ++h) {
-        const int64_t query = r * task.group + h;
-        float local[kAttentionTile];
-        float* scores = task.scores != nullptr ? s.kept + query * s.kept_stride + first : local;
-        attend_tile(task, s, task.q + r * task.q_stride + h * task.key_dim, query, live, scores);
-      }
-    }
+    attend_queries(task, s, first, first_visible);
   }
   for (int64_t r = 0; r < task.rows; ++r) {
     for (int64_t h = 0; h < task.group; ++h) {

@@ -22,6 +22,12 @@ struct Vi {
 constexpr int kLanes = 16;
 constexpr int kTileF32 = 6;  // 12 accumulators, 2 weights and a broadcast fill 16 registers
 constexpr int kTileInt8 = 4;
+/// Register block of attention: queries × registers of slots or values (1, 2 or 4).
+constexpr int kQueryBlock = 2;
+constexpr int kQueryColumns = 2;
+/// Register block of the dense Hadamard factor: output slabs (2 or 4) × registers.
+constexpr int kSignedRows = 2;
+constexpr int kSignedColumns = 2;
 
 ASHLAR_INLINE Vf vset(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 ASHLAR_INLINE Vf vzero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }

@@ -23,6 +23,12 @@ struct Vi {
 constexpr int kLanes = 16;
 constexpr int kTileF32 = 12;
 constexpr int kTileInt8 = 12;
+/// Register block of attention: queries × registers of slots or values (1, 2 or 4).
+constexpr int kQueryBlock = 4;
+constexpr int kQueryColumns = 4;
+/// Register block of the dense Hadamard factor: output slabs (2 or 4) × registers.
+constexpr int kSignedRows = 4;
+constexpr int kSignedColumns = 4;
 
 ASHLAR_INLINE Vf vset(float x) { return {_mm512_set1_ps(x)}; }
 ASHLAR_INLINE Vf vzero() { return {_mm512_setzero_ps()}; }

@@ -75,18 +75,58 @@ void encode_affine(const float* x, int64_t dim, bool nibbles, std::byte* out) {
   });
 }
 
-void decode_affine(const std::byte* in, int64_t dim, bool nibbles, float* x) {
-  const Vf min = vset(half_value(load_u16(in))), step = vset(half_value(load_u16(in + 2)));
-  in += 4;
-  for_spans(dim, [&](int64_t i, int64_t n) {
-    std::byte tail[kLanes] = {};
-    const std::byte* codes = nibbles ? in + i / 2 : in + i;
-    if (n < kLanes) {
-      __builtin_memcpy(tail, codes, static_cast<size_t>(nibbles ? (n + 1) / 2 : n));
-      codes = tail;
-    }
-    vstore_span(x + i, n, vfma(step, nibbles ? vload_u4(codes) : vload_u8(codes), min));
-  });
+/// Decodes one row; lanes beyond `dim` of the last register are whatever zero codes mean.
+/// kWhole: stores whole registers, so `x` must have room for round_up(dim, 16) floats.
+template <CodecKind kKind, bool kWhole>
+ASHLAR_INLINE void decode_row(const std::byte* in, int64_t dim, float* x) {
+  constexpr bool kAffine = kKind == CodecKind::kQ8 || kKind == CodecKind::kQ4;
+  Vf min, step;
+  if constexpr (kAffine) {
+    min = vset(half_value(load_u16(in)));
+    step = vset(half_value(load_u16(in + 2)));
+    in += 4;
+  }
+  const auto decode = [&](const std::byte* p) {
+    if constexpr (kKind == CodecKind::kF32) return vload(reinterpret_cast<const float*>(p));
+    if constexpr (kKind == CodecKind::kF16) return vload_half(p);
+    if constexpr (kKind == CodecKind::kQ8) return vfma(step, vload_u8(p), min);
+    if constexpr (kKind == CodecKind::kQ4) return vfma(step, vload_u4(p), min);
+  };
+  // Bytes of sixteen elements, and of n.
+  constexpr int64_t kSixteen = kKind == CodecKind::kF32   ? 64
+                               : kKind == CodecKind::kF16 ? 32
+                               : kKind == CodecKind::kQ8  ? 16
+                                                          : 8;
+  int64_t i = 0;
+  for (; i + kLanes <= dim; i += kLanes, in += kSixteen) vstore(x + i, decode(in));
+  if (i == dim) return;
+  const int64_t n = dim - i;
+  alignas(64) std::byte tail[64] = {};
+  __builtin_memcpy(tail, in, static_cast<size_t>((n * kSixteen + kLanes - 1) / kLanes));
+  if (kWhole) {
+    vstore(x + i, decode(tail));
+  } else {
+    vstore_n(x + i, n, decode(tail));
+  }
+}
+
+/// Calls f with the kind as a compile-time value.
+template <CodecKind kKind>
+struct CodecTag {
+  static constexpr CodecKind value = kKind;
+};
+template <typename F>
+ASHLAR_INLINE void with_codec(CodecKind kind, F f) {
+  switch (kind) {
+    case CodecKind::kF32:
+      return f(CodecTag<CodecKind::kF32>{});
+    case CodecKind::kF16:
+      return f(CodecTag<CodecKind::kF16>{});
+    case CodecKind::kQ8:
+      return f(CodecTag<CodecKind::kQ8>{});
+    case CodecKind::kQ4:
+      return f(CodecTag<CodecKind::kQ4>{});
+  }
 }
 
 void encode_row_kernel(CodecKind kind, const float* x, int64_t dim, std::byte* out) {
@@ -109,22 +149,7 @@ void encode_row_kernel(CodecKind kind, const float* x, int64_t dim, std::byte* o
 }
 
 void decode_row_kernel(CodecKind kind, const std::byte* in, int64_t dim, float* x) {
-  switch (kind) {
-    case CodecKind::kF32:
-      __builtin_memcpy(x, in, static_cast<size_t>(dim) * sizeof(float));
-      return;
-    case CodecKind::kF16:
-      for_spans(dim, [&](int64_t i, int64_t n) {
-        std::byte halves[2 * kLanes] = {};
-        __builtin_memcpy(halves, in + 2 * i, static_cast<size_t>(2 * n));
-        vstore_span(x + i, n, vload_half(halves));
-      });
-      return;
-    case CodecKind::kQ8:
-    case CodecKind::kQ4:
-      decode_affine(in, dim, kind == CodecKind::kQ4, x);
-      return;
-  }
+  with_codec(kind, [&](auto tag) { decode_row<decltype(tag)::value, false>(in, dim, x); });
 }
 
 }  // namespace

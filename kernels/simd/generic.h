@@ -32,6 +32,12 @@ constexpr int kLanes = 16;
 /// Tokens per register tile of the fp32 and of the int8 linear kernel.
 constexpr int kTileF32 = 4;
 constexpr int kTileInt8 = 4;
+/// Register block of attention: queries × registers of slots or values (1, 2 or 4).
+constexpr int kQueryBlock = 1;
+constexpr int kQueryColumns = 2;
+/// Register block of the dense Hadamard factor: output slabs (2 or 4) × registers.
+constexpr int kSignedRows = 2;
+constexpr int kSignedColumns = 1;
 
 template <typename F>
 ASHLAR_INLINE Vf map_f(F f) {

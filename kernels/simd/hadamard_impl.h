@@ -92,35 +92,74 @@ void walsh(Real* x, int64_t rows, int64_t inner) {
   }
 }
 
-/// y ← Σ_j sign(j)·x[j, :] over `base` rows of `row` elements, columns [0, columns); signs are
-/// sign_stride apart. The products are exact, so FMA and multiply-then-add agree.
-ASHLAR_INLINE void signed_sum(const float* x, int64_t base, int64_t row, const int8_t* signs,
-                              int64_t sign_stride, int64_t columns, float* y) {
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= columns; i += 4 * kLanes) {
-    Vf a[4] = {vzero(), vzero(), vzero(), vzero()};
-    for (int64_t j = 0; j < base; ++j) {
-      const Vf s = vset(static_cast<float>(signs[j * sign_stride]));
-      for (int c = 0; c < 4; ++c) a[c] = vfma(s, vload(x + j * row + i + c * kLanes), a[c]);
-    }
-    for (int c = 0; c < 4; ++c) vstore(y + i + c * kLanes, a[c]);
+/// The sign of H_base that takes input slab j to output slab i: H[j][i], or H[i][j] transposed.
+struct Signs {
+  const int8_t* h;
+  int64_t base;
+  bool transpose;
+  ASHLAR_INLINE float operator()(int64_t j, int64_t i) const {
+    return static_cast<float>(transpose ? h[i * base + j] : h[j * base + i]);
   }
-  for_spans(columns - i, [&](int64_t k, int64_t m) {
-    Vf a = vzero();
-    for (int64_t j = 0; j < base; ++j) {
-      const Vf s = vset(static_cast<float>(signs[j * sign_stride]));
-      a = vfma(s, vload_span(x + j * row + i + k, m), a);
+};
+
+/// Columns [column, column + 16·C) of output slabs [i, i + R): y_i ← Σ_j sign(j, i)·x_j, j
+/// ascending. The products are exact, so FMA and multiply-then-add agree. `last` elements of the
+/// last register exist.
+template <int R, int C>
+ASHLAR_INLINE void signed_block(const float* x, const Signs& signs, int64_t slab, int64_t i,
+                                int64_t column, int64_t last, float* y) {
+  Vf a[R][C];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) a[r][c] = vzero();
+  }
+  for (int64_t j = 0; j < signs.base; ++j) {
+    const float* row = x + j * slab + column;
+    Vf v[C];
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) {
+      v[c] = c + 1 < C ? vload(row + c * kLanes) : vload_span(row + c * kLanes, last);
     }
-    vstore_span(y + i + k, m, a);
-  });
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vf s = vset(signs(j, i + r));
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) a[r][c] = vfma(s, v[c], a[r][c]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    float* out = y + (i + r) * slab + column;
+#pragma GCC unroll 16
+    for (int c = 0; c + 1 < C; ++c) vstore(out + c * kLanes, a[r][c]);
+    vstore_span(out + (C - 1) * kLanes, last, a[r][C - 1]);
+  }
 }
-ASHLAR_INLINE void signed_sum(const double* x, int64_t base, int64_t row, const int8_t* signs,
-                              int64_t sign_stride, int64_t columns, double* __restrict y) {
-  for (int64_t i = 0; i < columns; ++i) y[i] = 0;
-  for (int64_t j = 0; j < base; ++j) {
-    const double s = signs[j * sign_stride];
-    const double* row_j = x + j * row;
-    for (int64_t i = 0; i < columns; ++i) y[i] += s * row_j[i];
+
+/// y[base, slab] ← H-combination of x[base, slab]; base is a multiple of 4.
+void signed_sums(const float* x, const Signs& signs, int64_t slab, float* y) {
+  constexpr int kRows = kSignedRows, kColumns = kSignedColumns;
+  for (int64_t i = 0; i < signs.base; i += kRows) {
+    int64_t column = 0;
+    for (; column + kColumns * kLanes <= slab; column += kColumns * kLanes) {
+      signed_block<kRows, kColumns>(x, signs, slab, i, column, kLanes, y);
+    }
+    for (; column < slab; column += kLanes) {
+      const int64_t left = slab - column;
+      signed_block<kRows, 1>(x, signs, slab, i, column, left < kLanes ? left : kLanes, y);
+    }
+  }
+}
+void signed_sums(const double* x, const Signs& signs, int64_t slab, double* __restrict y) {
+  for (int64_t i = 0; i < signs.base; ++i) {
+    double* out = y + i * slab;
+    for (int64_t c = 0; c < slab; ++c) out[c] = 0;
+    for (int64_t j = 0; j < signs.base; ++j) {
+      const double s = signs(j, i);
+      const double* row = x + j * slab;
+      for (int64_t c = 0; c < slab; ++c) out[c] += s * row[c];
+    }
   }
 }
 
@@ -146,11 +185,7 @@ void hadamard_kernel(const HadamardPlan& plan, const int8_t* signs, Real* x, int
     scale_into(x, factor, total, x);
     return;
   }
-  // y_i = Σ_j x_j·H[j][i]; the transpose reads rows of H.
-  for (int64_t i = 0; i < base; ++i) {
-    const int8_t* column = transpose ? signs + i * base : signs + i;
-    signed_sum(x, base, slab, column, transpose ? 1 : base, slab, scratch + i * slab);
-  }
+  signed_sums(x, Signs{signs, base, transpose}, slab, scratch);
   scale_into(scratch, factor, total, x);
 }
 

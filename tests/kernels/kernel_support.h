@@ -24,6 +24,13 @@ inline std::vector<Isa> supported_isas() {
   return isas;
 }
 
+/// Those with fused multiply-add: they share every bit.
+inline std::vector<Isa> fma_isas() {
+  std::vector<Isa> isas = supported_isas();
+  isas.erase(isas.begin());  // generic
+  return isas;
+}
+
 /// A test that runs once per supported ISA: TEST_P(Suite, Name) uses kernels().
 class PerIsa : public ::testing::TestWithParam<Isa> {
  protected:

@@ -1,0 +1,290 @@
+#include "attention/ops.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <cmath>
+
+#include "attention/row_dispatch.h"
+#include "core/base/error.h"
+
+namespace ashlar {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+Tensor flat(const Tensor& x) { return x.reshape({-1, x.size(-1)}); }
+
+struct RmsNorm : Function<RmsNorm> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& input, const Tensor& gain,
+                               double eps) {
+    const Tensor x = input.contiguous();
+    const int64_t width = x.size(-1), rows = x.numel() / width;
+    Tensor y = at::empty_like(x);
+    Tensor inverse = at::empty({rows}, x.options().dtype(accumulate_type(x.scalar_type())));
+    ASHLAR_CHECK(gain.scalar_type() == inverse.scalar_type() && gain.numel() == width);
+    dispatch(x.scalar_type(), [&]<typename T>(T) {
+      using A = rows::Accumulate<T>;
+      for_row_tasks(rows, [&](int64_t, int64_t first, int64_t count) {
+        rows::rms_norm<T>(data<T>(x) + first * width, data<A>(gain), data<T>(y) + first * width,
+                          data<A>(inverse) + first, count, width, eps);
+      });
+    });
+    ctx->save_for_backward({x, gain, inverse});
+    return {y, input.view_as(input)};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &gain = saved[1], &inverse = saved[2];
+    if (!grads[0].defined()) return {grads[1], {}, {}};
+    const int64_t width = x.size(-1), rows = x.numel() / width;
+    const int64_t tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
+    const Tensor dy = grads[0].contiguous();
+    const Tensor skip = grads[1].defined() ? grads[1].contiguous() : Tensor();
+    Tensor dx = at::empty_like(x);
+    Tensor parts = at::zeros({tasks, width}, gain.options());
+    dispatch(x.scalar_type(), [&]<typename T>(T) {
+      using A = rows::Accumulate<T>;
+      for_row_tasks(rows, [&](int64_t task, int64_t first, int64_t count) {
+        const int64_t at = first * width;
+        rows::rms_norm_backward<T>(data<T>(x) + at, data<A>(gain), data<A>(inverse) + first,
+                                   data<T>(dy) + at, skip.defined() ? data<T>(skip) + at : nullptr,
+                                   data<T>(dx) + at, data<A>(parts) + task * width, count, width);
+      });
+    });
+    return {dx, parts.sum(0), {}};
+  }
+};
+
+Tensor rotated(const Tensor& input, const Tensor& cosine, const Tensor& sine, int direction) {
+  const Tensor x = input.contiguous();
+  Tensor y = at::empty_like(x);
+  const int64_t positions = x.size(1), heads = x.size(2), dim = x.size(3);
+  const int64_t width = heads * dim;
+  dispatch(x.scalar_type(), [&]<typename T>(T) {
+    using A = rows::Accumulate<T>;
+    for_row_tasks(x.size(0) * positions, [&](int64_t, int64_t first, int64_t count) {
+      rows::rotate<T>(data<T>(x) + first * width, data<T>(y) + first * width, data<A>(cosine),
+                      data<A>(sine), first, count, positions, heads, dim, direction);
+    });
+  });
+  return y;
+}
+
+struct Rotate : Function<Rotate> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cosine,
+                        const Tensor& sine) {
+    ctx->save_for_backward({cosine, sine});
+    return rotated(x, cosine, sine, 1);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    return {rotated(grads[0], saved[0], saved[1], -1), {}, {}};
+  }
+};
+
+struct LinearMany : Function<LinearMany> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& w0,
+                               const std::optional<Tensor>& w1, const std::optional<Tensor>& w2) {
+    const Tensor x2 = flat(x);
+    variable_list saved = {x2, w0}, out;
+    if (w1) saved.push_back(*w1);
+    if (w2) saved.push_back(*w2);
+    for (size_t i = 1; i < saved.size(); ++i) {
+      auto shape = x.sizes().vec();
+      shape.back() = saved[i].size(0);
+      out.push_back(at::mm(x2, saved[i].t()).view(shape));
+    }
+    ctx->saved_data["shape"] = x.sizes().vec();
+    ctx->save_for_backward(saved);
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    variable_list out(5);
+    Tensor dx;
+    for (size_t i = 0; i + 1 < saved.size(); ++i) {
+      if (!grads[i].defined()) continue;
+      const Tensor g = flat(grads[i]);
+      const Tensor& w = saved[i + 1];
+      if (ctx->needs_input_grad(0)) {
+        if (dx.defined()) {
+          dx.addmm_(g, w);
+        } else {
+          dx = at::mm(g, w);
+        }
+      }
+      out[i + 1] = at::mm(g.t(), saved[0]);
+    }
+    if (dx.defined()) out[0] = dx.view(ctx->saved_data["shape"].toIntVector());
+    out.resize(4);
+    return out;
+  }
+};
+
+struct SwiGlu : Function<SwiGlu> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
+    ctx->save_for_backward({gate, up});
+    Tensor y = at::empty_like(gate);
+    const int64_t width = gate.size(-1);
+    dispatch(gate.scalar_type(), [&]<typename T>(T) {
+      for_row_tasks(gate.numel() / width, [&](int64_t, int64_t first, int64_t count) {
+        const int64_t at = first * width;
+        rows::swiglu<T>(data<T>(gate) + at, data<T>(up) + at, data<T>(y) + at, count * width);
+      });
+    });
+    return y;
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &gate = saved[0], &up = saved[1];
+    const Tensor dy = grads[0].contiguous();
+    Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
+    const int64_t width = gate.size(-1);
+    dispatch(gate.scalar_type(), [&]<typename T>(T) {
+      for_row_tasks(gate.numel() / width, [&](int64_t, int64_t first, int64_t count) {
+        const int64_t at = first * width;
+        rows::swiglu_backward<T>(data<T>(gate) + at, data<T>(up) + at, data<T>(dy) + at,
+                                 data<T>(dgate) + at, data<T>(dup) + at, count * width);
+      });
+    });
+    return {dgate, dup};
+  }
+};
+
+// Rows whose logits exist at one time: enough for an efficient product, small enough for the cache.
+constexpr int64_t kLogitRows = 512;
+
+// Losses of each row [N] in double. With gradients wanted, dhidden [N, D] is written and dhead
+// [V, D], in the accumulate type, is added to.
+Tensor row_losses(const Tensor& hidden, const Tensor& head, const Tensor& targets,
+                  const Tensor& weights, const Tensor& dhidden, const Tensor& dhead) {
+  const int64_t rows = hidden.size(0), classes = head.size(0);
+  const bool gradient = dhidden.defined();
+  Tensor loss = at::empty({rows}, hidden.options().dtype(at::kDouble));
+  for (int64_t at = 0; at < rows; at += kLogitRows) {
+    const int64_t count = std::min(kLogitRows, rows - at);
+    const Tensor h = hidden.narrow(0, at, count);
+    const Tensor logits = at::mm(h, head.t());
+    dispatch(logits.scalar_type(), [&]<typename T>(T) {
+      for_row_tasks(count, [&](int64_t, int64_t first, int64_t n) {
+        rows::cross_entropy<T>(data<T>(logits) + first * classes,
+                               data<int64_t>(targets) + at + first,
+                               data<float>(weights) + at + first, data<double>(loss) + at + first,
+                               n, classes, gradient);
+      });
+    });
+    if (!gradient) continue;
+    Tensor out = dhidden.narrow(0, at, count);
+    at::mm_out(out, logits, head);
+    if (dhead.scalar_type() == logits.scalar_type()) {
+      dhead.addmm_(logits.t(), h);
+    } else {
+      dhead.add_(at::mm(logits.t(), h));
+    }
+  }
+  return loss;
+}
+
+struct LinearCrossEntropy : Function<LinearCrossEntropy> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& hidden, const Tensor& head,
+                        const Tensor& targets, const Tensor& weights) {
+    const Tensor dhidden = at::empty_like(hidden);
+    const Tensor dhead =
+        at::zeros(head.sizes(), head.options().dtype(accumulate_type(head.scalar_type())));
+    const Tensor loss = row_losses(hidden, head, targets, weights, dhidden, dhead);
+    ctx->save_for_backward({dhidden, dhead});
+    ctx->saved_data["head_type"] = static_cast<int64_t>(head.scalar_type());
+    return loss.sum();
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const double scale = grads[0].item<double>();
+    const auto type = static_cast<at::ScalarType>(ctx->saved_data["head_type"].toInt());
+    const auto scaled = [&](const Tensor& t) { return scale == 1.0 ? t : t * scale; };
+    return {scaled(saved[0]), scaled(saved[1]).to(type), {}, {}};
+  }
+};
+
+void check_targets(const Tensor& hidden, const Tensor& head, const Tensor& targets) {
+  ASHLAR_CHECK(hidden.dim() == 2 && head.dim() == 2 && hidden.size(1) == head.size(1));
+  ASHLAR_CHECK(targets.numel() == hidden.size(0) && targets.is_contiguous());
+  const int64_t classes = head.size(0);
+  const int64_t* target = targets.data_ptr<int64_t>();
+  for (int64_t i = 0; i < targets.numel(); ++i) {
+    require(target[i] >= 0 && target[i] < classes, ErrorCode::kData,
+            "target {} at row {} is outside the vocabulary of {}", target[i], i, classes);
+  }
+}
+
+}  // namespace
+
+RopeTable make_rope_table(int64_t positions, int64_t head_dim, double theta,
+                          at::ScalarType compute) {
+  ASHLAR_CHECK(head_dim % 2 == 0);
+  const int64_t half = head_dim / 2;
+  Tensor cosine = at::empty({positions, half}, at::kDouble), sine = at::empty_like(cosine);
+  double* c = cosine.data_ptr<double>();
+  double* s = sine.data_ptr<double>();
+  for (int64_t t = 0; t < positions; ++t) {
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle =
+          static_cast<double>(t) *
+          std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+      c[t * half + i] = std::cos(angle);
+      s[t * half + i] = std::sin(angle);
+    }
+  }
+  const at::ScalarType type = accumulate_type(compute);
+  return {cosine.to(type), sine.to(type)};
+}
+
+std::pair<Tensor, Tensor> rms_norm(const Tensor& x, const Tensor& gain, double eps) {
+  auto out = RmsNorm::apply(x, gain, eps);
+  return {std::move(out[0]), std::move(out[1])};
+}
+
+Tensor rotate(const Tensor& x, const RopeTable& table) {
+  ASHLAR_CHECK(x.dim() == 4 && table.cosine.size(0) == x.size(1) &&
+               table.cosine.size(1) * 2 == x.size(3));
+  return Rotate::apply(x, table.cosine, table.sine);
+}
+
+std::vector<Tensor> linear_many(const Tensor& x, const Tensor& w0, const std::optional<Tensor>& w1,
+                                const std::optional<Tensor>& w2) {
+  return LinearMany::apply(x, w0, w1, w2);
+}
+
+Tensor linear_add(const Tensor& residual, const Tensor& x, const Tensor& w) {
+  return at::addmm(flat(residual), flat(x), w.t()).view(residual.sizes());
+}
+
+Tensor swiglu(const Tensor& gate, const Tensor& up) {
+  return SwiGlu::apply(gate.contiguous(), up.contiguous());
+}
+
+Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& head, const Tensor& targets,
+                            const Tensor& weights) {
+  check_targets(hidden, head, targets);
+  ASHLAR_CHECK(weights.numel() == hidden.size(0) && weights.is_contiguous());
+  if (!at::GradMode::is_enabled()) {
+    return row_losses(hidden.contiguous(), head.contiguous(), targets, weights, {}, {}).sum();
+  }
+  return LinearCrossEntropy::apply(hidden.contiguous(), head.contiguous(), targets, weights);
+}
+
+Tensor linear_log_probabilities(const Tensor& hidden, const Tensor& head, const Tensor& targets) {
+  check_targets(hidden, head, targets);
+  const at::NoGradGuard no_grad;
+  const Tensor weights = at::ones({targets.numel()}, at::kFloat);
+  return row_losses(hidden.contiguous(), head.contiguous(), targets, weights, {}, {}).neg_();
+}
+
+}  // namespace ashlar

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+// Differentiable building blocks of the training models. Every function is pure, takes fp64, fp32
+// or bf16 (sums in fp32 for bf16) and reduces in an order that does not depend on the thread count,
+// apart from matrix products, which are the BLAS library's. First derivatives only.
+//
+// Shape suffixes: B batch, T positions, D model width, H query heads, G KV heads, E head_dim,
+// F d_ff, N rows = B·T, V vocabulary.
+
+namespace ashlar {
+
+/// Cosines and sines of RoPE (arXiv 2104.09864): angle(t, i) = t·theta^(−2i/E), half-split pairing
+/// (i, i + E/2). Tensors [positions, E/2] in fp32, or fp64 for fp64 models.
+struct RopeTable {
+  at::Tensor cosine;
+  at::Tensor sine;
+};
+/// Angles are computed in double. `head_dim` must be even.
+RopeTable make_rope_table(int64_t positions, int64_t head_dim, double theta,
+                          at::ScalarType compute);
+
+/// x·(mean(x²) + eps)^-1/2 · gain over the last dimension. gain [D] is fp32 for bf16 x. Returns
+/// {normalised, x}: carrying on with the second saves one pass over the gradient of the skip
+/// connection.
+std::pair<at::Tensor, at::Tensor> rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps);
+
+/// Rotates x [B, T, H, E] by its position t = 0…T−1. The table must have T rows.
+at::Tensor rotate(const at::Tensor& x_BTHE, const RopeTable& table);
+
+/// x·wᵀ for each weight [out, in]; one node in the graph, so that the input gradient is summed
+/// inside the matrix products.
+std::vector<at::Tensor> linear_many(const at::Tensor& x, const at::Tensor& w0,
+                                    const std::optional<at::Tensor>& w1 = {},
+                                    const std::optional<at::Tensor>& w2 = {});
+
+/// residual + x·wᵀ.
+at::Tensor linear_add(const at::Tensor& residual, const at::Tensor& x, const at::Tensor& w);
+
+/// gate·σ(gate)·up (arXiv 2002.05202).
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
+
+/// softmax(q·kᵀ/√E + causal mask)·v; query head h reads KV head h / (H / G). Equal numbers of
+/// queries and keys. Returns [B, T, H, E].
+at::Tensor causal_attention(const at::Tensor& q_BTHE, const at::Tensor& k_BTGE,
+                            const at::Tensor& v_BTGE);
+
+/// Σ over rows of weight·(−log softmax(hidden·headᵀ)[target]) as a double scalar. Logits are made,
+/// used and dropped in chunks of rows, gradients included, so [N, V] never exists. hidden [N, D],
+/// head [V, D], targets int64 [N] in [0, V) (checked), weights fp32 [N].
+at::Tensor linear_cross_entropy(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
+                                const at::Tensor& targets_N, const at::Tensor& weights_N);
+
+/// log softmax(hidden·headᵀ)[target] of each row, double [N], without gradients.
+at::Tensor linear_log_probabilities(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
+                                    const at::Tensor& targets_N);
+
+}  // namespace ashlar

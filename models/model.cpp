@@ -1,0 +1,90 @@
+#include "models/model.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include "attention/ops.h"
+#include "core/base/checked.h"
+#include "core/base/error.h"
+
+namespace ashlar {
+namespace {
+
+using at::Tensor;
+
+void check_tokens(const Tensor& tokens, int64_t vocabulary) {
+  ASHLAR_CHECK(tokens.dim() == 2 && tokens.scalar_type() == at::kLong && tokens.numel() > 0);
+  const Tensor flat = tokens.contiguous();
+  const int64_t* id = flat.data_ptr<int64_t>();
+  for (int64_t i = 0; i < flat.numel(); ++i) {
+    require(id[i] >= 0 && id[i] < vocabulary, ErrorCode::kData,
+            "token {} at position {} is outside the vocabulary of {}", id[i], i, vocabulary);
+  }
+}
+
+}  // namespace
+
+Model::Model(ModelSpec spec)
+    : spec_(std::move(spec)),
+      stages_(make_stages(spec_)),
+      head_(head_parameter(spec_)),
+      ropes_(std::make_unique<RopeTables>()) {}
+
+Tensor Model::run(const ParameterSet& parameters, const Tensor& tokens,
+                  const ForwardOptions& options) const {
+  const StageInput input{tokens, options.eos_id, options.compute, ropes_.get()};
+  StageState state;
+  std::vector<Tensor> own;
+  for (const Stage& stage : stages_) {
+    own.clear();
+    for (size_t index : stage.parameters) own.push_back(parameters.tensors[index]);
+    state = stage.run(own, input, std::move(state));
+  }
+  return state.x;
+}
+
+Tensor Model::hidden(const ParameterSet& parameters, const Tensor& tokens,
+                     const ForwardOptions& options, Rows rows) const {
+  check_tokens(tokens, spec_.vocab_size);
+  require(options.eos_id >= 0 && options.eos_id < spec_.vocab_size, ErrorCode::kRequest,
+          "EOS id {} is outside the vocabulary of {}", options.eos_id, spec_.vocab_size);
+  const int64_t batch = tokens.size(0), count = tokens.size(1);
+  const auto eos = [&](int64_t n) {
+    return at::full({batch, n}, options.eos_id, tokens.options());
+  };
+  if (spec_.kind == ModelKind::kDecoder) {
+    if (rows == Rows::kNext) return run(parameters, tokens, options);
+    return run(parameters, at::cat({eos(1), tokens.narrow(1, 0, count - 1)}, 1), options);
+  }
+  const int64_t missing = round_up(count, spec_.block->length) - count;
+  const Tensor text = missing == 0 ? tokens : at::cat({tokens, eos(missing)}, 1);
+  return run(parameters, text, options).narrow(1, rows == Rows::kNext ? 1 : 0, count);
+}
+
+Tensor Model::head(const ParameterSet& parameters, const ForwardOptions& options) const {
+  return parameters.tensors[head_].to(options.compute);
+}
+
+Tensor Model::forward(const ParameterSet& parameters, const Tensor& tokens,
+                      const ForwardOptions& options) const {
+  return at::linear(hidden(parameters, tokens, options, Rows::kNext), head(parameters, options));
+}
+
+Tensor Model::score(const ParameterSet& parameters, const Tensor& tokens,
+                    const ForwardOptions& options) const {
+  const at::NoGradGuard no_grad;
+  const Tensor h = hidden(parameters, tokens, options, Rows::kSame);
+  return linear_log_probabilities(h.reshape({-1, h.size(2)}), head(parameters, options),
+                                  tokens.reshape({-1}).contiguous())
+      .view(tokens.sizes());
+}
+
+Tensor Model::loss(const ParameterSet& parameters, const Tensor& tokens, const Tensor& targets,
+                   const Tensor& weights, const ForwardOptions& options) const {
+  const Tensor h = hidden(parameters, tokens, options, Rows::kNext);
+  return linear_cross_entropy(h.reshape({-1, h.size(2)}), head(parameters, options),
+                              targets.reshape({-1}).contiguous(),
+                              weights.reshape({-1}).contiguous());
+}
+
+}  // namespace ashlar

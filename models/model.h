@@ -1,0 +1,64 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "models/parameter_set.h"
+#include "models/stages.h"
+
+namespace ashlar {
+
+struct ForwardOptions {
+  /// Start of text: one EOS before a decoder's text when every token is scored, one block of EOS
+  /// before a Block Transformer's.
+  int64_t eos_id = 0;
+  /// Type of activations and products; parameters keep theirs.
+  at::ScalarType compute = at::ScalarType::Float;
+};
+
+/// Which token a row of the result predicts.
+enum class Rows {
+  kNext,  ///< row i predicts the token after token i: what training and generation use
+  kSame,  ///< row i predicts token i itself from the start marker and tokens 0…i−1
+};
+
+/// A network without weights: stages plus constant tables. Text of any length ≥ 1 is accepted; a
+/// Block Transformer's last block is filled up internally, which causality hides. Not thread-safe.
+class Model {
+ public:
+  explicit Model(ModelSpec spec);
+
+  const ModelSpec& spec() const { return spec_; }
+  const std::vector<Stage>& stages() const { return stages_; }
+
+  /// Hidden states the head reads, [B, T, D]. `tokens` int64 [B, T] in [0, V): checked.
+  at::Tensor hidden(const ParameterSet& parameters, const at::Tensor& tokens_BT,
+                    const ForwardOptions& options, Rows rows) const;
+  /// The output matrix [V, D] in the compute type.
+  at::Tensor head(const ParameterSet& parameters, const ForwardOptions& options) const;
+  /// Logits [B, T, V]; row i predicts the token after token i, for every architecture.
+  at::Tensor forward(const ParameterSet& parameters, const at::Tensor& tokens_BT,
+                     const ForwardOptions& options) const;
+  /// Log-probability of every token, double [B, T], token 0 included: it follows the start marker.
+  at::Tensor score(const ParameterSet& parameters, const at::Tensor& tokens_BT,
+                   const ForwardOptions& options) const;
+  /// Σ weight·loss over rows as a differentiable double scalar; `targets` [B, T] are the tokens
+  /// after `tokens`, `weights` fp32 [B, T].
+  at::Tensor loss(const ParameterSet& parameters, const at::Tensor& tokens_BT,
+                  const at::Tensor& targets_BT, const at::Tensor& weights_BT,
+                  const ForwardOptions& options) const;
+
+ private:
+  at::Tensor run(const ParameterSet& parameters, const at::Tensor& tokens_BT,
+                 const ForwardOptions& options) const;
+
+  ModelSpec spec_;
+  std::vector<Stage> stages_;
+  size_t head_;
+  std::unique_ptr<RopeTables> ropes_;
+};
+
+}  // namespace ashlar

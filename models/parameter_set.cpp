@@ -1,0 +1,71 @@
+#include "models/parameter_set.h"
+
+#include <ATen/ops/empty.h>
+
+#include <cmath>
+
+#include "core/base/error.h"
+#include "core/base/rng.h"
+
+namespace ashlar {
+namespace {
+
+constexpr double kStandardDeviation = 0.02;
+
+// Standard deviation of a fresh tensor; 0 for constants.
+double deviation(const ModelSpec& spec, const ParameterSpec& p) {
+  const StackSpec& stack = spec.stacks[static_cast<size_t>(p.stack)];
+  switch (p.role) {
+    case ParameterRole::kAttentionOut:
+    case ParameterRole::kDown:
+      return kStandardDeviation / std::sqrt(2.0 * static_cast<double>(stack.layers.size()));
+    case ParameterRole::kExpansion:
+      return 1.0 / std::sqrt(static_cast<double>(stack.d_model));
+    case ParameterRole::kExpansionBias:
+      return 0;
+    default:
+      return p.is_norm() ? 0 : kStandardDeviation;
+  }
+}
+
+}  // namespace
+
+const at::Tensor& ParameterSet::at(const std::string& name) const {
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (specs[i].name == name) return tensors[i];
+  }
+  fail(ErrorCode::kInternal, "no parameter is called {}", name);
+}
+
+void ParameterSet::require_grad(bool on) {
+  for (at::Tensor& tensor : tensors) tensor.set_requires_grad(on);
+}
+
+ParameterSet init_parameters(const ModelSpec& spec, uint64_t seed, at::ScalarType type) {
+  ASHLAR_CHECK(type == at::kFloat || type == at::kDouble);
+  ParameterSet set;
+  set.specs = parameters(spec);
+  for (size_t i = 0; i < set.specs.size(); ++i) {
+    const ParameterSpec& p = set.specs[i];
+    const Philox random(seed, i);
+    const double sigma = deviation(spec, p);
+    const double constant = p.is_norm() ? 1.0 : 0.0;
+    at::Tensor tensor = at::empty(p.shape, type);
+    const auto fill = [&](auto* out) {
+      for (int64_t e = 0; e < p.numel(); ++e) {
+        const double value =
+            sigma == 0 ? constant : sigma * random.normal(static_cast<uint64_t>(e));
+        out[e] = static_cast<std::remove_reference_t<decltype(*out)>>(value);
+      }
+    };
+    if (type == at::kFloat) {
+      fill(tensor.data_ptr<float>());
+    } else {
+      fill(tensor.data_ptr<double>());
+    }
+    set.tensors.push_back(std::move(tensor));
+  }
+  return set;
+}
+
+}  // namespace ashlar

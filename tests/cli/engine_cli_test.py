@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Runs ashlar-engine as a user would: help, good requests, wrong ones. Argument: the binary."""
+
+import json
+import os
+import pathlib
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ENGINE = os.path.abspath(sys.argv.pop(1))
+
+
+def write_llama2c(folder, context=64):
+    """A tiny llama2.c model of random weights (dim 16, FFN 12, 2 layers, 2 heads, vocabulary 300) and tokenizer."""
+    rng = random.Random(1)
+    dim, ffn, layers, heads, kv_heads, vocab = 16, 12, 2, 2, 1, 300
+    floats = vocab * dim + layers * (2 * dim + 2 * dim * dim + 2 * dim * 8 + 3 * dim * ffn) + dim + context * 8
+    header = struct.pack("<7i", dim, ffn, layers, heads, kv_heads, vocab, context)
+    body = struct.pack(f"<{floats}f", *(rng.gauss(0, 0.3) for _ in range(floats)))
+    (folder / "tiny.bin").write_bytes(header + body)
+    pieces = [b"<unk>", b"\n<s>\n", b"\n</s>\n"] + [b"<0x%02X>" % b for b in range(256)]
+    pieces += [b" "] + [bytes([c]) for c in range(ord("a"), ord("z") + 1)] + [b" t", b"he", b" the"]
+    pieces += [b"x%d" % i for i in range(300 - len(pieces))]
+    tokenizer = struct.pack("<i", 8)
+    for i, piece in enumerate(pieces):
+        tokenizer += struct.pack("<fi", float(-i), len(piece)) + piece
+    (folder / "tok300.bin").write_bytes(tokenizer)
+
+
+class EngineCommandLine(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.temporary = tempfile.TemporaryDirectory()
+        cls.dir = pathlib.Path(cls.temporary.name)
+        write_llama2c(cls.dir)
+        cls.package = cls.dir / "package"
+        result = subprocess.run([ENGINE, "import", cls.dir / "tiny.bin", "--output", cls.package, "--json"],
+                                capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert json.loads(result.stdout)["output"] == str(cls.package)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.temporary.cleanup()
+
+    def run_engine(self, *arguments):
+        return subprocess.run([ENGINE, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+    def refused(self, status, fragments, *arguments):
+        """One clear line on stderr, nothing on stdout, the given exit status."""
+        result = self.run_engine(*arguments)
+        self.assertEqual(result.returncode, status, result.stderr)
+        self.assertEqual(result.stdout, "")
+        self.assertEqual(len(result.stderr.strip().splitlines()), 1, result.stderr)
+        for fragment in fragments:
+            self.assertIn(fragment, result.stderr)
+
+    def generate(self, *more):
+        return self.run_engine("generate", self.package, "--prompt", "the", "--max-tokens", 12, *more)
+
+    def test_help_shows_every_command_with_an_example(self):
+        top = self.run_engine("--help")
+        self.assertEqual(top.returncode, 0)
+        for command in ("import", "generate", "eval", "bench", "inspect"):
+            self.assertIn(command, top.stdout)
+            sub = self.run_engine(command, "--help")
+            self.assertEqual(sub.returncode, 0)
+            self.assertIn("Example:", sub.stdout)
+        self.assertEqual(self.run_engine("--version").returncode, 0)
+
+    def test_generate_prints_the_text_and_json_says_the_same(self):
+        plain = self.generate()
+        self.assertEqual(plain.returncode, 0, plain.stderr)
+        result = self.generate("--json")
+        row = json.loads(result.stdout)
+        self.assertEqual(plain.stdout, row["text"] + "\n")
+        self.assertLessEqual({"text", "tokens", "prompt_tokens", "tokens_per_second", "kv_bytes"}, row.keys())
+        self.assertTrue(row["text"].startswith("the"))
+
+    def test_seeds_codecs_and_policies(self):
+        sampled = ["--temperature", 1.0, "--top-k", 50, "--top-p", 0.95, "--json"]
+        one = json.loads(self.generate(*sampled, "--seed", 7).stdout)["ids"]
+        self.assertEqual(one, json.loads(self.generate(*sampled, "--seed", 7).stdout)["ids"])
+        self.assertNotEqual(one, json.loads(self.generate(*sampled, "--seed", 8).stdout)["ids"])
+        for policy in ("streaming", "h2o"):
+            for budget in ("6", "50%", "4KiB"):
+                result = self.generate("--kv-codec", "q4:q8", "--kv-policy", policy, "--kv-budget", budget,
+                                       "--kv-sink", 1, "--json")
+                self.assertEqual(result.returncode, 0, result.stderr)
+
+    def test_eval_and_bench_and_inspect(self):
+        text = self.dir / "text.txt"
+        text.write_text("the quick brown fox jumps over the lazy dog " * 4)
+        rows = json.loads(self.run_engine("eval", self.package, "--task", f"ppl:{text}", "--context", 32, "--json").stdout)
+        self.assertEqual({row["metric"] for row in rows}, {"perplexity", "bits_per_byte"})
+        self.assertEqual(set(rows[0]), {"task", "metric", "value", "n", "low", "high"})
+        tokens, out = self.dir / "tokens.json", self.dir / "logits.npy"
+        tokens.write_text("[1, 5, 9]")
+        result = self.run_engine("eval", self.package, "--task", f"logits:{tokens}", "--output", out)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(out.stat().st_size % 64, (3 * 300 * 4) % 64)
+        rows = json.loads(self.run_engine("bench", self.package, "-p", 8, "-n", 4, "-b", "1,2", "-r", 1, "-o", "json").stdout)
+        self.assertEqual([(r["test"], r["batch"]) for r in rows], [("pp8", 1), ("tg4", 1), ("pp8", 2), ("tg4", 2)])
+        row = json.loads(self.run_engine("inspect", self.package, "--json").stdout)
+        self.assertTrue(row["valid"])
+        self.assertEqual(row["kind"], "package")
+
+    def test_wrong_requests_exit_2(self):
+        self.refused(2, ["--help"])
+        self.refused(2, ["unknown command 'frobnicate'", "generate"], "frobnicate")
+        self.refused(2, ["--promt"], "generate", self.package, "--promt", "x")
+        self.refused(2, ["none", "no such file"], "generate", self.dir / "none", "--prompt", "x")
+        prompt = ["generate", self.package, "--prompt"]
+        self.refused(2, ["context is 64", "shorten the prompt"], *prompt, "x" * 200)
+        self.refused(2, ["budget of 5 rows", "sink + recent = 8"], *prompt, "a", "--kv-policy", "h2o",
+                     "--kv-budget", 5, "--kv-sink", 4, "--kv-recent", 4)
+        self.refused(2, ["needs a --kv-budget"], *prompt, "a", "--kv-policy", "h2o")
+        self.refused(2, ["'lru' is not one of none, streaming, h2o"], *prompt, "a", "--kv-policy", "lru", "--kv-budget", 9)
+        self.refused(2, ["q5"], *prompt, "a", "--kv-codec", "q5")
+        self.refused(2, ["--temperature"], *prompt, "a", "--temperature", -1)
+        self.refused(2, ["--task nonsense"], "eval", self.package, "--task", "nonsense:x")
+        self.refused(2, ["exists already"], "import", self.dir / "tiny.bin", "--output", self.package)
+        self.refused(2, ["is an Ashlar package already"], "import", self.package, "--output", self.dir / "again")
+
+    def test_damaged_files_exit_1_and_leave_nothing(self):
+        whole = (self.dir / "tiny.bin").read_bytes()
+        cut = self.dir / "cut.bin"
+        for size in (0, 27, 28, 1000, len(whole) - 1):
+            cut.write_bytes(whole[:size])
+            self.refused(1, ["cut.bin", "truncated"], "import", cut, "--output", self.dir / "out")
+        cut.write_bytes(b"GGUF" + whole[4:])
+        self.refused(1, ["cut.bin", "not a llama2.c model"], "import", cut, "--output", self.dir / "out")
+        self.assertFalse(any(p.name.startswith("out") for p in self.dir.iterdir()))
+
+    def test_damaged_packages_are_refused(self):
+        copy = self.dir / "copy"
+        subprocess.run(["cp", "-r", self.package, copy], check=True)
+        weights = copy / "model.safetensors"
+        whole = weights.read_bytes()
+        weights.write_bytes(whole[:-100])
+        self.refused(1, ["model.safetensors", "truncated"], "generate", copy, "--prompt", "a")
+        weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        self.refused(1, ["weights do not match", "SHA-256"], "inspect", copy)
+        weights.write_bytes(whole)
+        config = json.loads((copy / "config.json").read_text())
+        config["ashlar"]["format_version"] = 2
+        (copy / "config.json").write_text(json.dumps(config))
+        self.refused(2, ["package format 2 is newer"], "generate", copy, "--prompt", "a")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "models/spec/spec.h"
+
+// Slow double-precision models, position by position and element by element, written from the
+// papers (Llama-style layers, CLA arXiv 2405.12981, Block Transformer arXiv 2406.02657) and
+// sharing no code with the training models or the engine.
+
+namespace ashlar::reference {
+
+/// Parameter values by name, row-major (out, in).
+using Weights = std::map<std::string, std::vector<double>>;
+
+/// Logits [T][V] flattened; row i predicts the token after token i. For a Block Transformer one
+/// block of `eos` stands before the text and T may be any length.
+std::vector<double> logits(const ModelSpec& spec, const Weights& weights,
+                           const std::vector<int64_t>& tokens, int64_t eos);
+
+/// log p(token i | start marker, tokens 0…i−1) for every i.
+std::vector<double> log_probabilities(const ModelSpec& spec, const Weights& weights,
+                                      const std::vector<int64_t>& tokens, int64_t eos);
+
+}  // namespace ashlar::reference

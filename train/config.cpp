@@ -1,0 +1,179 @@
+#include "train/config.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+#include "core/base/cpu.h"
+#include "core/base/error.h"
+
+namespace ashlar {
+namespace {
+
+constexpr int64_t kMost = int64_t{1} << 40;
+constexpr int64_t kLeastBf16Width = 128;
+
+void read_train(const Node& node, TrainConfig& config) {
+  NodeReader reader(node, "train");
+  config.seed =
+      static_cast<uint64_t>(reader.integer_or("seed", 1, 0, std::numeric_limits<int64_t>::max()));
+  config.steps = reader.integer("steps", 1, kMost);
+  config.context = reader.integer("context", 1, int64_t{1} << 30);
+  config.batch_size = reader.integer("batch_size", 1, int64_t{1} << 24);
+  config.micro_batch = reader.integer_or("micro_batch", config.batch_size, 1, config.batch_size);
+  config.precision =
+      static_cast<Precision>(reader.choice_or("precision", 0, {"auto", "fp32", "bf16"}));
+  config.threads = reader.integer_or("threads", 0, 0, 4096);
+  if (config.context > config.model.context_length) {
+    fail_at(reader.required("context"), "train.context",
+            fmt::format("{} exceeds model.context_length = {}", config.context,
+                        config.model.context_length));
+  }
+  if (config.model.block && config.context % config.model.block->length != 0) {
+    fail_at(reader.required("context"), "train.context",
+            fmt::format("{} is not a multiple of model.block.length = {}", config.context,
+                        config.model.block->length));
+  }
+  reader.finish();
+}
+
+void read_optimizer(const Node& node, OptimizerConfig& config) {
+  NodeReader reader(node, "optimizer");
+  config.kind = static_cast<OptimizerKind>(reader.choice_or("kind", 0, {"adamw"}));
+  config.lr = reader.number("lr", 1e-12, 100.0);
+  if (const Node* betas = reader.optional("betas")) {
+    const auto& list = betas->as_list();
+    if (list.size() != 2) fail_at(*betas, "optimizer.betas", "expected two numbers");
+    config.beta1 = list[0].as_double();
+    config.beta2 = list[1].as_double();
+    for (const double beta : {config.beta1, config.beta2}) {
+      if (!(beta >= 0 && beta < 1)) {
+        fail_at(*betas, "optimizer.betas", fmt::format("{} is not in [0, 1)", beta));
+      }
+    }
+  }
+  config.eps = reader.number_or("eps", config.eps, 1e-20, 1.0);
+  config.weight_decay = reader.number_or("weight_decay", config.weight_decay, 0.0, 10.0);
+  config.clip = reader.number_or("clip", config.clip, 0.0, 1e6);
+  reader.finish();
+}
+
+void read_schedule(const Node* node, TrainConfig& config) {
+  if (node == nullptr) return;
+  NodeReader reader(*node, "schedule");
+  config.schedule.kind = static_cast<ScheduleKind>(reader.choice_or("kind", 0, {"cosine"}));
+  config.schedule.warmup_steps = reader.integer_or("warmup_steps", 0, 0, config.steps);
+  config.schedule.final_ratio = reader.number_or("final_ratio", 0.1, 0.0, 1.0);
+  reader.finish();
+}
+
+void read_cadence(NodeReader& root, TrainConfig& config) {
+  if (const Node* node = root.optional("validation")) {
+    NodeReader reader(*node, "validation");
+    config.validation_every = reader.integer_or("every", 0, 0, kMost);
+    config.validation_batches = reader.integer_or("batches", 0, 0, kMost);
+    reader.finish();
+    if (config.data.validation.empty()) {
+      fail_at(*node, "validation", "needs data.validation");
+    }
+  }
+  if (const Node* node = root.optional("checkpoint")) {
+    NodeReader reader(*node, "checkpoint");
+    config.checkpoint_every = reader.integer_or("every", 0, 0, kMost);
+    config.checkpoint_keep = reader.integer_or("keep", config.checkpoint_keep, 1, kMost);
+    reader.finish();
+  }
+  if (const Node* node = root.optional("log")) {
+    NodeReader reader(*node, "log");
+    config.log_every = reader.integer_or("every", config.log_every, 1, kMost);
+    reader.finish();
+  }
+}
+
+}  // namespace
+
+TrainConfig train_config_from(const Node& root) {
+  NodeReader reader(root);
+  TrainConfig config;
+  config.model = model_spec_from_config(reader.required("model"));
+  NodeReader data(reader.required("data"), "data");
+  config.data.train = data.text("train");
+  config.data.validation = data.text_or("validation", "");
+  data.finish();
+  read_train(reader.required("train"), config);
+  read_optimizer(reader.required("optimizer"), config.optimizer);
+  read_schedule(reader.optional("schedule"), config);
+  read_cadence(reader, config);
+  config.output = reader.text("output");
+  reader.finish();
+  return config;
+}
+
+void resolve_machine_choices(TrainConfig& config) {
+  const CpuFeatures& cpu = cpu_features();
+  if (config.threads == 0) config.threads = cpu.cores;
+  const bool dot = cpu.avx512_bf16 || cpu.amx_bf16;
+  if (config.precision == Precision::kBf16 && !dot) {
+    spdlog::warn("precision bf16 on a processor without bf16 products: correct but slow");
+  }
+  if (config.precision != Precision::kAuto) return;
+  int64_t width = std::numeric_limits<int64_t>::max();
+  for (const StackSpec& stack : config.model.stacks) width = std::min(width, stack.d_model);
+  const bool narrow = dot && width >= kLeastBf16Width;
+  config.precision = narrow ? Precision::kBf16 : Precision::kFp32;
+  spdlog::info("precision auto: {}, since {}", narrow ? "bf16" : "fp32",
+               !dot     ? std::string("the processor has no bf16 products")
+               : narrow ? std::string("the processor has bf16 products")
+                        : fmt::format("d_model {} is below {}", width, kLeastBf16Width));
+}
+
+Node resolved_config(const Node& root, const TrainConfig& config) {
+  static const char* const kPrecisions[] = {"auto", "fp32", "bf16"};
+  const OptimizerConfig& o = config.optimizer;
+  Node out = Node::Map{
+      {"model", *root.find("model")},
+      {"data", Node::Map{{"train", config.data.train.string()},
+                         {"validation", config.data.validation.string()}}},
+      {"train", Node::Map{{"seed", static_cast<int64_t>(config.seed)},
+                          {"steps", config.steps},
+                          {"context", config.context},
+                          {"batch_size", config.batch_size},
+                          {"micro_batch", config.micro_batch},
+                          {"precision", kPrecisions[static_cast<size_t>(config.precision)]},
+                          {"threads", config.threads}}},
+      {"optimizer", Node::Map{{"kind", "adamw"},
+                              {"lr", o.lr},
+                              {"betas", Node::List{o.beta1, o.beta2}},
+                              {"eps", o.eps},
+                              {"weight_decay", o.weight_decay},
+                              {"clip", o.clip}}},
+      {"schedule", Node::Map{{"kind", "cosine"},
+                             {"warmup_steps", config.schedule.warmup_steps},
+                             {"final_ratio", config.schedule.final_ratio}}}};
+  if (!config.data.validation.empty()) {
+    out.set("validation",
+            Node::Map{{"every", config.validation_every}, {"batches", config.validation_batches}});
+  }
+  out.set("checkpoint",
+          Node::Map{{"every", config.checkpoint_every}, {"keep", config.checkpoint_keep}});
+  out.set("log", Node::Map{{"every", config.log_every}});
+  out.set("output", config.output.string());
+  return out;
+}
+
+double learning_rate(const TrainConfig& config, int64_t step) {
+  const double peak = config.optimizer.lr;
+  const ScheduleConfig& s = config.schedule;
+  if (step <= s.warmup_steps) {
+    return peak * static_cast<double>(step) / static_cast<double>(s.warmup_steps);
+  }
+  const double share = static_cast<double>(step - s.warmup_steps) /
+                       static_cast<double>(config.steps - s.warmup_steps);
+  const double cosine = 0.5 * (1.0 + std::cos(std::numbers::pi * std::min(share, 1.0)));
+  return peak * (s.final_ratio + (1.0 - s.final_ratio) * cosine);
+}
+
+}  // namespace ashlar

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "core/base/node.h"
+#include "models/spec/spec.h"
+
+// What a training run is asked to do. docs/architecture.md lists the keys of the YAML file.
+
+namespace ashlar {
+
+enum class Precision { kAuto, kFp32, kBf16 };
+enum class OptimizerKind { kAdamW };
+enum class ScheduleKind { kCosine };
+
+struct DataConfig {
+  std::filesystem::path train;       ///< folder of HDF5 token shards
+  std::filesystem::path validation;  ///< the same; empty: no validation
+};
+
+struct OptimizerConfig {
+  OptimizerKind kind = OptimizerKind::kAdamW;
+  double lr = 0;  ///< peak learning rate
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;  ///< of matrices and tables; never of gains and biases
+  double clip = 1.0;          ///< largest global gradient norm; 0: no clipping
+};
+
+struct ScheduleConfig {
+  ScheduleKind kind = ScheduleKind::kCosine;
+  int64_t warmup_steps = 0;
+  double final_ratio = 0.1;  ///< last learning rate over the peak
+};
+
+struct TrainConfig {
+  ModelSpec model;
+  DataConfig data;
+  uint64_t seed = 0;
+  int64_t steps = 0;        ///< optimizer steps in all
+  int64_t context = 0;      ///< tokens per sample
+  int64_t batch_size = 0;   ///< samples per optimizer step
+  int64_t micro_batch = 0;  ///< samples per forward and backward pass
+  Precision precision = Precision::kAuto;
+  int64_t threads = 0;  ///< 0: the cores this process may use
+  OptimizerConfig optimizer;
+  ScheduleConfig schedule;
+  int64_t validation_every = 0;    ///< steps; 0: only after the last one
+  int64_t validation_batches = 0;  ///< of micro_batch samples; 0: all of the validation set
+  int64_t checkpoint_every = 0;    ///< steps; 0: only after the last one
+  int64_t checkpoint_keep = 2;
+  int64_t log_every = 10;
+  std::filesystem::path output;
+};
+
+/// Reads a whole configuration. Throws Error(kRequest) "file:line: key: reason" for an unknown,
+/// missing or impossible value.
+TrainConfig train_config_from(const Node& root);
+
+/// Replaces `precision: auto` and `threads: 0` by what this machine gives, so that a run carries on
+/// the way it began, and says why in the log. Rule for auto: bf16 when the processor has bf16 dot
+/// products (AVX-512 BF16 or AMX) and every stack is at least 128 wide; narrower products spend
+/// their time outside the multipliers and run faster in fp32 (docs/results.md).
+void resolve_machine_choices(TrainConfig& config);
+
+/// The resolved configuration: `root` with every default filled in, ready for write_yaml.
+Node resolved_config(const Node& root, const TrainConfig& config);
+
+/// Learning rate of step `step` (1-based): linear warm-up to the peak over `warmup_steps`, then a
+/// half cosine to final_ratio·peak at the last step (arXiv 1608.03983, one cycle).
+double learning_rate(const TrainConfig& config, int64_t step);
+
+}  // namespace ashlar

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "core/base/node.h"
+#include "train/config.h"
+#include "train/trainer.h"
+
+namespace ashlar {
+
+struct RunOptions {
+  enum class Resume {
+    kNone,  ///< the output folder must not exist
+    kAuto,  ///< from the newest checkpoint of the output folder, from the start if there is none
+    kFrom,  ///< from `checkpoint`, a run folder or a checkpoint
+  };
+  Resume resume = Resume::kNone;
+  std::filesystem::path checkpoint;
+  /// Ends after this step as Ctrl-C would; 0: never.
+  int64_t stop_after = 0;
+};
+
+struct RunResult {
+  std::filesystem::path output;
+  int64_t parameters = 0;
+  StepResult last;
+  int64_t tokens = 0;
+  std::optional<ValidationResult> validation;
+  std::string resumed_from;  ///< checkpoint folder, or empty
+  bool stopped = false;      ///< by a signal or stop_after, before the last step
+  double seconds = 0;
+  double tokens_per_second = 0;
+};
+
+/// Trains `root`'s model into its output folder: config.yaml (resolved), tokenizer.json,
+/// metrics.jsonl, events/, checkpoints/. SIGINT and SIGTERM end the run after the step in progress
+/// with a checkpoint; a second SIGINT kills. Throws Error: kRequest for a wrong configuration or an
+/// output folder that is in the way, kData for a loss that is no longer finite.
+RunResult run_training(const Node& root, const RunOptions& options);
+
+}  // namespace ashlar

@@ -1,0 +1,203 @@
+#include "train/trainer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+#include "core/base/error.h"
+#include "models/model.h"
+#include "train/optimizer.h"
+
+namespace ashlar {
+namespace {
+
+using at::Tensor;
+
+struct BatchTensors {
+  Tensor tokens, targets, weights;
+};
+
+BatchTensors tensors_of(const Batch& batch) {
+  const std::vector<int64_t> shape = {batch.rows, batch.context};
+  const auto ids = [&](const std::vector<int32_t>& v) {
+    return at::from_blob(const_cast<int32_t*>(v.data()), shape, at::kInt).to(at::kLong);
+  };
+  return {ids(batch.tokens), ids(batch.targets),
+          at::from_blob(const_cast<float*>(batch.loss_weight.data()), shape, at::kFloat)};
+}
+
+double sum(const std::vector<float>& weights) {
+  double total = 0;
+  for (float w : weights) total += static_cast<double>(w);
+  return total;
+}
+
+}  // namespace
+
+// All parameters are views of one flat tensor, matrices first, so that norm, clipping, clearing and
+// the optimizer are single passes; gradients likewise.
+struct Trainer::State {
+  TrainConfig config;
+  Model model;
+  ForwardOptions options;
+  ParameterSet parameters;
+  std::vector<int64_t> offsets;  // of each parameter in the flat tensors
+  int64_t decayed = 0;
+  Tensor values, gradients;
+  std::unique_ptr<Optimizer> optimizer;
+  int64_t step = 0;
+  int64_t tokens = 0;
+
+  State(const TrainConfig& c, int64_t eos_id)
+      : config(c),
+        model(c.model),
+        options{eos_id, c.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat},
+        parameters(init_parameters(c.model, c.seed)) {
+    ASHLAR_CHECK(c.precision != Precision::kAuto && c.threads > 0);
+    at::set_num_threads(static_cast<int>(c.threads));
+    int64_t total = 0;
+    offsets.resize(parameters.specs.size());
+    for (const bool matrices : {true, false}) {
+      for (size_t i = 0; i < parameters.specs.size(); ++i) {
+        if (parameters.specs[i].is_matrix() != matrices) continue;
+        offsets[i] = total;
+        total += parameters.specs[i].numel();
+      }
+      if (matrices) decayed = total;
+    }
+    values = at::empty({total}, at::kFloat);
+    gradients = at::zeros({total}, at::kFloat);
+    for (size_t i = 0; i < parameters.specs.size(); ++i) {
+      const Tensor own = part(values, i);
+      own.copy_(parameters.tensors[i]);
+      parameters.tensors[i] = own.detach().set_requires_grad(true);
+      parameters.tensors[i].mutable_grad() = part(gradients, i);
+    }
+    optimizer = make_optimizer(config.optimizer, total, decayed);
+  }
+
+  Tensor part(const Tensor& flat, size_t i) const {
+    return flat.narrow(0, offsets[i], parameters.specs[i].numel()).view(parameters.specs[i].shape);
+  }
+};
+
+Trainer::Trainer(const TrainConfig& config, int64_t eos_id)
+    : state_(std::make_unique<State>(config, eos_id)) {}
+
+Trainer::~Trainer() = default;
+
+StepResult Trainer::step(const BatchSource& data) {
+  State& s = *state_;
+  const int64_t next = s.step + 1, size = s.config.batch_size;
+  const int64_t first = s.step * size;
+  const Batch batch = data.batch(first, size);
+  const double weight = sum(batch.loss_weight);
+  require(weight > 0, ErrorCode::kData, "step {}: no target of the batch carries weight", next);
+  const BatchTensors all = tensors_of(batch);
+  const Tensor weights = all.weights / weight;
+  s.gradients.zero_();
+  double loss = 0;
+  for (int64_t row = 0; row < size; row += s.config.micro_batch) {
+    const int64_t rows = std::min(s.config.micro_batch, size - row);
+    const auto part = [&](const Tensor& t) { return t.narrow(0, row, rows); };
+    const Tensor value =
+        s.model.loss(s.parameters, part(all.tokens), part(all.targets), part(weights), s.options);
+    loss += value.item<double>();
+    require(std::isfinite(loss), ErrorCode::kData,
+            "step {}: the loss is {}; lower optimizer.lr, raise schedule.warmup_steps or use "
+            "precision fp32",
+            next, loss);
+    torch::autograd::backward({value});
+  }
+  const at::NoGradGuard no_grad;
+  const double norm = at::linalg_vector_norm(s.gradients, 2, {}, false, at::kDouble).item<double>();
+  require(std::isfinite(norm), ErrorCode::kData,
+          "step {}: the gradient norm is {} at a loss of {}; lower optimizer.lr or use precision "
+          "fp32",
+          next, norm, loss);
+  const double clip = s.config.optimizer.clip;
+  if (clip > 0 && norm > clip) s.gradients.mul_(clip / norm);
+  const double lr = learning_rate(s.config, next);
+  s.optimizer->step(s.values, s.gradients, next, lr);
+  s.step = next;
+  for (float w : batch.loss_weight) s.tokens += w > 0 ? 1 : 0;
+  return {next, loss, lr, norm};
+}
+
+ValidationResult Trainer::validate(const BatchSource& data, int64_t rows,
+                                   const ShardSet& shards) const {
+  const at::NoGradGuard no_grad;
+  const State& s = *state_;
+  double loss = 0, weight = 0;
+  ValidationResult result;
+  rows = rows == 0 ? data.windows() : std::min(rows, data.windows());
+  for (int64_t first = 0; first < rows; first += s.config.micro_batch) {
+    const Batch batch = data.batch(first, std::min(s.config.micro_batch, rows - first));
+    const BatchTensors t = tensors_of(batch);
+    loss += s.model.loss(s.parameters, t.tokens, t.targets, t.weights, s.options).item<double>();
+    weight += sum(batch.loss_weight);
+    for (float w : batch.loss_weight) result.tokens += w > 0 ? 1 : 0;
+  }
+  result.loss = loss / weight;
+  const auto bytes = shards.source_bytes();
+  // Bytes per token of the whole set: windows do not end where characters do.
+  result.bits_per_byte = bytes && *bytes > 0 ? result.loss / std::numbers::ln2 *
+                                                   static_cast<double>(shards.total_tokens()) /
+                                                   static_cast<double>(*bytes)
+                                             : std::numeric_limits<double>::quiet_NaN();
+  return result;
+}
+
+RunPosition Trainer::position() const {
+  const State& s = *state_;
+  return {s.step, s.tokens, s.step * s.config.batch_size, s.config.seed, 0};
+}
+
+void Trainer::save(CheckpointWriter& writer) const {
+  const State& s = *state_;
+  const auto write = [&](const std::string& group, const Tensor& flat) {
+    for (size_t i = 0; i < s.offsets.size(); ++i) {
+      const ParameterSpec& p = s.parameters.specs[i];
+      writer.write(group + p.name, p.shape,
+                   {flat.data_ptr<float>() + s.offsets[i], static_cast<size_t>(p.numel())});
+    }
+  };
+  write("parameters/", s.values);
+  for (const auto& [name, flat] : s.optimizer->state()) write("optimizer/" + name + "/", flat);
+}
+
+void Trainer::load(const CheckpointReader& reader) {
+  State& s = *state_;
+  const CheckpointManifest& manifest = reader.manifest();
+  const auto differs = [&](const char* key, auto now, auto then) {
+    require(now == then, ErrorCode::kRequest, "{}: {} is {}, but the run began with {}",
+            reader.path().string(), key, now, then);
+  };
+  require(manifest.spec == s.config.model, ErrorCode::kRequest,
+          "{}: the checkpoint is of another model than the configuration's",
+          reader.path().string());
+  differs("train.seed", s.config.seed, manifest.position.seed);
+  differs("train.batch_size", s.config.batch_size * manifest.position.step,
+          manifest.position.next_sample);
+  differs("the EOS id of the data", s.options.eos_id, manifest.eos_id);
+  const auto read = [&](const std::string& group, const Tensor& flat) {
+    for (size_t i = 0; i < s.offsets.size(); ++i) {
+      const ParameterSpec& p = s.parameters.specs[i];
+      reader.read(group + p.name,
+                  {flat.data_ptr<float>() + s.offsets[i], static_cast<size_t>(p.numel())});
+    }
+  };
+  read("parameters/", s.values);
+  for (const auto& [name, flat] : s.optimizer->state()) read("optimizer/" + name + "/", flat);
+  s.step = manifest.position.step;
+  s.tokens = manifest.position.tokens;
+}
+
+int64_t Trainer::parameter_count() const { return state_->values.numel(); }
+
+}  // namespace ashlar

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "data/shards/batch_source.h"
+#include "train/checkpoint/checkpoint.h"
+#include "train/config.h"
+
+namespace ashlar {
+
+struct StepResult {
+  int64_t step = 0;
+  double loss = 0;  ///< mean over the batch's targets, nats
+  double lr = 0;
+  double grad_norm = 0;  ///< global, before clipping
+};
+
+struct ValidationResult {
+  double loss = 0;  ///< mean over targets, nats
+  int64_t tokens = 0;
+  double bits_per_byte = 0;  ///< NaN when the shards do not say how many bytes they came from
+};
+
+/// One process training one model: fp32 master weights in flat storage, products in the configured
+/// precision, gradients summed over micro-batches. Deterministic: the state after step n is a
+/// function of (configuration, data, machine kind, threads). No torch in this header.
+class Trainer {
+ public:
+  /// `config` with machine choices resolved. Keeps references to nothing but copies `config`.
+  Trainer(const TrainConfig& config, int64_t eos_id);
+  ~Trainer();
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  /// One optimizer step on the next `batch_size` samples. Throws Error(kData) if the loss or the
+  /// gradient is not finite; weights are then as before the step.
+  StepResult step(const BatchSource& data);
+  /// Mean loss over the first `rows` sequential windows.
+  ValidationResult validate(const BatchSource& data, int64_t rows, const ShardSet& shards) const;
+
+  /// Where the run stands; metrics_bytes is the caller's.
+  RunPosition position() const;
+  /// Writes parameters and optimizer state.
+  void save(CheckpointWriter& writer) const;
+  /// Continues from a checkpoint of the same model. Throws Error(kRequest) when the model, seed,
+  /// context or batch size differ from `config`, Error(kData) when tensors are missing.
+  void load(const CheckpointReader& reader);
+
+  int64_t parameter_count() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace ashlar
