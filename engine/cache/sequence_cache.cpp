@@ -2,10 +2,22 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 
 #include "core/base/error.h"
 
 namespace ashlar {
+namespace {
+
+std::vector<float> sum_heads(const std::vector<std::vector<float>>& scores) {
+  std::vector<float> sum = scores[0];
+  for (size_t h = 1; h < scores.size(); ++h) {
+    for (size_t s = 0; s < sum.size(); ++s) sum[s] += scores[h][s];
+  }
+  return sum;
+}
+
+}  // namespace
 
 SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions& options,
                              std::shared_ptr<const Policy> policy, Arena& arena)
@@ -292,21 +304,19 @@ void SequenceCache::apply_policy(const Policy& policy, std::span<SequenceCache* 
                                  int64_t id) {
   std::vector<LaneView> views;
   std::vector<std::pair<SequenceCache*, Lane*>> owners;
-  std::vector<std::vector<float>> sums;  // scores of a lane with several heads
+  const bool scored = policy.reducer() != ScoreReducer::kNone;
+  std::deque<std::vector<float>> sums;  // of lanes with several heads; views point into it
   for (SequenceCache* cache : caches) {
     if (cache->policy_.get() != &policy || !cache->acting_) continue;
     Group& group = cache->at(id);
     for (Lane& lane : group.lanes) {
-      std::vector<float> sum = lane.scores[0];
-      for (size_t h = 1; h < lane.scores.size(); ++h) {
-        for (size_t s = 0; s < sum.size(); ++s) sum[s] += lane.scores[h][s];
-      }
-      sums.push_back(std::move(sum));
-      views.push_back({id, group.position + group.step_rows - 1, lane.positions, {}});
+      LaneView view{id, group.position + group.step_rows - 1, lane.positions, {}};
+      if (scored && lane.scores.size() == 1) view.scores = lane.scores[0];
+      if (scored && lane.scores.size() > 1) view.scores = sums.emplace_back(sum_heads(lane.scores));
+      views.push_back(view);
       owners.emplace_back(cache, &lane);
     }
   }
-  for (size_t i = 0; i < views.size(); ++i) views[i].scores = sums[i];
   std::vector<LaneEdit> edits(views.size());
   policy.select(views, edits);
   for (size_t i = 0; i < edits.size(); ++i) {
