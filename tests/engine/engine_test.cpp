@@ -6,6 +6,7 @@
 #include "quantize/quantize.h"
 #include "tests/reference/forward.h"
 #include "tests/support/files.h"
+#include "tests/support/logit_bound.h"
 #include "tests/support/random_model.h"
 #include "tests/support/specs.h"
 #include "tests/support/tolerance.h"
@@ -74,27 +75,14 @@ std::vector<double> reference_logits(const ModelData& model, const std::vector<i
   return out;
 }
 
-// Roundings of one logit: every sum on the longest path through the network.
-test::Bound logit_bound(const ModelSpec& spec, const std::vector<double>& logits) {
-  double terms = 0, norm = 0;
-  for (const StackSpec& s : spec.stacks) {
-    for (const LayerSpec& l : s.layers) {
-      terms += static_cast<double>(3 * s.d_model + l.ffn.d_ff +
-                                   l.attention.heads * l.attention.head_dim);
-    }
-    terms += static_cast<double>(2 * s.d_model);
-  }
-  for (double x : logits) norm = std::max(norm, std::abs(x));
-  return test::reordered<float>(terms, norm);
-}
-
 TEST(Engine, LogitsEqualTheReference) {
   for (const auto& [name, spec] : test::all_small_specs()) {
     SCOPED_TRACE(name);
     const ModelData model = test::random_model(spec, 21);
     const auto tokens = test::random_tokens(37, spec.vocab_size, 4);
     const auto expected = reference_logits(model, tokens);
-    EXPECT_TRUE(test::within(one_shot(model, tokens, {}), expected, logit_bound(spec, expected)));
+    EXPECT_TRUE(
+        test::within(one_shot(model, tokens, {}), expected, test::logit_bound(spec, expected)));
   }
 }
 
@@ -108,8 +96,8 @@ TEST(Engine, RotatedLogitsEqualTheReferenceAndTheOriginal) {
     ModelData rotated = quantize_model(model, recipe);
     const auto tokens = test::random_tokens(21, spec.vocab_size, 4);
     const auto expected = reference_logits(rotated, tokens);
-    EXPECT_TRUE(
-        test::within(one_shot(rotated, tokens, {}), expected, logit_bound(rotated.spec, expected)));
+    EXPECT_TRUE(test::within(one_shot(rotated, tokens, {}), expected,
+                             test::logit_bound(rotated.spec, expected)));
     // Linear maps are fp16 in this recipe: 2^-11 relative per weight.
     EXPECT_LE(test::relative_l2(expected, reference_logits(model, tokens)), 0x1p-11 * 16);
   }
@@ -126,8 +114,8 @@ TEST(Engine, QuantizedLogitsEqualTheReferenceOnTheSameCodes) {
       const ModelData model = quantize_model(test::random_model(spec, 23), recipe);
       const auto tokens = test::random_tokens(11, spec.vocab_size, 4);
       const auto expected = reference_logits(model, tokens);
-      EXPECT_TRUE(
-          test::within(one_shot(model, tokens, {}), expected, logit_bound(model.spec, expected)));
+      EXPECT_TRUE(test::within(one_shot(model, tokens, {}), expected,
+                               test::logit_bound(model.spec, expected)));
     }
   }
 }
@@ -293,7 +281,7 @@ TEST(Generate, GreedyIsTheArgmaxChainAndStopsAtTheContext) {
       const auto row = logits.begin() +
                        static_cast<std::ptrdiff_t>((t - 1) * static_cast<size_t>(spec.vocab_size));
       const double top = *std::max_element(row, row + spec.vocab_size);
-      EXPECT_LE(top - row[text[t]], logit_bound(spec, logits).absolute) << t;
+      EXPECT_LE(top - row[text[t]], test::logit_bound(spec, logits).absolute) << t;
     }
     const auto other = engine->start({}, nullptr);
     const GenerateResult full = generate(*engine, *other, request, [](int32_t) { return true; });

@@ -13,6 +13,7 @@
 #include "package/format/package.h"
 #include "quantize/recipe.h"
 #include "tests/support/files.h"
+#include "tests/support/logit_bound.h"
 #include "tests/support/random_model.h"
 #include "tests/support/tolerance.h"
 #include "train/config.h"
@@ -82,20 +83,6 @@ std::vector<float> engine_logits(const ModelData& model, const std::vector<int32
   return out;
 }
 
-// Both sides round every sum on the longest path in another order.
-test::Bound logit_bound(const ModelSpec& spec, const std::vector<float>& logits) {
-  double terms = 0, norm = 0;
-  for (const StackSpec& s : spec.stacks) {
-    terms += static_cast<double>(2 * s.d_model);
-    for (const LayerSpec& l : s.layers) {
-      terms += static_cast<double>(3 * s.d_model + l.ffn.d_ff +
-                                   l.attention.heads * l.attention.head_dim);
-    }
-  }
-  for (float x : logits) norm = std::max(norm, std::abs(static_cast<double>(x)));
-  return test::reordered<float>(terms, norm, 4);
-}
-
 // Invariant 1: training-side fp32 logits equal engine fp32 logits of the exported package.
 TEST(Invariant1, TrainingLogitsEqualTheEnginesOnThePackage) {
   ASSERT_GE(smoke_files().size(), 15u);
@@ -109,8 +96,8 @@ TEST(Invariant1, TrainingLogitsEqualTheEnginesOnThePackage) {
     for (int64_t length : {64, 37}) {
       const auto tokens = test::random_tokens(length, spec.vocab_size, 8);
       const auto expected = train_logits(model, tokens);
-      EXPECT_TRUE(
-          test::within(engine_logits(package, tokens), expected, logit_bound(spec, expected)));
+      EXPECT_TRUE(test::within(engine_logits(package, tokens), expected,
+                               test::logit_bound(spec, expected, 4)));
     }
   }
 }
