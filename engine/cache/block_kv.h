@@ -18,7 +18,6 @@ class BlockKv final : public KvStore {
   void append(int64_t group, const float* keys, const float* values, int64_t rows) override;
   void query_tiles(int64_t group, int64_t head, std::vector<QueryTile>& tiles) const override;
   KvHeadView view(int64_t group, int64_t head, const QueryTile& tile) const override;
-  float* scores(int64_t, int64_t) override { return nullptr; }
 
   /// Rows every group holds once a step is over.
   int64_t rows() const;

@@ -18,6 +18,7 @@ struct QueryTile {
 
 /// Where attention finds the keys and values of one sequence (or one block). Per step and group:
 /// append → query_tiles/view for every reader → close (SequenceCache) when the last reader has run.
+/// Tiles are those of the rows appended last.
 class KvStore {
  public:
   virtual ~KvStore() = default;
@@ -25,8 +26,11 @@ class KvStore {
   virtual void append(int64_t group, const float* keys, const float* values, int64_t rows) = 0;
   virtual void query_tiles(int64_t group, int64_t head, std::vector<QueryTile>& tiles) const = 0;
   virtual KvHeadView view(int64_t group, int64_t head, const QueryTile& tile) const = 0;
-  /// Where attention adds probabilities per row for `head`, or null when nobody wants them.
-  virtual float* scores(int64_t group, int64_t head) = 0;
+  /// Whether somebody wants attention probabilities; then the tiles of a head are run in order.
+  virtual bool scored() const { return false; }
+  /// Where reader number `reader` of the group adds the probabilities of `tile`, one per row, or
+  /// null when nobody wants them.
+  virtual float* scores(int64_t, int64_t, int64_t, const QueryTile&) { return nullptr; }
 };
 
 }  // namespace ashlar

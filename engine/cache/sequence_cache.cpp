@@ -2,23 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <deque>
 
 #include "core/base/error.h"
 
 namespace ashlar {
-namespace {
-
-std::vector<float> sum_heads(const std::vector<std::vector<float>>& scores) {
-  std::vector<float> sum = scores[0];
-  for (size_t h = 1; h < scores.size(); ++h) {
-    for (size_t s = 0; s < sum.size(); ++s) sum[s] += scores[h][s];
-  }
-  return sum;
-}
-
-}  // namespace
-
 SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions& options,
                              std::shared_ptr<const Policy> policy, Arena& arena)
     : options_(options), policy_(std::move(policy)), arena_(arena) {
@@ -38,7 +25,8 @@ SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions
       Lane lane;
       lane.head_begin = h;
       lane.head_end = h + width;
-      lane.scores.resize(static_cast<size_t>(width));
+      if (scored()) lane.scores.resize(info.readers.size() * static_cast<size_t>(width));
+      lane.held_scores.resize(lane.scores.size());
       group.lanes.push_back(std::move(lane));
     }
   }
@@ -103,7 +91,7 @@ void SequenceCache::append_raw(Group& group, Lane& lane, const float* keys, cons
     std::copy_n(keys + (r * info.heads + lane.head_begin) * info.key_dim, key_width, out);
     std::copy_n(values + (r * info.heads + lane.head_begin) * info.value_dim, value_width,
                 out + key_width);
-    lane.positions.push_back(static_cast<int32_t>(group.position + r));
+    lane.positions.push_back(static_cast<int32_t>(group.position + group.step_rows + r));
   }
   lane.raw += rows;
   for (auto& scores : lane.scores) scores.resize(lane.positions.size(), 0.0f);
@@ -111,24 +99,28 @@ void SequenceCache::append_raw(Group& group, Lane& lane, const float* keys, cons
 
 void SequenceCache::append(int64_t id, const float* keys, const float* values, int64_t rows) {
   Group& group = at(id);
-  ASHLAR_CHECK(group.cached && group.step_rows == 0 && rows > 0);
-  require(group.position + rows <= INT32_MAX, ErrorCode::kResource,
+  ASHLAR_CHECK(group.cached && (group.step_rows == 0 || holding_) && rows > 0);
+  require(group.position + group.step_rows + rows <= INT32_MAX, ErrorCode::kResource,
           "the cache holds at most {} rows", INT32_MAX);
-  group.step_rows = rows;
-  unsettled_ = !acting_;
   for (Lane& lane : group.lanes) {
-    lane.encoded_before = lane.encoded;
-    lane.raw_before = lane.raw;
+    if (group.step_rows == 0) {
+      lane.encoded_before = lane.encoded;
+      lane.raw_before = lane.raw;
+    }
     append_raw(group, lane, keys, values, rows);
   }
-  // Pages that later queries of this very step must see encoded.
-  const int64_t last_page = (group.position + rows - 1) / kPageRows;
-  if (last_page > group.position / kPageRows) {
-    const int64_t below = last_page * kPageRows;
-    for (Lane& lane : group.lanes) {
-      encode(group, lane, lane.raw - (group.position + rows - below));
-    }
+  group.step_rows += rows;
+  group.last_rows = rows;
+  for (Lane& lane : group.lanes) {
+    encode(group, lane, encoded_early(group, lane) - (lane.encoded - lane.encoded_before));
   }
+}
+
+// Raw rows that the newest provisional row must see encoded: those of pages complete before it.
+int64_t SequenceCache::encoded_early(const Group& group, const Lane& lane) const {
+  if (group.step_rows == 0) return 0;
+  const int64_t below = (group.position + group.step_rows - 1) / kPageRows * kPageRows;
+  return below > group.position ? lane.raw_before + below - group.position : 0;
 }
 
 std::byte* SequenceCache::slot_key(const Group& group, Lane& lane, int64_t head, int64_t slot) {
@@ -153,13 +145,14 @@ void SequenceCache::move_row(const Group& group, Lane& lane, int64_t from, int64
   }
 }
 
-// Encodes the lane's first raw rows that are not encoded yet. During a step the raw rows stay where
-// they are (earlier queries see them raw); finish() removes them.
+// Encodes the lane's next `rows` raw rows that are not encoded yet. During a step the raw rows stay
+// where they are (earlier queries see them raw); retire_encoded() removes them.
 void SequenceCache::encode(Group& group, Lane& lane, int64_t rows) {
   const KvGroup& info = group.info;
   const int64_t vector_bytes = group.key_bytes + group.value_bytes;
   const int64_t width = raw_row_floats(group, lane);
-  const float* raw = raw_base(group, lane);
+  if (rows == 0) return;
+  const float* raw = raw_base(group, lane) + (lane.encoded - lane.encoded_before) * width;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t slot = lane.encoded + r;
     if (slot / kPageRows == static_cast<int64_t>(lane.pages.size())) {
@@ -181,14 +174,19 @@ void SequenceCache::encode(Group& group, Lane& lane, int64_t rows) {
 void SequenceCache::query_tiles(int64_t id, int64_t head, std::vector<QueryTile>& tiles) const {
   const Group& group = at(id);
   const Lane& lane = lane_of(group, head);
-  const int64_t first = group.position, last = first + group.step_rows;
+  const int64_t last = group.position + group.step_rows;
+  // Held scores are kept after every row, so every row is a tile.
+  const int64_t widest = holding_ && scored() ? 1 : kPageRows;
   tiles.clear();
-  const int64_t boundary = std::min(last, (first / kPageRows + 1) * kPageRows);
-  tiles.push_back({0, boundary - first, lane.encoded_before, 0, lane.raw_before + 1});
-  for (int64_t p = boundary; p < last; p += kPageRows) {
-    const int64_t older = lane.raw_before + (p - first);
-    tiles.push_back(
-        {p - first, std::min(kPageRows, last - p), lane.encoded_before + older, older, 1});
+  for (int64_t p = last - group.last_rows; p < last; p += tiles.back().rows) {
+    const int64_t page = p / kPageRows * kPageRows;
+    QueryTile tile;
+    tile.row = p - (last - group.last_rows);
+    tile.rows = std::min({widest, last - p, page + kPageRows - p});
+    if (page > group.position) tile.raw_offset = lane.raw_before + page - group.position;
+    tile.encoded = lane.encoded_before + tile.raw_offset;
+    tile.raw_visible = lane.raw_before + p - group.position + 1 - tile.raw_offset;
+    tiles.push_back(tile);
   }
 }
 
@@ -215,18 +213,30 @@ KvHeadView SequenceCache::view(int64_t id, int64_t head, const QueryTile& tile) 
   return view;
 }
 
-float* SequenceCache::scores(int64_t id, int64_t head) {
-  if (policy_ == nullptr || policy_->reducer() == ScoreReducer::kNone) return nullptr;
+bool SequenceCache::scored() const {
+  return policy_ != nullptr && policy_->reducer() != ScoreReducer::kNone;
+}
+
+// Readers have buffers of their own: they run one after the other over a step's rows, so a shared
+// sum would depend on how the rows are cut into steps.
+float* SequenceCache::scores(int64_t id, int64_t head, int64_t reader, const QueryTile& tile) {
+  if (!scored()) return nullptr;
   Group& group = at(id);
   Lane& lane = group.lanes[static_cast<size_t>(head / group.lanes.front().heads())];
-  return lane.scores[static_cast<size_t>(head - lane.head_begin)].data();
+  const auto i = static_cast<size_t>(reader * lane.heads() + head - lane.head_begin);
+  if (!holding_) return lane.scores[i].data();
+  auto& held = lane.held_scores[i];
+  const auto row = static_cast<size_t>(group.step_rows - group.last_rows + tile.row);
+  ASHLAR_CHECK_EQ(held.size(), row);
+  std::vector<float> scores = held.empty() ? lane.scores[i] : held.back();
+  scores.resize(lane.positions.size(), 0.0f);
+  return held.emplace_back(std::move(scores)).data();
 }
 
 // Holes among encoded rows are filled with the last encoded rows, so a drop moves as many rows as
 // it removes; the few raw rows close up in order.
 void SequenceCache::drop(Group& group, Lane& lane, const std::vector<int64_t>& slots) {
   if (slots.empty()) return;
-  const int64_t vector_bytes = group.key_bytes + group.value_bytes;
   const auto split = std::lower_bound(slots.begin(), slots.end(), lane.encoded);
   const auto keep_meta = [&](int64_t from, int64_t to) {
     lane.positions[static_cast<size_t>(to)] = lane.positions[static_cast<size_t>(from)];
@@ -261,82 +271,17 @@ void SequenceCache::drop(Group& group, Lane& lane, const std::vector<int64_t>& s
   lane.raw = to;
   lane.positions.resize(static_cast<size_t>(kept + to));
   for (auto& scores : lane.scores) scores.resize(lane.positions.size());
-  const int64_t pages = (kept + kPageRows - 1) / kPageRows;
+  release_pages(group, lane);
+}
+
+// Pages past the last encoded row go back.
+void SequenceCache::release_pages(const Group& group, Lane& lane) {
+  const int64_t bytes = kPageRows * lane.heads() * (group.key_bytes + group.value_bytes);
+  const int64_t pages = (lane.encoded + kPageRows - 1) / kPageRows;
   while (static_cast<int64_t>(lane.pages.size()) > pages) {
-    give(lane.pages.back(), kPageRows * lane.heads() * vector_bytes);
+    give(lane.pages.back(), bytes);
     lane.pages.pop_back();
     lane.addresses.pop_back();
-  }
-}
-
-void SequenceCache::finish(Group& group) {
-  group.position += group.step_rows;
-  group.step_rows = 0;
-  for (Lane& lane : group.lanes) {
-    if (group.position % kPageRows == 0 && lane.raw > 0) {
-      encode(group, lane, lane.raw);
-      lane.raw = 0;
-    }
-    lane.encoded_before = lane.encoded;
-    if (!lane.staged) continue;
-    // Back to the raw page, which holds what is left.
-    const int64_t width = raw_row_floats(group, lane);
-    const std::vector<float> staging = std::move(lane.staging);
-    lane.staging.clear();
-    lane.staged = false;
-    std::copy_n(staging.data(), lane.raw * width, raw_base(group, lane));
-  }
-}
-
-// Rows encoded during the step leave the raw rows.
-void SequenceCache::retire_encoded(Group& group) {
-  for (Lane& lane : group.lanes) {
-    const int64_t gone = lane.encoded - lane.encoded_before;
-    if (gone == 0) continue;
-    const int64_t width = raw_row_floats(group, lane);
-    float* raw = raw_base(group, lane);
-    lane.raw -= gone;
-    std::memmove(raw, raw + gone * width, static_cast<size_t>(4 * lane.raw * width));
-  }
-}
-
-void SequenceCache::apply_policy(const Policy& policy, std::span<SequenceCache* const> caches,
-                                 int64_t id) {
-  std::vector<LaneView> views;
-  std::vector<std::pair<SequenceCache*, Lane*>> owners;
-  const bool scored = policy.reducer() != ScoreReducer::kNone;
-  std::deque<std::vector<float>> sums;  // of lanes with several heads; views point into it
-  for (SequenceCache* cache : caches) {
-    if (cache->policy_.get() != &policy || !cache->acting_) continue;
-    Group& group = cache->at(id);
-    for (Lane& lane : group.lanes) {
-      LaneView view{id, group.position + group.step_rows - 1, lane.positions, {}};
-      if (scored && lane.scores.size() == 1) view.scores = lane.scores[0];
-      if (scored && lane.scores.size() > 1) view.scores = sums.emplace_back(sum_heads(lane.scores));
-      views.push_back(view);
-      owners.emplace_back(cache, &lane);
-    }
-  }
-  std::vector<LaneEdit> edits(views.size());
-  policy.select(views, edits);
-  for (size_t i = 0; i < edits.size(); ++i) {
-    auto [cache, lane] = owners[i];
-    cache->drop(cache->at(id), *lane, edits[i].drop);
-  }
-}
-
-void SequenceCache::close(std::span<SequenceCache* const> caches, int64_t id) {
-  for (SequenceCache* cache : caches) cache->retire_encoded(cache->at(id));
-  std::vector<const Policy*> done;
-  for (SequenceCache* cache : caches) {
-    const Policy* policy = cache->policy_.get();
-    if (policy == nullptr || std::find(done.begin(), done.end(), policy) != done.end()) continue;
-    done.push_back(policy);
-    apply_policy(*policy, caches, id);
-  }
-  for (SequenceCache* cache : caches) {
-    cache->finish(cache->at(id));
-    if (cache->acting_) cache->unsettled_ = false;
   }
 }
 

@@ -15,6 +15,11 @@
 // fp32 until the page of kPageRows positions that holds j is complete, and encoded from the next
 // position on. So the query at position p sees rows below ⌊p/P⌋·P encoded and the rest raw, however
 // the text was cut into chunks. Rows are encoded once and moved verbatim.
+//
+// Appended rows are provisional until their step ends. A step ends for one group when its last
+// reader has run (close), or, while the cache holds, for all groups together with `commit(n)`:
+// rows beyond the first n leave no trace, in pages, scores or positions. Policies see committed
+// rows only.
 
 namespace ashlar {
 
@@ -38,10 +43,11 @@ class SequenceCache final : public KvStore {
   void append(int64_t group, const float* keys, const float* values, int64_t rows) override;
   void query_tiles(int64_t group, int64_t head, std::vector<QueryTile>& tiles) const override;
   KvHeadView view(int64_t group, int64_t head, const QueryTile& tile) const override;
-  float* scores(int64_t group, int64_t head) override;
+  bool scored() const override;
+  float* scores(int64_t group, int64_t head, int64_t reader, const QueryTile& tile) override;
 
-  /// Whether the policy acts when groups close: false while a prompt is still being fed. While it
-  /// acts and there is a policy, a step may append one row only.
+  /// Whether the policy acts when steps end: false while a prompt is still being fed. All rows of a
+  /// step see what was kept before it.
   void set_acting(bool acting) { acting_ = acting; }
   /// True if rows came in since the policy last acted: a prompt that ends without adding a row (a
   /// Block Transformer's last, incomplete block) must still close its groups.
@@ -49,12 +55,21 @@ class SequenceCache final : public KvStore {
   const Policy* policy() const { return policy_.get(); }
 
   /// Ends the step of `group` for all `caches` after its last reader: one batched select per
-  /// policy, then drop → compact → encode.
+  /// policy, then drop → compact → encode. Leaves the rows of a holding cache provisional.
   static void close(std::span<SequenceCache* const> caches, int64_t group);
 
-  /// Rows fed to `group` so far, dropped ones included.
+  /// Keeps appended rows provisional until commit; later appends see them. Changed between steps
+  /// only.
+  void set_holding(bool holding);
+  /// Forgets all but the first `rows` provisional rows of every group.
+  void truncate_provisional(int64_t rows = 0);
+  /// Makes the first rows[i] provisional rows of caches[i] final in every group, forgets the others
+  /// and ends the step as close does. The caches share one model.
+  static void commit(std::span<SequenceCache* const> caches, std::span<const int64_t> rows);
+
+  /// Committed rows fed to `group` so far, dropped ones included.
   int64_t position(int64_t group) const;
-  /// Rows `head` of `group` holds now.
+  /// Rows `head` of `group` holds now, provisional ones included.
   int64_t rows(int64_t group, int64_t head) const;
   /// How many of them are encoded; the others are raw.
   int64_t encoded_rows(int64_t group, int64_t head) const;
@@ -70,9 +85,11 @@ class SequenceCache final : public KvStore {
     std::vector<const std::byte*> addresses;
     int64_t encoded = 0;
     std::vector<int32_t> positions;
-    std::vector<std::vector<float>> scores;  // per head, per slot
-    PageId raw_page;                         // up to P fp32 rows
-    std::vector<float> staging;              // all raw rows of a step that exceeds raw_page
+    std::vector<std::vector<float>> scores;  // per (reader, head), per slot; empty if unscored
+    // While holding: the scores as they are after each provisional row.
+    std::vector<std::vector<std::vector<float>>> held_scores;  // per (reader, head), per row
+    PageId raw_page;                                           // up to P fp32 rows
+    std::vector<float> staging;  // all raw rows of a step that exceeds raw_page
     int64_t raw = 0;
     bool staged = false;
     int64_t encoded_before = 0, raw_before = 0;  // when the step in flight began
@@ -84,7 +101,8 @@ class SequenceCache final : public KvStore {
     bool cached = false;
     int64_t key_bytes = 0, value_bytes = 0;  // of one encoded vector
     int64_t position = 0;
-    int64_t step_rows = 0;  // rows of the step in flight
+    int64_t step_rows = 0;  // provisional rows
+    int64_t last_rows = 0;  // those of the last append
     std::vector<Lane> lanes;
   };
 
@@ -95,9 +113,15 @@ class SequenceCache final : public KvStore {
   const float* raw_base(const Lane& lane) const;
   int64_t raw_row_floats(const Group& group, const Lane& lane) const;
   void append_raw(Group& group, Lane& lane, const float* keys, const float* values, int64_t rows);
+  int64_t encoded_early(const Group& group, const Lane& lane) const;
   void encode(Group& group, Lane& lane, int64_t rows);
+  void release_pages(const Group& group, Lane& lane);
   void drop(Group& group, Lane& lane, const std::vector<int64_t>& slots);
   void retire_encoded(Group& group);
+  void unstage(const Group& group, Lane& lane);
+  static void adopt_held_scores(Lane& lane);
+  void truncate(Group& group, int64_t rows);
+  static void end_step(std::span<SequenceCache* const> caches, int64_t group);
   static void apply_policy(const Policy& policy, std::span<SequenceCache* const> caches,
                            int64_t group);
   void finish(Group& group);
@@ -113,6 +137,7 @@ class SequenceCache final : public KvStore {
   std::vector<Group> groups_;
   int64_t bytes_ = 0;
   bool acting_ = false;
+  bool holding_ = false;
   bool unsettled_ = false;
 };
 

@@ -32,6 +32,7 @@ struct LayerStep {
   const LayerSpec& spec;
   const LayerWeights& weights;
   const KvGroup& group;
+  int64_t reader;  // number of this layer among the group's readers
   std::span<const StackItem> items;
   int64_t rows;
   int64_t d_model;
@@ -106,9 +107,8 @@ void attend(const LayerStep& step, const float* query_RHE, float* out_RHE) {
   for (const StackItem& item : step.items) {
     for (int64_t head = 0; head < a.kv_heads; ++head) {
       item.kv->query_tiles(step.group.id, head, tiles);
-      const bool scored = item.kv->scores(step.group.id, head) != nullptr;
       for (size_t t = 0; t < tiles.size(); ++t) {
-        if (t == 0 || !scored) chains.emplace_back();
+        if (t == 0 || !item.kv->scored()) chains.emplace_back();
         chains.back().push_back({&item, head, tiles[t]});
         slots = std::max(slots, tiles[t].encoded + tiles[t].raw_visible + tiles[t].rows);
         tile_rows = std::max(tile_rows, tiles[t].rows);
@@ -134,7 +134,7 @@ void attend(const LayerStep& step, const float* query_RHE, float* out_RHE) {
       task.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.head_dim)));
       task.raw_visible = job.tile.raw_visible;
       task.out = out_RHE + offset;
-      task.scores = job.item->kv->scores(step.group.id, job.head);
+      task.scores = job.item->kv->scores(step.group.id, job.head, step.reader, job.tile);
       attention_run(view, task, fit_aligned(scratch[static_cast<size_t>(thread)], scratch_bytes));
     }
   });
@@ -210,8 +210,16 @@ void run_stack(const StackSpec& stack, const StackWeights& weights, std::span<co
   fit(work.rotate, widest * pool.size());
   for (size_t l = 0; l < stack.layers.size(); ++l) {
     const KvGroup& group = groups[static_cast<size_t>(group_of_layer[l])];
-    const LayerStep step{
-        stack.layers[l], weights.layers[l], group, items, rows, stack.d_model, work, pool};
+    const auto reader = std::ranges::find(group.readers, static_cast<int64_t>(l));
+    const LayerStep step{stack.layers[l],
+                         weights.layers[l],
+                         group,
+                         reader - group.readers.begin(),
+                         items,
+                         rows,
+                         stack.d_model,
+                         work,
+                         pool};
     attention_phase(step, group.owner == static_cast<int64_t>(l), x);
     if (group.readers.back() == static_cast<int64_t>(l)) close(group.id);
     ffn_phase(step, x);

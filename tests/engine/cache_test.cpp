@@ -152,6 +152,143 @@ TEST(SequenceCache, RowsSurviveRandomAppendsAndDrops) {
   }
 }
 
+// H2O that keeps every score it was shown.
+class Recording final : public Policy {
+ public:
+  ScoreReducer reducer() const override { return ScoreReducer::kSum; }
+  bool per_head() const override { return true; }
+  void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
+    for (const LaneView& lane : lanes) {
+      seen.insert(seen.end(), lane.scores.begin(), lane.scores.end());
+      seen.push_back(static_cast<float>(lane.newest));
+    }
+    h2o_->select(lanes, edits);
+  }
+  mutable std::vector<float> seen;
+
+ private:
+  std::unique_ptr<Policy> h2o_ = make_policy({"h2o", 21, 2, 3});
+};
+
+// Appends rows to every group and plays every reader: attention adds a number that depends on the
+// query's position, the row's slot and the reader.
+void append_rows(SequenceCache& cache, std::span<const KvGroup> groups, int64_t first,
+                 int64_t rows) {
+  SequenceCache* const caches[] = {&cache};
+  for (const KvGroup& g : groups) {
+    std::vector<float> keys, values;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t h = 0; h < g.heads; ++h) {
+        for (int64_t i = 0; i < g.key_dim; ++i) keys.push_back(element(first + r, h, i, false));
+        for (int64_t i = 0; i < g.value_dim; ++i) values.push_back(element(first + r, h, i, true));
+      }
+    }
+    cache.append(g.id, keys.data(), values.data(), rows);
+    std::vector<QueryTile> tiles;
+    for (size_t reader = 0; reader < g.readers.size(); ++reader) {
+      for (int64_t h = 0; h < g.heads; ++h) {
+        cache.query_tiles(g.id, h, tiles);
+        int64_t next = 0;
+        for (const QueryTile& tile : tiles) {
+          ASSERT_EQ(tile.row, next);
+          next += tile.rows;
+          float* scores = cache.scores(g.id, h, static_cast<int64_t>(reader), tile);
+          for (int64_t r = 0; r < tile.rows; ++r) {
+            const int64_t seen = tile.encoded + tile.raw_visible + r;
+            for (int64_t s = 0; s < seen; ++s) {
+              const auto draw = static_cast<uint64_t>((first + tile.row + r) * 7919 + s * 31 + h);
+              scores[s] += static_cast<float>(Philox(reader).uniform(draw)) / 7.0f;
+            }
+          }
+        }
+        ASSERT_EQ(next, rows);
+      }
+    }
+    SequenceCache::close(caches, g.id);
+  }
+}
+
+std::vector<std::byte> contents(const SequenceCache& cache, const KvGroup& g, int64_t head) {
+  std::vector<std::byte> out;
+  const auto add = [&](const void* at, int64_t bytes) {
+    const auto* b = static_cast<const std::byte*>(at);
+    out.insert(out.end(), b, b + bytes);
+  };
+  const auto positions = cache.positions(g.id, head);
+  add(positions.data(), static_cast<int64_t>(positions.size_bytes()));
+  const int64_t encoded = cache.encoded_rows(g.id, head);
+  const KvHeadView view = cache.view(g.id, head, {0, 1, encoded, 0, 1});
+  for (int64_t s = 0; s < encoded; ++s) {
+    const std::byte* page = view.pages[s / view.page_rows];
+    const int64_t row = s % view.page_rows;
+    add(page + view.key_offset + row * view.key_stride, view.key_stride);
+    add(page + view.value_offset + row * view.value_stride, view.value_stride);
+  }
+  for (int64_t r = 0; r < static_cast<int64_t>(positions.size()) - encoded; ++r) {
+    add(view.raw_keys + r * view.raw_key_stride, 4 * g.key_dim);
+    add(view.raw_values + r * view.raw_value_stride, 4 * g.value_dim);
+  }
+  return out;
+}
+
+// Rows that are never committed leave nothing behind: pages, bytes, positions and scores equal
+// those of a cache that never saw them, bit for bit.
+TEST(SequenceCache, OnlyCommittedRowsCount) {
+  const auto groups = kv_groups(test::small_decoder("cla2"));
+  const auto memory = make_host_memory();
+  for (uint64_t round = 0; round < 12; ++round) {
+    Arena arena(*memory);
+    const Philox rng(100 + round);
+    uint64_t draw = 0;
+    const auto pick = [&](uint64_t below) {
+      return static_cast<int64_t>(rng.below(draw++, below));
+    };
+    const CacheOptions options{CodecKind::kQ4, CodecKind::kQ8};
+    const auto held_policy = std::make_shared<Recording>();
+    const auto plain_policy = std::make_shared<Recording>();
+    SequenceCache held(groups, options, held_policy, arena);
+    SequenceCache plain(groups, options, plain_policy, arena);
+    held.set_holding(true);
+    SequenceCache* const caches[] = {&held};
+    append_rows(held, groups, 0, 1);
+    const int64_t one[] = {1};
+    SequenceCache::commit(caches, one);
+    append_rows(plain, groups, 0, 1);
+    for (int step = 0; step < 40; ++step) {
+      SCOPED_TRACE(step);
+      const bool acts = pick(3) == 0;
+      held.set_acting(acts);
+      plain.set_acting(acts);
+      const int64_t first = plain.position(0);
+      int64_t rows = 0;
+      for (int64_t part = acts ? 1 : 1 + pick(3); part > 0; --part) {
+        const int64_t more = acts ? 1 : 1 + pick(36);
+        ASSERT_NO_FATAL_FAILURE(append_rows(held, groups, first + rows, more));
+        rows += more;
+        if (pick(4) == 0) held.truncate_provisional(rows = pick(static_cast<uint64_t>(rows + 1)));
+      }
+      ASSERT_EQ(held.position(0), first);
+      const int64_t kept[] = {pick(static_cast<uint64_t>(rows + 1))};
+      SequenceCache::commit(caches, kept);
+      for (int64_t r = 0; r < kept[0];) {
+        const int64_t more = acts ? 1 : 1 + pick(static_cast<uint64_t>(kept[0] - r));
+        ASSERT_NO_FATAL_FAILURE(append_rows(plain, groups, first + r, more));
+        r += more;
+      }
+      ASSERT_EQ(held_policy->seen, plain_policy->seen);
+      ASSERT_EQ(held.bytes(), plain.bytes());
+      ASSERT_EQ(held.unsettled(), plain.unsettled());
+      for (const KvGroup& g : groups) {
+        for (int64_t h = 0; h < g.heads; ++h) {
+          ASSERT_EQ(contents(held, g, h), contents(plain, g, h));
+        }
+      }
+    }
+    EXPECT_GT(plain_policy->seen.size(), 0u);
+    EXPECT_GT(plain.position(0), 100);
+  }
+}
+
 TEST(Policy, UnknownNamesAndImpossibleBudgetsAreRefused) {
   const auto refuses = [](const PolicyOptions& options, const std::vector<std::string>& fragments) {
     test::expect_error(ErrorCode::kRequest, fragments, [&] { make_policy(options); });
