@@ -226,20 +226,17 @@ void check_targets(const Tensor& hidden, const Tensor& head, const Tensor& targe
 
 }  // namespace
 
-RopeTable make_rope_table(int64_t positions, int64_t head_dim, double theta,
-                          at::ScalarType compute) {
-  ASHLAR_CHECK(head_dim % 2 == 0);
-  const int64_t half = head_dim / 2;
+RopeTable make_rope_table(int64_t positions, const RopeSpec& rope, at::ScalarType compute) {
+  const RopeFrequencies turn = rope_frequencies(rope);
+  const auto half = static_cast<int64_t>(turn.frequency.size());
   Tensor cosine = at::empty({positions, half}, at::kDouble), sine = at::empty_like(cosine);
   double* c = cosine.data_ptr<double>();
   double* s = sine.data_ptr<double>();
   for (int64_t t = 0; t < positions; ++t) {
     for (int64_t i = 0; i < half; ++i) {
-      const double angle =
-          static_cast<double>(t) *
-          std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
-      c[t * half + i] = std::cos(angle);
-      s[t * half + i] = std::sin(angle);
+      const double angle = static_cast<double>(t) * turn.frequency[static_cast<size_t>(i)];
+      c[t * half + i] = turn.magnitude * std::cos(angle);
+      s[t * half + i] = turn.magnitude * std::sin(angle);
     }
   }
   const at::ScalarType type = accumulate_type(compute);

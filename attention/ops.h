@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "models/spec/rope.h"
+
 // Differentiable building blocks of the training models. Every function is pure, takes fp64, fp32
 // or bf16 (sums in fp32 for bf16) and reduces in an order that does not depend on the thread count,
 // apart from matrix products, which are the BLAS library's. First derivatives only.
@@ -16,15 +18,14 @@
 
 namespace ashlar {
 
-/// Cosines and sines of RoPE (arXiv 2104.09864): angle(t, i) = t·theta^(−2i/E), half-split pairing
-/// (i, i + E/2). Tensors [positions, E/2] in fp32, or fp64 for fp64 models.
+/// Cosines and sines of RoPE (arXiv 2104.09864, models/spec/rope.h), half-split pairing
+/// (i, i + R/2). Tensors [positions, R/2] in fp32, or fp64 for fp64 models; R is rope.dim.
 struct RopeTable {
   at::Tensor cosine;
   at::Tensor sine;
 };
-/// Angles are computed in double. `head_dim` must be even.
-RopeTable make_rope_table(int64_t positions, int64_t head_dim, double theta,
-                          at::ScalarType compute);
+/// Angles are computed in double.
+RopeTable make_rope_table(int64_t positions, const RopeSpec& rope, at::ScalarType compute);
 
 /// x·(mean(x²) + eps)^-1/2 · gain over the last dimension. gain [D] is fp32 for bf16 x. Returns
 /// {normalised, x}: carrying on with the second saves one pass over the gradient of the skip

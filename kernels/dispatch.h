@@ -20,7 +20,7 @@ struct KernelTable {
   void (*rms_norm)(const float* x, const float* gain, double eps, int64_t n, float* y);
   void (*swiglu)(const float* gate, const float* up, int64_t n, float* y);
   void (*add_inplace)(float* y, const float* x, int64_t n);
-  void (*rope_apply)(float* x, int64_t heads, int64_t dim, const float* cos_in,
+  void (*rope_apply)(float* x, int64_t heads, int64_t stride, int64_t dim, const float* cos_in,
                      const float* sin_in);
   int64_t (*argmax)(const float* x, int64_t n);
   /// y[i] = e^x[i] as softmax and SwiGLU compute it; for tests.

@@ -20,19 +20,19 @@ void swiglu(const float* gate, const float* up, int64_t n, float* y) {
 
 void add_inplace(float* y, const float* x, int64_t n) { active_kernels().add_inplace(y, x, n); }
 
-void rope_angles(int64_t position, double theta, int64_t dim, float* cos_out, float* sin_out) {
-  ASHLAR_CHECK_EQ(dim % 2, 0);
-  for (int64_t i = 0; i < dim / 2; ++i) {
-    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(dim);
-    const double angle = static_cast<double>(position) * std::pow(theta, exponent);
-    cos_out[i] = static_cast<float>(std::cos(angle));
-    sin_out[i] = static_cast<float>(std::sin(angle));
+void rope_angles(int64_t position, const double* frequency, int64_t pairs, double magnitude,
+                 float* cos_out, float* sin_out) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    const double angle = static_cast<double>(position) * frequency[i];
+    cos_out[i] = static_cast<float>(magnitude * std::cos(angle));
+    sin_out[i] = static_cast<float>(magnitude * std::sin(angle));
   }
 }
 
-void rope_apply(float* x, int64_t heads, int64_t dim, const float* cos_in, const float* sin_in) {
+void rope_apply(float* x, int64_t heads, int64_t stride, int64_t dim, const float* cos_in,
+                const float* sin_in) {
   ASHLAR_CHECK_EQ(dim % 2, 0);
-  active_kernels().rope_apply(x, heads, dim, cos_in, sin_in);
+  active_kernels().rope_apply(x, heads, stride, dim, cos_in, sin_in);
 }
 
 int64_t argmax(const float* x, int64_t n) {

@@ -14,11 +14,15 @@ void swiglu(const float* gate, const float* up, int64_t n, float* y);
 /// y[i] += x[i].
 void add_inplace(float* y, const float* x, int64_t n);
 
-/// cos and sin of position·theta^(−2i/dim) for i < dim/2, computed in double and rounded once.
-void rope_angles(int64_t position, double theta, int64_t dim, float* cos_out, float* sin_out);
+/// magnitude·cos and magnitude·sin of position·frequency[i] for i < pairs, computed in double and
+/// rounded once.
+void rope_angles(int64_t position, const double* frequency, int64_t pairs, double magnitude,
+                 float* cos_out, float* sin_out);
 
-/// Rotates `heads` vectors of `dim` in place with half-split pairing: (x_i, x_{i+dim/2}).
-void rope_apply(float* x, int64_t heads, int64_t dim, const float* cos_in, const float* sin_in);
+/// Rotates `heads` vectors of `dim`, `stride` floats apart, in place with half-split pairing:
+/// (x_i, x_{i+dim/2}). dim is even.
+void rope_apply(float* x, int64_t heads, int64_t stride, int64_t dim, const float* cos_in,
+                const float* sin_in);
 
 /// Index of the largest element, the lowest index on ties; n ≥ 1.
 int64_t argmax(const float* x, int64_t n);

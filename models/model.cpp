@@ -28,7 +28,9 @@ Model::Model(ModelSpec spec)
     : spec_(std::move(spec)),
       stages_(make_stages(spec_)),
       head_(head_parameter(spec_)),
-      ropes_(std::make_unique<RopeTables>()) {}
+      ropes_(std::make_unique<RopeTables>()) {
+  require_basic(spec_, "trainer");
+}
 
 Tensor Model::run(const ParameterSet& parameters, const Tensor& tokens,
                   const ForwardOptions& options) const {

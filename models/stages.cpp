@@ -159,8 +159,7 @@ void StageBuilder::add_layer(int64_t stack_index, int64_t layer, int64_t group, 
     const auto heads = [&](const Tensor& t, int64_t count) {
       return t.view({rows, positions, count, a.head_dim});
     };
-    const RopeTable& rope =
-        input.ropes->get(positions, a.head_dim, a.rope_theta, state.x.scalar_type());
+    const RopeTable& rope = input.ropes->get(positions, a.rope, state.x.scalar_type());
     auto [normed, x] = rms_norm(state.x, p[0], eps);
     const Tensor wq = cast(p[1], x);
     Tensor q;
@@ -206,11 +205,14 @@ void StageBuilder::add_gather() {
 
 }  // namespace
 
-const RopeTable& RopeTables::get(int64_t positions, int64_t head_dim, double theta,
-                                 at::ScalarType compute) {
-  RopeTable& table = tables_[{positions, head_dim, theta, compute}];
-  if (!table.cosine.defined()) table = make_rope_table(positions, head_dim, theta, compute);
-  return table;
+const RopeTable& RopeTables::get(int64_t positions, const RopeSpec& rope, at::ScalarType compute) {
+  for (const Entry& entry : entries_) {
+    if (entry.positions == positions && entry.rope == rope && entry.compute == compute) {
+      return entry.table;
+    }
+  }
+  entries_.push_back({positions, rope, compute, make_rope_table(positions, rope, compute)});
+  return entries_.back().table;
 }
 
 std::vector<Stage> make_stages(const ModelSpec& spec) { return StageBuilder(spec).build(); }

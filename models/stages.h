@@ -3,11 +3,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <span>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "attention/ops.h"
@@ -27,10 +27,16 @@ using KvMap = std::map<int64_t, KvPair>;
 /// RoPE tables made so far, so that a table is computed once per shape and not once per layer.
 class RopeTables {
  public:
-  const RopeTable& get(int64_t positions, int64_t head_dim, double theta, at::ScalarType compute);
+  const RopeTable& get(int64_t positions, const RopeSpec& rope, at::ScalarType compute);
 
  private:
-  std::map<std::tuple<int64_t, int64_t, double, at::ScalarType>, RopeTable> tables_;
+  struct Entry {
+    int64_t positions;
+    RopeSpec rope;
+    at::ScalarType compute;
+    RopeTable table;
+  };
+  std::deque<Entry> entries_;  // references stay valid
 };
 
 /// What every stage of one forward pass may read besides its own parameters.

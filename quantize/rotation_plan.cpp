@@ -40,6 +40,7 @@ class Planner {
  public:
   Planner(const ModelSpec& spec, const RotationRequest& request) : spec_(spec), request_(request) {
     if (!request.any()) return;
+    require_basic(spec, "rotation planner");
     plan_.manifest.stacks.resize(spec.stacks.size());
     plan_.untie_head = request.residual && spec.tied_head;
     for (size_t s = 0; s < spec.stacks.size(); ++s) plan_stack(s);

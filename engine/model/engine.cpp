@@ -21,6 +21,7 @@ Engine::Engine(const ModelData& model, const EngineOptions& options)
   require(options.chunk_tokens >= 1, ErrorCode::kRequest, "chunk of {} tokens",
           options.chunk_tokens);
   validate(model, "model");
+  require_basic(spec_, "engine");
   for (size_t s = 0; s < spec_.stacks.size(); ++s) {
     group_of_layer_.push_back(ashlar::group_of_layer(spec_, static_cast<int64_t>(s)));
   }

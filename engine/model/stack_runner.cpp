@@ -9,6 +9,7 @@
 #include "core/base/error.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
+#include "models/spec/rope.h"
 
 namespace ashlar {
 namespace {
@@ -44,12 +45,12 @@ struct LayerStep {
 
 // RoPE, then the online rotation of R3, on `heads` vectors of every row.
 void turn(const LayerStep& step, float* x, int64_t heads) {
-  const int64_t dim = step.a().head_dim, half = dim / 2;
+  const int64_t dim = step.a().head_dim, turned = step.a().rope.dim, half = turned / 2;
   const HadamardPlan& plan = step.weights.keys_plan;
   float* scratch = step.work.rotate.data();
   step.pool.parallel_for(step.rows, [&](int64_t r, int thread) {
     float* row = x + r * heads * dim;
-    rope_apply(row, heads, dim, step.work.rope_cos.data() + r * half,
+    rope_apply(row, heads, dim, turned, step.work.rope_cos.data() + r * half,
                step.work.rope_sin.data() + r * half);
     if (plan.n == 0) return;
     for (int64_t h = 0; h < heads; ++h) {
@@ -59,12 +60,13 @@ void turn(const LayerStep& step, float* x, int64_t heads) {
 }
 
 void fill_rope(const LayerStep& step) {
-  const int64_t half = step.a().head_dim / 2;
+  const int64_t half = step.a().rope.dim / 2;
+  const RopeFrequencies rope = rope_frequencies(step.a().rope);
   float* cosines = fit(step.work.rope_cos, step.rows * half);
   float* sines = fit(step.work.rope_sin, step.rows * half);
   for (const StackItem& item : step.items) {
     for (int64_t r = 0; r < item.rows; ++r) {
-      rope_angles(item.position + r, step.a().rope_theta, step.a().head_dim,
+      rope_angles(item.position + r, rope.frequency.data(), half, rope.magnitude,
                   cosines + (item.row + r) * half, sines + (item.row + r) * half);
     }
   }

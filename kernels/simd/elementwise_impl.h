@@ -65,11 +65,11 @@ void add_inplace_kernel(float* y, const float* x, int64_t n) {
   });
 }
 
-void rope_apply_kernel(float* x, int64_t heads, int64_t dim, const float* cos_in,
+void rope_apply_kernel(float* x, int64_t heads, int64_t stride, int64_t dim, const float* cos_in,
                        const float* sin_in) {
   const int64_t half = dim / 2;
   for (int64_t h = 0; h < heads; ++h) {
-    float* a = x + h * dim;
+    float* a = x + h * stride;
     float* b = a + half;
     for_spans(half, [&](int64_t i, int64_t m) {
       const Vf c = vload_span(cos_in + i, m), s = vload_span(sin_in + i, m);

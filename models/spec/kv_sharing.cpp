@@ -60,10 +60,11 @@ std::vector<int64_t> explicit_list(const Node& node, std::string_view key, int64
   for (int64_t i = 0; i < layers; ++i) {
     const int64_t owner = owners[static_cast<size_t>(i)];
     if (owner > i) {
-      fail_at(node, key,
-              fmt::format("layer {} reads layer {}, which runs later: forward references need "
-                          "iterated passes and are not supported",
-                          i, owner));
+      fail_at(
+          node, key,
+          fmt::format("layer {} reads layer {}, which runs later: forward references (LCKV) need "
+                      "iterated passes and are not supported",
+                      i, owner));
     }
     if (owner < 0 || owners[static_cast<size_t>(owner)] != owner) {
       fail_at(node, key, fmt::format("layer {} reads layer {}, which owns no K/V", i, owner));

@@ -7,26 +7,218 @@ namespace {
 
 using Role = ParameterRole;
 
-void add_layer(std::vector<ParameterSpec>& out, const StackSpec& stack, int64_t stack_index,
-               int64_t index) {
-  const LayerSpec& layer = stack.layers[static_cast<size_t>(index)];
-  const AttentionSpec& a = layer.attention;
-  const int64_t d = stack.d_model;
-  const auto add = [&](Role role, std::vector<int64_t> shape) {
-    out.push_back({parameter_name(stack, role, index), std::move(shape), role, stack_index, index});
-  };
-  add(Role::kAttentionNorm, {d});
-  add(Role::kQuery, {a.heads * a.head_dim, d});
-  if (layer.kv_owner == index) {
-    if (a.separate_kv_norm) add(Role::kKvNorm, {d});
-    add(Role::kKey, {a.kv_heads * a.head_dim, d});
-    add(Role::kValue, {a.kv_heads * a.head_dim, d});
+enum class Part { kTable, kLinear, kGain, kBias, kVector };
+
+struct RoleInfo {
+  Role role;
+  bool in_layer;
+  Part part;
+  const char* suffix;  // behind "<stack>." or "<stack>.layers.<i>."
+};
+
+// Names of a plain decoder are Hugging Face Llama's, of variants those of the family that has them
+// (Qwen3 norms, gpt-oss sinks, DeepSeek latents).
+const RoleInfo kRoles[] = {
+    {Role::kEmbedding, false, Part::kTable, "embed_tokens.weight"},
+    {Role::kBlockEmbedding, false, Part::kTable, "embed_tokens.weight"},
+    {Role::kPositions, false, Part::kTable, "embed_positions.weight"},
+    {Role::kClsTokens, false, Part::kTable, "cls_tokens.weight"},
+    {Role::kProjection, false, Part::kLinear, "embed_projection.weight"},
+    {Role::kProjectionBias, false, Part::kBias, "embed_projection.bias"},
+    {Role::kAttentionNorm, true, Part::kGain, "input_layernorm.weight"},
+    {Role::kAttentionNormBias, true, Part::kBias, "input_layernorm.bias"},
+    {Role::kKvNorm, true, Part::kGain, "self_attn.kv_layernorm.weight"},
+    {Role::kKvNormBias, true, Part::kBias, "self_attn.kv_layernorm.bias"},
+    {Role::kQueryDown, true, Part::kLinear, "self_attn.q_a_proj.weight"},
+    {Role::kQueryDownNorm, true, Part::kGain, "self_attn.q_a_layernorm.weight"},
+    {Role::kQuery, true, Part::kLinear, "self_attn.q_proj.weight"},
+    {Role::kQueryBias, true, Part::kBias, "self_attn.q_proj.bias"},
+    {Role::kKey, true, Part::kLinear, "self_attn.k_proj.weight"},
+    {Role::kKeyBias, true, Part::kBias, "self_attn.k_proj.bias"},
+    {Role::kValue, true, Part::kLinear, "self_attn.v_proj.weight"},
+    {Role::kValueBias, true, Part::kBias, "self_attn.v_proj.bias"},
+    {Role::kLatent, true, Part::kLinear, "self_attn.kv_a_proj_with_mqa.weight"},
+    {Role::kLatentNorm, true, Part::kGain, "self_attn.kv_a_layernorm.weight"},
+    {Role::kKeyUp, true, Part::kLinear, "self_attn.k_b_proj.weight"},
+    {Role::kValueUp, true, Part::kLinear, "self_attn.v_b_proj.weight"},
+    {Role::kQueryNorm, true, Part::kGain, "self_attn.q_norm.weight"},
+    {Role::kKeyNorm, true, Part::kGain, "self_attn.k_norm.weight"},
+    {Role::kSinks, true, Part::kVector, "self_attn.sinks"},
+    {Role::kAttentionOut, true, Part::kLinear, "self_attn.o_proj.weight"},
+    {Role::kAttentionOutBias, true, Part::kBias, "self_attn.o_proj.bias"},
+    {Role::kCrossNorm, true, Part::kGain, "cross_attn_layernorm.weight"},
+    {Role::kCrossNormBias, true, Part::kBias, "cross_attn_layernorm.bias"},
+    {Role::kCrossQuery, true, Part::kLinear, "cross_attn.q_proj.weight"},
+    {Role::kCrossQueryBias, true, Part::kBias, "cross_attn.q_proj.bias"},
+    {Role::kCrossKey, true, Part::kLinear, "cross_attn.k_proj.weight"},
+    {Role::kCrossKeyBias, true, Part::kBias, "cross_attn.k_proj.bias"},
+    {Role::kCrossValue, true, Part::kLinear, "cross_attn.v_proj.weight"},
+    {Role::kCrossValueBias, true, Part::kBias, "cross_attn.v_proj.bias"},
+    {Role::kCrossOut, true, Part::kLinear, "cross_attn.o_proj.weight"},
+    {Role::kCrossOutBias, true, Part::kBias, "cross_attn.o_proj.bias"},
+    {Role::kFfnNorm, true, Part::kGain, "post_attention_layernorm.weight"},
+    {Role::kFfnNormBias, true, Part::kBias, "post_attention_layernorm.bias"},
+    {Role::kGate, true, Part::kLinear, "mlp.gate_proj.weight"},
+    {Role::kGateBias, true, Part::kBias, "mlp.gate_proj.bias"},
+    {Role::kUp, true, Part::kLinear, "mlp.up_proj.weight"},
+    {Role::kUpBias, true, Part::kBias, "mlp.up_proj.bias"},
+    {Role::kDown, true, Part::kLinear, "mlp.down_proj.weight"},
+    {Role::kDownBias, true, Part::kBias, "mlp.down_proj.bias"},
+    {Role::kFinalNorm, false, Part::kGain, "norm.weight"},
+    {Role::kFinalNormBias, false, Part::kBias, "norm.bias"},
+    {Role::kExpansion, false, Part::kLinear, "expansion.weight"},
+    {Role::kExpansionBias, false, Part::kBias, "expansion.bias"},
+    {Role::kHead, false, Part::kLinear, "lm_head.weight"},
+};
+
+const RoleInfo& info(Role role) {
+  for (const RoleInfo& entry : kRoles) {
+    if (entry.role == role) return entry;
   }
-  add(Role::kAttentionOut, {d, a.heads * a.head_dim});
-  add(Role::kFfnNorm, {d});
-  add(Role::kGate, {layer.ffn.d_ff, d});
-  add(Role::kUp, {layer.ffn.d_ff, d});
-  add(Role::kDown, {d, layer.ffn.d_ff});
+  fail(ErrorCode::kInternal, "parameter role {} has no name", static_cast<int>(role));
+}
+
+class Lister {
+ public:
+  explicit Lister(const ModelSpec& spec) : spec_(spec) {}
+  std::vector<ParameterSpec> list();
+
+ private:
+  void add(Role role, std::vector<int64_t> shape) {
+    const StackSpec& stack = spec_.stacks[stack_];
+    const int64_t layer = info(role).in_layer ? layer_ : -1;
+    out_.push_back({parameter_name(stack, role, layer), std::move(shape), role,
+                    static_cast<int64_t>(stack_), layer});
+  }
+  void linear(Role weight, Role bias, bool has_bias, int64_t out, int64_t in) {
+    add(weight, {out, in});
+    if (has_bias) add(bias, {out});
+  }
+  void norm(Role gain, Role bias, const NormSpec& spec, int64_t width) {
+    add(gain, {width});
+    if (spec.bias) add(bias, {width});
+  }
+  void embedder();
+  void projections(const LayerSpec& layer, bool owner);
+  void latent(const LayerSpec& layer, bool owner);
+  void cross(const LayerSpec& layer);
+  void layer(const LayerSpec& layer);
+
+  const ModelSpec& spec_;
+  size_t stack_ = 0;
+  int64_t layer_ = -1;
+  std::vector<ParameterSpec> out_;
+};
+
+void Lister::projections(const LayerSpec& layer, bool owner) {
+  const AttentionSpec& a = layer.attention;
+  const int64_t d = spec_.stacks[stack_].d_model;
+  const bool bias = a.bias != BiasKind::kNone;
+  linear(Role::kQuery, Role::kQueryBias, bias, a.heads * a.head_dim, d);
+  if (owner) {
+    if (a.separate_kv_norm) norm(Role::kKvNorm, Role::kKvNormBias, layer.norm, d);
+    linear(Role::kKey, Role::kKeyBias, bias, a.kv_heads * a.head_dim, d);
+    linear(Role::kValue, Role::kValueBias, bias, a.kv_heads * a.head_dim, d);
+  }
+  if (a.qk_norm) {
+    add(Role::kQueryNorm, {a.head_dim});
+    if (owner) add(Role::kKeyNorm, {a.head_dim});
+  }
+}
+
+void Lister::latent(const LayerSpec& layer, bool owner) {
+  const AttentionSpec& a = layer.attention;
+  const int64_t d = spec_.stacks[stack_].d_model;
+  if (a.query_latent_dim > 0) {
+    add(Role::kQueryDown, {a.query_latent_dim, d});
+    add(Role::kQueryDownNorm, {a.query_latent_dim});
+  }
+  add(Role::kQuery, {a.heads * a.query_dim(), a.query_latent_dim > 0 ? a.query_latent_dim : d});
+  if (!owner) return;
+  if (a.separate_kv_norm) norm(Role::kKvNorm, Role::kKvNormBias, layer.norm, d);
+  add(Role::kLatent, {a.latent_dim + a.rope.dim, d});
+  add(Role::kLatentNorm, {a.latent_dim});
+  add(Role::kKeyUp, {a.heads * a.head_dim, a.latent_dim});
+  add(Role::kValueUp, {a.heads * a.latent_value_dim, a.latent_dim});
+}
+
+void Lister::cross(const LayerSpec& layer) {
+  const AttentionSpec& a = layer.attention;
+  const int64_t d = spec_.stacks[stack_].d_model;
+  const bool bias = a.bias != BiasKind::kNone;
+  norm(Role::kCrossNorm, Role::kCrossNormBias, layer.norm, d);
+  linear(Role::kCrossQuery, Role::kCrossQueryBias, bias, a.heads * a.head_dim, d);
+  linear(Role::kCrossKey, Role::kCrossKeyBias, bias, a.kv_heads * a.head_dim, d);
+  linear(Role::kCrossValue, Role::kCrossValueBias, bias, a.kv_heads * a.head_dim, d);
+  linear(Role::kCrossOut, Role::kCrossOutBias, a.bias == BiasKind::kAll, d, a.heads * a.head_dim);
+}
+
+void Lister::layer(const LayerSpec& layer) {
+  const AttentionSpec& a = layer.attention;
+  const FfnSpec& ffn = layer.ffn;
+  const StackSpec& stack = spec_.stacks[stack_];
+  const int64_t d = stack.d_model;
+  const bool owner = layer.kv_owner == layer_;
+  norm(Role::kAttentionNorm, Role::kAttentionNormBias, layer.norm, d);
+  a.latent() ? latent(layer, owner) : projections(layer, owner);
+  if (a.sinks) add(Role::kSinks, {a.heads});
+  linear(Role::kAttentionOut, Role::kAttentionOutBias, a.bias == BiasKind::kAll, d,
+         a.heads * a.value_dim());
+  if (spec_.has_cross_attention(stack)) cross(layer);
+  norm(Role::kFfnNorm, Role::kFfnNormBias, layer.norm, d);
+  if (ffn.gated()) linear(Role::kGate, Role::kGateBias, ffn.bias, ffn.d_ff, d);
+  linear(Role::kUp, Role::kUpBias, ffn.bias, ffn.d_ff, d);
+  linear(Role::kDown, Role::kDownBias, ffn.bias, d, ffn.d_ff);
+}
+
+void Lister::embedder() {
+  const StackSpec& stack = spec_.stacks[stack_];
+  if (stack.role == StackRole::kEncoder) {
+    const int64_t cls = spec_.block->cls_tokens;
+    add(Role::kEmbedding, {spec_.vocab_size, stack.d_model});
+    add(Role::kPositions, {cls + spec_.block->length, stack.d_model});
+    if (cls > 0) add(Role::kClsTokens, {cls, stack.d_model});
+    return;
+  }
+  if (stack.role != StackRole::kGlobal) {
+    add(Role::kEmbedding, {spec_.vocab_size, stack.d_model});
+    return;
+  }
+  const BlockSpec& block = *spec_.block;
+  switch (block.embedder) {
+    case EmbedderKind::kLookup:
+      add(Role::kBlockEmbedding, {spec_.vocab_size, stack.d_model / block.length});
+      return;
+    case EmbedderKind::kProjection:
+      add(Role::kBlockEmbedding, {spec_.vocab_size, block.embedding_dim});
+      linear(Role::kProjection, Role::kProjectionBias, true, stack.d_model,
+             block.length * block.embedding_dim);
+      return;
+    case EmbedderKind::kEncoder: {
+      const int64_t pieces = block.cls_tokens > 0 ? block.cls_tokens : block.length;
+      linear(Role::kProjection, Role::kProjectionBias, true, stack.d_model,
+             pieces * spec_.stacks[2].d_model);
+      return;
+    }
+  }
+}
+
+std::vector<ParameterSpec> Lister::list() {
+  for (stack_ = 0; stack_ < spec_.stacks.size(); ++stack_) {
+    const StackSpec& stack = spec_.stacks[stack_];
+    embedder();
+    for (layer_ = 0; layer_ < static_cast<int64_t>(stack.layers.size()); ++layer_) {
+      layer(stack.layers[static_cast<size_t>(layer_)]);
+    }
+    norm(Role::kFinalNorm, Role::kFinalNormBias, stack.final_norm, stack.d_model);
+    if (stack.role == StackRole::kGlobal) {
+      linear(Role::kExpansion, Role::kExpansionBias, true,
+             spec_.block->context_rows() * spec_.token_stack().d_model, stack.d_model);
+    } else if (stack.role != StackRole::kEncoder && !spec_.tied_head) {
+      add(Role::kHead, {spec_.vocab_size, stack.d_model});
+    }
+  }
+  return std::move(out_);
 }
 
 }  // namespace
@@ -37,85 +229,22 @@ int64_t ParameterSpec::numel() const {
   return n;
 }
 
-bool ParameterSpec::is_norm() const {
-  return role == Role::kAttentionNorm || role == Role::kKvNorm || role == Role::kFfnNorm ||
-         role == Role::kFinalNorm;
-}
-
-bool ParameterSpec::is_linear() const {
-  return is_matrix() && role != Role::kEmbedding && role != Role::kBlockEmbedding;
-}
+bool ParameterSpec::is_norm() const { return info(role).part == Part::kGain; }
+bool ParameterSpec::is_bias() const { return info(role).part == Part::kBias; }
+bool ParameterSpec::is_linear() const { return info(role).part == Part::kLinear; }
 
 std::string layer_prefix(const StackSpec& stack, int64_t layer) {
   return std::string(stack_name(stack.role)) + ".layers." + std::to_string(layer);
 }
 
 std::string parameter_name(const StackSpec& stack, Role role, int64_t layer) {
+  const RoleInfo& entry = info(role);
+  if (role == Role::kHead) return entry.suffix;
   const std::string top = stack_name(stack.role);
-  const auto in_layer = [&](const char* suffix) { return layer_prefix(stack, layer) + suffix; };
-  switch (role) {
-    case Role::kEmbedding:
-    case Role::kBlockEmbedding:
-      return top + ".embed_tokens.weight";
-    case Role::kAttentionNorm:
-      return in_layer(".input_layernorm.weight");
-    case Role::kKvNorm:
-      return in_layer(".self_attn.kv_layernorm.weight");
-    case Role::kQuery:
-      return in_layer(".self_attn.q_proj.weight");
-    case Role::kKey:
-      return in_layer(".self_attn.k_proj.weight");
-    case Role::kValue:
-      return in_layer(".self_attn.v_proj.weight");
-    case Role::kAttentionOut:
-      return in_layer(".self_attn.o_proj.weight");
-    case Role::kFfnNorm:
-      return in_layer(".post_attention_layernorm.weight");
-    case Role::kGate:
-      return in_layer(".mlp.gate_proj.weight");
-    case Role::kUp:
-      return in_layer(".mlp.up_proj.weight");
-    case Role::kDown:
-      return in_layer(".mlp.down_proj.weight");
-    case Role::kFinalNorm:
-      return top + ".norm.weight";
-    case Role::kExpansion:
-      return top + ".expansion.weight";
-    case Role::kExpansionBias:
-      return top + ".expansion.bias";
-    case Role::kHead:
-      return "lm_head.weight";
-  }
-  fail(ErrorCode::kInternal, "parameter role {} has no name", static_cast<int>(role));
+  return (entry.in_layer ? layer_prefix(stack, layer) : top) + "." + entry.suffix;
 }
 
-std::vector<ParameterSpec> parameters(const ModelSpec& spec) {
-  std::vector<ParameterSpec> out;
-  for (size_t s = 0; s < spec.stacks.size(); ++s) {
-    const StackSpec& stack = spec.stacks[s];
-    const auto index = static_cast<int64_t>(s);
-    const auto add = [&](Role role, std::vector<int64_t> shape) {
-      out.push_back({parameter_name(stack, role), std::move(shape), role, index, -1});
-    };
-    if (stack.role == StackRole::kGlobal) {
-      add(Role::kBlockEmbedding, {spec.vocab_size, stack.d_model / spec.block->length});
-    } else {
-      add(Role::kEmbedding, {spec.vocab_size, stack.d_model});
-    }
-    for (size_t l = 0; l < stack.layers.size(); ++l) {
-      add_layer(out, stack, index, static_cast<int64_t>(l));
-    }
-    add(Role::kFinalNorm, {stack.d_model});
-    if (stack.role == StackRole::kGlobal) {
-      const int64_t width = spec.block->prefix_length * spec.token_stack().d_model;
-      add(Role::kExpansion, {width, stack.d_model});
-      add(Role::kExpansionBias, {width});
-    } else if (!spec.tied_head) {
-      add(Role::kHead, {spec.vocab_size, stack.d_model});
-    }
-  }
-  return out;
-}
+std::vector<ParameterSpec> parameters(const ModelSpec& spec) { return Lister(spec).list(); }
 
 int64_t parameter_count(const ModelSpec& spec) {
   int64_t total = 0;
@@ -126,9 +255,8 @@ int64_t parameter_count(const ModelSpec& spec) {
 int64_t body_parameter_count(const ModelSpec& spec) {
   int64_t total = 0;
   for (const ParameterSpec& p : parameters(spec)) {
-    const bool outside = p.is_norm() || p.role == Role::kEmbedding ||
-                         p.role == Role::kBlockEmbedding || p.role == Role::kHead;
-    if (!outside) total += p.numel();
+    const bool table = info(p.role).part == Part::kTable;
+    if (!p.is_norm() && !table && p.role != Role::kHead) total += p.numel();
   }
   return total;
 }
@@ -137,7 +265,7 @@ double kv_bytes_per_token(const ModelSpec& spec, double bytes_per_element) {
   double total = 0;
   for (const KvGroup& group : kv_groups(spec)) {
     if (group.lifetime != KvLifetime::kSequence) continue;
-    const auto elements = group.heads * (group.key_dim + group.value_dim);
+    const auto elements = group.heads * group.entry_width();
     total +=
         static_cast<double>(elements) * bytes_per_element / static_cast<double>(group.entry_tokens);
   }
@@ -147,8 +275,10 @@ double kv_bytes_per_token(const ModelSpec& spec, double bytes_per_element) {
 double multi_head_kv_bytes_per_token(const ModelSpec& spec, double bytes_per_element) {
   double total = 0;
   for (const StackSpec& stack : spec.stacks) {
+    if (stack.role == StackRole::kEncoder) continue;
     for (const LayerSpec& layer : stack.layers) {
-      total += 2 * static_cast<double>(layer.attention.heads * layer.attention.head_dim);
+      const AttentionSpec& a = layer.attention;
+      total += static_cast<double>(a.heads * (a.query_dim() + a.value_dim()));
     }
   }
   return total * bytes_per_element;

@@ -66,6 +66,36 @@ Node ashlar_object(const ModelData& model) {
   return node;
 }
 
+Node llama_rope_scaling(const RopeScaling& s) {
+  switch (s.kind) {
+    case RopeScalingKind::kNone:
+      return {};
+    case RopeScalingKind::kLinear:
+      return Node::Map{{"rope_type", "linear"}, {"factor", s.factor}};
+    case RopeScalingKind::kYarn:
+      return Node::Map{{"rope_type", "yarn"},
+                       {"factor", s.factor},
+                       {"original_max_position_embeddings", s.original_context},
+                       {"beta_fast", s.beta_fast},
+                       {"beta_slow", s.beta_slow}};
+    case RopeScalingKind::kLlama3:
+      return Node::Map{{"rope_type", "llama3"},
+                       {"factor", s.factor},
+                       {"original_max_position_embeddings", s.original_context},
+                       {"low_freq_factor", s.low_freq_factor},
+                       {"high_freq_factor", s.high_freq_factor}};
+  }
+  return {};
+}
+
+// What transformers' LlamaForCausalLM can be told.
+bool is_llama_layer(const LayerSpec& layer) {
+  const AttentionSpec& a = layer.attention;
+  return layer.norm.kind == NormKind::kRmsNorm && layer.residual == ResidualKind::kSequential &&
+         layer.ffn.kind == FfnKind::kSwiGlu && !a.latent() && a.rope.dim == a.head_dim &&
+         a.window == 0 && !a.qk_norm && !a.sinks && a.bias != BiasKind::kQkv && !a.separate_kv_norm;
+}
+
 // Keys of transformers' LlamaConfig.
 void add_llama_keys(const ModelData& model, Node& config) {
   const StackSpec& stack = model.spec.stacks[0];
@@ -79,11 +109,14 @@ void add_llama_keys(const ModelData& model, Node& config) {
   config.set("num_key_value_heads", layer.attention.kv_heads);
   config.set("head_dim", layer.attention.head_dim);
   config.set("rms_norm_eps", layer.norm.eps);
-  config.set("rope_theta", layer.attention.rope_theta);
+  config.set("rope_theta", layer.attention.rope.theta);
+  if (layer.attention.rope.scaling.kind != RopeScalingKind::kNone) {
+    config.set("rope_scaling", llama_rope_scaling(layer.attention.rope.scaling));
+  }
   config.set("max_position_embeddings", model.spec.context_length);
   config.set("hidden_act", "silu");
-  config.set("attention_bias", false);
-  config.set("mlp_bias", false);
+  config.set("attention_bias", layer.attention.bias == BiasKind::kAll);
+  config.set("mlp_bias", layer.ffn.bias);
   const auto& table = model.tensor(parameter_name(stack, ParameterRole::kEmbedding));
   const DType dtype = std::get<DenseTensor>(table.value).dtype;
   config.set("torch_dtype", dtype == DType::kF32   ? "float32"
@@ -107,8 +140,9 @@ bool is_plain_llama(const ModelData& model) {
   for (size_t i = 0; i < stack.layers.size(); ++i) {
     LayerSpec alike = stack.layers[0];
     alike.kv_owner = static_cast<int64_t>(i);
-    if (stack.layers[i] != alike || alike.attention.separate_kv_norm) return false;
+    if (stack.layers[i] != alike || !is_llama_layer(alike)) return false;
   }
+  if (spec.logit_softcap > 0) return false;
   if (stack.final_norm != stack.layers[0].norm) return false;
   for (const auto& [name, t] : model.tensors) {
     if (t.quantized()) return false;

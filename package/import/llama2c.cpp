@@ -73,7 +73,7 @@ ModelSpec make_spec(const Header& h) {
     LayerSpec layer;
     layer.attention.heads = h.n_heads;
     layer.attention.kv_heads = h.n_kv_heads;
-    layer.attention.head_dim = head_dim(h);
+    layer.attention.head_dim = layer.attention.rope.dim = head_dim(h);
     layer.ffn.d_ff = h.hidden_dim;
     layer.kv_owner = l;
     stack.layers.push_back(layer);

@@ -120,18 +120,23 @@ TEST_P(Elementwise, AddInplaceIsExact) {
 
 TEST_P(Elementwise, RopeRotatesHalvesAndKeepsNorms) {
   for (const int64_t dim : {2, 6, 8, 32, 64, 66, 128}) {
-    const int64_t heads = 3, half = dim / 2;
+    const int64_t heads = 3, half = dim / 2, stride = dim + 5;  // partial: the rest stays
     std::vector<float> cosine(static_cast<size_t>(half)), sine(static_cast<size_t>(half));
-    rope_angles(77, 10000.0, dim, cosine.data(), sine.data());
-    const auto x = normals(heads * dim, 7);
+    std::vector<double> frequency;
+    for (int64_t i = 0; i < half; ++i) {
+      frequency.push_back(
+          std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(dim)));
+    }
+    rope_angles(77, frequency.data(), half, 1.0, cosine.data(), sine.data());
+    const auto x = normals(heads * stride, 7);
     auto y = x;
-    kernels().rope_apply(y.data(), heads, dim, cosine.data(), sine.data());
-    std::vector<double> want(x.size());
+    kernels().rope_apply(y.data(), heads, stride, dim, cosine.data(), sine.data());
+    std::vector<double> want(x.begin(), x.end());
     for (int64_t h = 0; h < heads; ++h) {
       for (int64_t i = 0; i < half; ++i) {
         const double angle =
             77 * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(dim));
-        const size_t a = static_cast<size_t>(h * dim + i), b = a + static_cast<size_t>(half);
+        const size_t a = static_cast<size_t>(h * stride + i), b = a + static_cast<size_t>(half);
         want[a] = x[a] * std::cos(angle) - x[b] * std::sin(angle);
         want[b] = x[b] * std::cos(angle) + x[a] * std::sin(angle);
       }
@@ -162,13 +167,13 @@ TEST_P(Elementwise, ArgmaxTakesTheLowestIndex) {
 
 TEST(ElementwiseScalar, RopeAnglesRoundOnce) {
   float c[4], s[4];
-  rope_angles(123456, 10000.0, 8, c, s);
+  const double frequency[] = {1.0, 0.1, 0.01, 0.001};
+  rope_angles(123456, frequency, 4, 1.25, c, s);
   for (int i = 0; i < 4; ++i) {
-    const double angle = 123456 * std::pow(10000.0, -2.0 * i / 8);
-    EXPECT_EQ(c[i], static_cast<float>(std::cos(angle)));
-    EXPECT_EQ(s[i], static_cast<float>(std::sin(angle)));
+    EXPECT_EQ(c[i], static_cast<float>(1.25 * std::cos(123456 * frequency[i])));
+    EXPECT_EQ(s[i], static_cast<float>(1.25 * std::sin(123456 * frequency[i])));
   }
-  EXPECT_THROW(rope_angles(0, 10000.0, 7, c, s), Error);
+  EXPECT_THROW(rope_apply(c, 1, 4, 3, c, s), Error);
 }
 
 TEST(ElementwiseScalar, LogSumExpIsStable) {

@@ -2,10 +2,16 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <map>
+#include <numbers>
+
 #include "core/config/config.h"
 #include "core/io/json.h"
 #include "models/spec/parameters.h"
+#include "models/spec/rope.h"
 #include "tests/support/files.h"
+#include "tests/support/tolerance.h"
 
 namespace ashlar {
 namespace {
@@ -93,6 +99,106 @@ TEST(Spec, ResolvedFormRoundTripsThroughJson) {
     const ModelSpec spec = parse(text);
     EXPECT_EQ(model_spec_from_resolved(parse_json(write_json(to_node(spec)), "x")), spec);
   }
+}
+
+// One model with everything that is not a default.
+const char* kEverything =
+    "kind: block_transformer\nvocab_size: 512\nlogit_softcap: 30.0\n"
+    "block: {length: 4, embedder: encoder, cls_tokens: 2, context: cross_attention, pad: random}\n"
+    "encoder: {d_model: 24, layers: 2, attention: {heads: 2, head_dim: 12}, ffn: {d_ff: 40}}\n"
+    "global: {d_model: 64, layers: 3, norm: {kind: layernorm}, residual: parallel,\n"
+    "  attention: {heads: 4, kv_heads: 2, head_dim: 16, rope_dim: 4, window: 8, qk_norm: true,\n"
+    "    sinks: true, bias: qkv, rope_scaling: {kind: yarn, factor: 4, original_context: 64}},\n"
+    "  ffn: {kind: gelu, d_ff: 96, bias: true},\n"
+    "  overrides: [{layers: [1], attention: {window: 0}}, {layers: [2], attention: {kind: mla,\n"
+    "    latent_dim: 24, rope_dim: 8, value_dim: 12, query_latent_dim: 20, bias: none,\n"
+    "    qk_norm: false, window: 0}, residual: sequential, ffn: {kind: relu2}}]}\n"
+    "local: {d_model: 32, layers: 2, attention: {heads: 2, head_dim: 16}, ffn: {d_ff: 48}}\n";
+
+TEST(Spec, EveryVariantIsReadAndRoundTrips) {
+  const ModelSpec spec = parse(kEverything);
+  EXPECT_EQ(model_spec_from_resolved(parse_json(write_json(to_node(spec)), "x")), spec);
+  const LayerSpec& l = spec.stacks[0].layers[0];
+  EXPECT_EQ(l.norm, (NormSpec{NormKind::kLayerNorm, 1e-5, true}));
+  EXPECT_EQ(l.residual, ResidualKind::kParallel);
+  EXPECT_EQ(l.attention.rope.dim, 4);
+  EXPECT_EQ(l.attention.rope.scaling.kind, RopeScalingKind::kYarn);
+  EXPECT_EQ(l.attention.window, 8);
+  EXPECT_EQ(spec.stacks[0].layers[1].attention.window, 0);
+  const LayerSpec& encoder = spec.stacks[2].layers[0];
+  EXPECT_EQ(encoder.residual, ResidualKind::kPost);
+  EXPECT_EQ(encoder.attention.rope.dim, 0);
+  EXPECT_EQ(encoder.attention.bias, BiasKind::kAll);
+  const auto groups = kv_groups(spec);
+  ASSERT_EQ(groups.size(), 7u);  // 3 global, 2 local, 2 cross
+  EXPECT_EQ(groups[2].kind, KvKind::kLatent);
+  EXPECT_EQ(groups[2].heads, 1);
+  EXPECT_EQ(groups[2].key_dim, 32);
+  EXPECT_EQ(groups[2].entry_width(), 32);
+  EXPECT_EQ(groups[5].kind, KvKind::kCross);
+  EXPECT_EQ(group_of_layer(spec, 1, KvKind::kCross), (std::vector<int64_t>{5, 6}));
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const ParameterSpec& p : parameters(spec))
+    EXPECT_TRUE(shapes.emplace(p.name, p.shape).second);
+  EXPECT_EQ(shapes.at("global.embed_projection.weight"), (std::vector<int64_t>{64, 48}));
+  EXPECT_EQ(shapes.at("encoder.embed_positions.weight"), (std::vector<int64_t>{6, 24}));
+  EXPECT_EQ(shapes.at("global.layers.2.self_attn.q_proj.weight"), (std::vector<int64_t>{96, 20}));
+  EXPECT_EQ(shapes.at("global.layers.2.self_attn.kv_a_proj_with_mqa.weight"),
+            (std::vector<int64_t>{32, 64}));
+  EXPECT_EQ(shapes.at("global.layers.2.self_attn.o_proj.weight"), (std::vector<int64_t>{64, 48}));
+  EXPECT_EQ(shapes.at("global.expansion.weight"), (std::vector<int64_t>{128, 64}));
+  EXPECT_TRUE(shapes.contains("global.layers.0.self_attn.k_proj.bias"));
+  EXPECT_FALSE(shapes.contains("global.layers.0.self_attn.o_proj.bias"));
+  EXPECT_FALSE(shapes.contains("global.layers.2.mlp.gate_proj.weight"));
+  EXPECT_TRUE(shapes.contains("local.layers.1.cross_attn.k_proj.weight"));
+}
+
+// Values of transformers' modeling_rope_utils for the same settings (head_dim 8, theta 10000,
+// factor 8, original context 128), computed by hand from the formulas.
+TEST(Rope, ScalingsEqualTheirDefinitions) {
+  RopeSpec rope{8, 10000.0, {}};
+  EXPECT_EQ(rope_frequencies(rope).frequency, (std::vector<double>{1, 0.1, 0.01, 0.001}));
+  rope.scaling = {RopeScalingKind::kLinear, 8, 0, 1, 4, 32, 1};
+  EXPECT_EQ(rope_frequencies(rope).frequency[1], 0.1 / 8);
+  // Turns within 128 tokens: 20.4, 2.04, 0.204, 0.0204; kept above 4, divided below 1.
+  rope.scaling = {RopeScalingKind::kLlama3, 8, 128, 1, 4, 32, 1};
+  const auto llama = rope_frequencies(rope).frequency;
+  EXPECT_EQ(llama[0], 1.0);
+  const double keep = (12.8 / (2 * std::numbers::pi) - 1) / 3;
+  EXPECT_NEAR(llama[1], (1 - keep) * 0.1 / 8 + keep * 0.1, test::reordered<double>(8, 1).absolute);
+  EXPECT_EQ(llama[2], 0.01 / 8);
+  // Dimensions at 4 and 1 turns: 8·ln(128/8π)/(2·ln 10⁴) = 0.707 → 0, ·(1): 1.309 → 2.
+  rope.scaling = {RopeScalingKind::kYarn, 8, 128, 1, 4, 4, 1};
+  const auto yarn = rope_frequencies(rope);
+  EXPECT_EQ(yarn.frequency[0], 1.0);
+  EXPECT_NEAR(yarn.frequency[1], 0.1 * (0.5 / 8 + 0.5), test::reordered<double>(8, 1).absolute);
+  EXPECT_NEAR(yarn.frequency[2], 0.01 / 8, test::reordered<double>(8, 1).absolute);
+  EXPECT_NEAR(yarn.magnitude, 0.1 * std::log(8.0) + 1, test::reordered<double>(8, 1).absolute);
+}
+
+TEST(Spec, ImpossibleVariantsNameTheReason) {
+  const auto refuses = [](const std::string& from, const std::string& to,
+                          const std::vector<std::string>& fragments) {
+    std::string text = kEverything;
+    const size_t at = text.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    text.replace(at, from.size(), to);
+    test::expect_error(ErrorCode::kRequest, fragments, [&] { parse(text); });
+  };
+  refuses("overrides: [{layers: [1], attention: {window: 0}}",
+          "kv_sharing: [0, 0, 2], overrides: [{layers: [1], attention: {window: 0}}",
+          {"global layer 1 (window 0) shares K/V with layer 0 (window 8)", "never share"});
+  refuses("window: 8,", "window: 8, kv_heads: 3,", {"kv_heads", "duplicate"});
+  refuses("rope_dim: 4,", "rope_dim: 18,", {"rope_dim: 18 exceeds head_dim = 16"});
+  refuses("rope_dim: 4,", "rope_dim: 3,", {"rope_dim: 3 is odd"});
+  refuses("bias: none,", "bias: all,", {"latent attention has no biases"});
+  refuses("residual: parallel", "residual: post", {"'post' is for the block encoder"});
+  refuses("embedder: encoder, cls_tokens: 2", "embedder: lookup", {"model.encoder: unknown key"});
+  refuses("cls_tokens: 2", "prefix_length: 2", {"block.prefix_length: unknown key"});
+  refuses("attention: {heads: 2, head_dim: 12}", "attention: {heads: 2, head_dim: 12, rope_dim: 4}",
+          {"encoder layer 0", "learned positions"});
+  refuses("logit_softcap: 30.0\n", "context_length: 3\n",
+          {"context_length = 3 is not a multiple of block.length = 4"});
 }
 
 TEST(Spec, ConsumersOwnNoKvParameters) {
