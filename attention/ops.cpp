@@ -61,16 +61,18 @@ struct RmsNorm : Function<RmsNorm> {
   }
 };
 
-Tensor rotated(const Tensor& input, const Tensor& cosine, const Tensor& sine, int direction) {
+Tensor rotated(const Tensor& input, const Tensor& cosine, const Tensor& sine, int64_t offset,
+               int direction) {
   const Tensor x = input.contiguous();
   Tensor y = at::empty_like(x);
   const int64_t positions = x.size(1), heads = x.size(2), dim = x.size(3);
   const int64_t width = heads * dim;
+  const rows::HeadPart part{dim, offset, 2 * cosine.size(1)};
   dispatch(x.scalar_type(), [&]<typename T>(T) {
     using A = rows::Accumulate<T>;
     for_row_tasks(x.size(0) * positions, [&](int64_t, int64_t first, int64_t count) {
       rows::rotate<T>(data<T>(x) + first * width, data<T>(y) + first * width, data<A>(cosine),
-                      data<A>(sine), first, count, positions, heads, dim, direction);
+                      data<A>(sine), first, count, positions, heads, part, direction);
     });
   });
   return y;
@@ -78,13 +80,15 @@ Tensor rotated(const Tensor& input, const Tensor& cosine, const Tensor& sine, in
 
 struct Rotate : Function<Rotate> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cosine,
-                        const Tensor& sine) {
+                        const Tensor& sine, int64_t offset) {
     ctx->save_for_backward({cosine, sine});
-    return rotated(x, cosine, sine, 1);
+    ctx->saved_data["offset"] = offset;
+    return rotated(x, cosine, sine, offset, 1);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    return {rotated(grads[0], saved[0], saved[1], -1), {}, {}};
+    return {
+        rotated(grads[0], saved[0], saved[1], ctx->saved_data["offset"].toInt(), -1), {}, {}, {}};
   }
 };
 
@@ -164,7 +168,8 @@ constexpr int64_t kLogitRows = 512;
 // Losses of each row [N] in double. With gradients wanted, dhidden [N, D] is written and dhead
 // [V, D], in the accumulate type, is added to.
 Tensor row_losses(const Tensor& hidden, const Tensor& head, const Tensor& targets,
-                  const Tensor& weights, const Tensor& dhidden, const Tensor& dhead) {
+                  const Tensor& weights, const LossShape& shape, const Tensor& dhidden,
+                  const Tensor& dhead) {
   const int64_t rows = hidden.size(0), classes = head.size(0);
   const bool gradient = dhidden.defined();
   Tensor loss = at::empty({rows}, hidden.options().dtype(at::kDouble));
@@ -177,7 +182,7 @@ Tensor row_losses(const Tensor& hidden, const Tensor& head, const Tensor& target
         rows::cross_entropy<T>(data<T>(logits) + first * classes,
                                data<int64_t>(targets) + at + first,
                                data<float>(weights) + at + first, data<double>(loss) + at + first,
-                               n, classes, gradient);
+                               n, classes, shape, gradient);
       });
     });
     if (!gradient) continue;
@@ -194,11 +199,11 @@ Tensor row_losses(const Tensor& hidden, const Tensor& head, const Tensor& target
 
 struct LinearCrossEntropy : Function<LinearCrossEntropy> {
   static Tensor forward(AutogradContext* ctx, const Tensor& hidden, const Tensor& head,
-                        const Tensor& targets, const Tensor& weights) {
+                        const Tensor& targets, const Tensor& weights, double softcap, double z) {
     const Tensor dhidden = at::empty_like(hidden);
     const Tensor dhead =
         at::zeros(head.sizes(), head.options().dtype(accumulate_type(head.scalar_type())));
-    const Tensor loss = row_losses(hidden, head, targets, weights, dhidden, dhead);
+    const Tensor loss = row_losses(hidden, head, targets, weights, {softcap, z}, dhidden, dhead);
     ctx->save_for_backward({dhidden, dhead});
     ctx->saved_data["head_type"] = static_cast<int64_t>(head.scalar_type());
     return loss.sum();
@@ -209,7 +214,7 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
     const double scale = grads[0].item<double>();
     const auto type = static_cast<at::ScalarType>(ctx->saved_data["head_type"].toInt());
     const auto scaled = [&](const Tensor& t) { return scale == 1.0 ? t : t * scale; };
-    return {scaled(saved[0]), scaled(saved[1]).to(type), {}, {}};
+    return {scaled(saved[0]), scaled(saved[1]).to(type), {}, {}, {}, {}};
   }
 };
 
@@ -248,10 +253,15 @@ std::pair<Tensor, Tensor> rms_norm(const Tensor& x, const Tensor& gain, double e
   return {std::move(out[0]), std::move(out[1])};
 }
 
-Tensor rotate(const Tensor& x, const RopeTable& table) {
+Tensor rotate(const Tensor& x, const RopeTable& table, int64_t offset) {
   ASHLAR_CHECK(x.dim() == 4 && table.cosine.size(0) == x.size(1) &&
-               table.cosine.size(1) * 2 == x.size(3));
-  return Rotate::apply(x, table.cosine, table.sine);
+               offset + table.cosine.size(1) * 2 <= x.size(3));
+  return table.cosine.size(1) == 0 ? x : Rotate::apply(x, table.cosine, table.sine, offset);
+}
+
+Tensor layer_norm(const Tensor& x, const Tensor& gain, const std::optional<Tensor>& bias,
+                  double eps) {
+  return at::layer_norm(x, {x.size(-1)}, gain, bias, eps);
 }
 
 std::vector<Tensor> linear_many(const Tensor& x, const Tensor& w0, const std::optional<Tensor>& w1,
@@ -268,20 +278,24 @@ Tensor swiglu(const Tensor& gate, const Tensor& up) {
 }
 
 Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& head, const Tensor& targets,
-                            const Tensor& weights) {
+                            const Tensor& weights, const LossShape& shape) {
   check_targets(hidden, head, targets);
   ASHLAR_CHECK(weights.numel() == hidden.size(0) && weights.is_contiguous());
   if (!at::GradMode::is_enabled()) {
-    return row_losses(hidden.contiguous(), head.contiguous(), targets, weights, {}, {}).sum();
+    return row_losses(hidden.contiguous(), head.contiguous(), targets, weights, shape, {}, {})
+        .sum();
   }
-  return LinearCrossEntropy::apply(hidden.contiguous(), head.contiguous(), targets, weights);
+  return LinearCrossEntropy::apply(hidden.contiguous(), head.contiguous(), targets, weights,
+                                   shape.softcap, shape.z);
 }
 
-Tensor linear_log_probabilities(const Tensor& hidden, const Tensor& head, const Tensor& targets) {
+Tensor linear_log_probabilities(const Tensor& hidden, const Tensor& head, const Tensor& targets,
+                                double softcap) {
   check_targets(hidden, head, targets);
   const at::NoGradGuard no_grad;
   const Tensor weights = at::ones({targets.numel()}, at::kFloat);
-  return row_losses(hidden.contiguous(), head.contiguous(), targets, weights, {}, {}).neg_();
+  return row_losses(hidden.contiguous(), head.contiguous(), targets, weights, {softcap, 0}, {}, {})
+      .neg_();
 }
 
 }  // namespace ashlar

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "attention/row_kernels.h"
 #include "models/spec/rope.h"
 
 // Differentiable building blocks of the training models. Every function is pure, takes fp64, fp32
@@ -32,8 +33,13 @@ RopeTable make_rope_table(int64_t positions, const RopeSpec& rope, at::ScalarTyp
 /// connection.
 std::pair<at::Tensor, at::Tensor> rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps);
 
-/// Rotates x [B, T, H, E] by its position t = 0…T−1. The table must have T rows.
-at::Tensor rotate(const at::Tensor& x_BTHE, const RopeTable& table);
+/// Rotates dimensions [offset, offset + R) of every head of x [B, T, H, E] by its position
+/// t = 0…T−1. The table must have T rows of R/2; R = 0 returns x.
+at::Tensor rotate(const at::Tensor& x_BTHE, const RopeTable& table, int64_t offset = 0);
+
+/// LayerNorm (arXiv 1607.06450) over the last dimension; gain and bias [D] in fp32 for bf16 x.
+at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& gain,
+                      const std::optional<at::Tensor>& bias, double eps);
 
 /// x·wᵀ for each weight [out, in]; one node in the graph, so that the input gradient is summed
 /// inside the matrix products.
@@ -47,19 +53,34 @@ at::Tensor linear_add(const at::Tensor& residual, const at::Tensor& x, const at:
 /// gate·σ(gate)·up (arXiv 2002.05202).
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 
-/// softmax(q·kᵀ/√E + causal mask)·v; query head h reads KV head h / (H / G). Equal numbers of
-/// queries and keys. Returns [B, T, H, E].
-at::Tensor causal_attention(const at::Tensor& q_BTHE, const at::Tensor& k_BTGE,
-                            const at::Tensor& v_BTGE);
+/// What narrows causal attention. Query t sees keys max(begin[t], t − window + 1) … t.
+struct AttentionMask {
+  int64_t window = 0;   ///< 0: all
+  at::Tensor begin_BT;  ///< int32, not decreasing along T, begin[t] ≤ t; undefined: 0
+  at::Tensor sinks_H;   ///< one logit per head that joins the softmax (not scaled, no value)
+};
 
-/// Σ over rows of weight·(−log softmax(hidden·headᵀ)[target]) as a double scalar. Logits are made,
-/// used and dropped in chunks of rows, gradients included, so [N, V] never exists. hidden [N, D],
-/// head [V, D], targets int64 [N] in [0, V) (checked), weights fp32 [N].
+/// softmax(q·kᵀ/√E + causal mask)·v; query head h reads KV head h / (H / G). Equal numbers of
+/// queries and keys; v may have another width F. Returns [B, T, H, F].
+at::Tensor causal_attention(const at::Tensor& q_BTHE, const at::Tensor& k_BTGE,
+                            const at::Tensor& v_BTGF, const AttentionMask& mask = {});
+
+/// The same without any mask: every one of T queries sees all S keys.
+at::Tensor full_attention(const at::Tensor& q_BTHE, const at::Tensor& k_BSGE,
+                          const at::Tensor& v_BSGE);
+
+/// Options of the loss: soft-capped logits and z-loss.
+using LossShape = rows::LossShape;
+
+/// Σ over rows of weight·(−log softmax(hidden·headᵀ)[target] + z·lse²) as a double scalar. Logits
+/// are made, used and dropped in chunks of rows, gradients included, so [N, V] never exists. hidden
+/// [N, D], head [V, D], targets int64 [N] in [0, V) (checked), weights fp32 [N].
 at::Tensor linear_cross_entropy(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
-                                const at::Tensor& targets_N, const at::Tensor& weights_N);
+                                const at::Tensor& targets_N, const at::Tensor& weights_N,
+                                const LossShape& shape = {});
 
 /// log softmax(hidden·headᵀ)[target] of each row, double [N], without gradients.
 at::Tensor linear_log_probabilities(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
-                                    const at::Tensor& targets_N);
+                                    const at::Tensor& targets_N, double softcap = 0);
 
 }  // namespace ashlar

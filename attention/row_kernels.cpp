@@ -54,9 +54,9 @@ void rms_norm_backward(const T* x, const Accumulate<T>* gain, const Accumulate<T
 
 template <typename T>
 void rotate(const T* x, T* y, const Accumulate<T>* cosine, const Accumulate<T>* sine,
-            int64_t first_row, int64_t rows, int64_t positions, int64_t heads, int64_t dim,
+            int64_t first_row, int64_t rows, int64_t positions, int64_t heads, const HeadPart& part,
             int direction) {
-  table<T>().rotate(x, y, cosine, sine, first_row, rows, positions, heads, dim, direction);
+  table<T>().rotate(x, y, cosine, sine, first_row, rows, positions, heads, part, direction);
 }
 
 template <typename T>
@@ -71,8 +71,8 @@ void swiglu_backward(const T* gate, const T* up, const T* dy, T* dgate, T* dup, 
 
 template <typename T>
 void cross_entropy(T* logits, const int64_t* targets, const float* weights, double* loss,
-                   int64_t rows, int64_t classes, bool gradient) {
-  table<T>().cross_entropy(logits, targets, weights, loss, rows, classes, gradient);
+                   int64_t rows, int64_t classes, const LossShape& shape, bool gradient) {
+  table<T>().cross_entropy(logits, targets, weights, loss, rows, classes, shape, gradient);
 }
 
 template <typename T>
@@ -107,11 +107,11 @@ void short_attention_backward(const T* q, const T* k, const T* v, const T* dout,
   template void rms_norm_backward<T>(const T*, const Accumulate<T>*, const Accumulate<T>*,        \
                                      const T*, const T*, T*, Accumulate<T>*, int64_t, int64_t);   \
   template void rotate<T>(const T*, T*, const Accumulate<T>*, const Accumulate<T>*, int64_t,      \
-                          int64_t, int64_t, int64_t, int64_t, int);                               \
+                          int64_t, int64_t, int64_t, const HeadPart&, int);                       \
   template void swiglu<T>(const T*, const T*, T*, int64_t);                                       \
   template void swiglu_backward<T>(const T*, const T*, const T*, T*, T*, int64_t);                \
   template void cross_entropy<T>(T*, const int64_t*, const float*, double*, int64_t, int64_t,     \
-                                 bool);                                                           \
+                                 const LossShape&, bool);                                         \
   template void causal_softmax<T>(T*, int64_t, int64_t, int64_t, int64_t, double);                \
   template void causal_softmax_backward<T>(const T*, T*, int64_t, int64_t, int64_t, int64_t,      \
                                            double);                                               \

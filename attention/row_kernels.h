@@ -39,12 +39,17 @@ void rms_norm_backward(const T* x, const Accumulate<T>* gain, const Accumulate<T
                        const T* dy, const T* residual, T* dx, Accumulate<T>* dgain, int64_t rows,
                        int64_t width);
 
-/// Rotates the pairs (i, i + dim/2) of each head by the row's angle; `direction` −1 undoes it.
-/// x, y [rows, heads, dim] (may be the same memory); cosine, sine [positions, dim/2]; row r has
-/// position (first_row + r) mod positions.
+/// Which dimensions of a head RoPE turns: [offset, offset + turned) of dim; `turned` is even.
+struct HeadPart {
+  int64_t dim = 0, offset = 0, turned = 0;
+};
+
+/// Rotates the pairs (i, i + turned/2) of that part of each head by the row's angle and copies the
+/// rest; `direction` −1 undoes it. x, y [rows, heads, dim] (may be the same memory); cosine, sine
+/// [positions, turned/2]; row r has position (first_row + r) mod positions.
 template <typename T>
 void rotate(const T* x, T* y, const Accumulate<T>* cosine, const Accumulate<T>* sine,
-            int64_t first_row, int64_t rows, int64_t positions, int64_t heads, int64_t dim,
+            int64_t first_row, int64_t rows, int64_t positions, int64_t heads, const HeadPart& part,
             int direction);
 
 /// SwiGLU (arXiv 2002.05202): y = gate·σ(gate)·up, elementwise over `count`.
@@ -53,12 +58,19 @@ void swiglu(const T* gate, const T* up, T* y, int64_t count);
 template <typename T>
 void swiglu_backward(const T* gate, const T* up, const T* dy, T* dgate, T* dup, int64_t count);
 
-/// Softmax cross-entropy of one batch of rows. logits [rows, classes] are replaced by
-/// weight[r]·(softmax − onehot(target[r])) when `gradient`; loss[r] = weight[r]·(lse − logit of the
-/// target). Targets must lie in [0, classes): the caller checks.
+/// Options of the loss. softcap c > 0: logits become c·tanh(logits/c) (arXiv 2408.00118 §2); z > 0
+/// adds z·lse² (arXiv 2204.02311 §5).
+struct LossShape {
+  double softcap = 0;
+  double z = 0;
+};
+
+/// Softmax cross-entropy of one batch of rows: loss[r] = weight[r]·(lse − logit of the target +
+/// z·lse²). When `gradient`, logits [rows, classes] are replaced by its derivative; they are
+/// overwritten in any case. Targets must lie in [0, classes): the caller checks.
 template <typename T>
 void cross_entropy(T* logits, const int64_t* targets, const float* weights, double* loss,
-                   int64_t rows, int64_t classes, bool gradient);
+                   int64_t rows, int64_t classes, const LossShape& shape, bool gradient);
 
 /// Causal softmax in place: row r of scores [rows, stride] keeps columns [0, first + r], scaled by
 /// `scale` before the exponential; the rest of `columns` become zero.

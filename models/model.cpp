@@ -22,19 +22,41 @@ void check_tokens(const Tensor& tokens, int64_t vocabulary) {
   }
 }
 
+// First block each block may attend to, the EOS block in front included. Documents begin at block
+// borders, so a block belongs to one of them, whose first block is its own.
+Tensor block_begin(const Tensor& begin_BT, int64_t length) {
+  ASHLAR_CHECK(begin_BT.scalar_type() == at::kInt && begin_BT.is_contiguous());
+  const int64_t batch = begin_BT.size(0), count = begin_BT.size(1);
+  const int64_t blocks = count / length + (count % length != 0 ? 1 : 0);
+  Tensor out = at::zeros({batch, blocks + 1}, at::kInt);
+  const int32_t* first = begin_BT.data_ptr<int32_t>();
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t t = 0; t < count; ++t) {
+      const int32_t begin = first[b * count + t];
+      require(begin % length == 0, ErrorCode::kRequest,
+              "a document begins at token {} of its sample, inside a block of {}: a document mask "
+              "needs documents padded to blocks (block.pad)",
+              begin, length);
+      if (t % length != 0) continue;
+      // A text that begins the sample also sees the EOS block in front of it.
+      out.data_ptr<int32_t>()[b * (blocks + 1) + t / length + 1] =
+          static_cast<int32_t>(begin == 0 ? 0 : begin / length + 1);
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 Model::Model(ModelSpec spec)
     : spec_(std::move(spec)),
       stages_(make_stages(spec_)),
       head_(head_parameter(spec_)),
-      ropes_(std::make_unique<RopeTables>()) {
-  require_basic(spec_, "trainer");
-}
+      ropes_(std::make_unique<RopeTables>()) {}
 
 Tensor Model::run(const ParameterSet& parameters, const Tensor& tokens,
-                  const ForwardOptions& options) const {
-  const StageInput input{tokens, options.eos_id, options.compute, ropes_.get()};
+                  const ForwardOptions& options, const Tensor& begin) const {
+  const StageInput input{tokens, options.eos_id, begin, options.compute, ropes_.get()};
   StageState state;
   std::vector<Tensor> own;
   for (const Stage& stage : stages_) {
@@ -46,7 +68,7 @@ Tensor Model::run(const ParameterSet& parameters, const Tensor& tokens,
 }
 
 Tensor Model::hidden(const ParameterSet& parameters, const Tensor& tokens,
-                     const ForwardOptions& options, Rows rows) const {
+                     const ForwardOptions& options, Rows rows, const Tensor& begin) const {
   check_tokens(tokens, spec_.vocab_size);
   require(options.eos_id >= 0 && options.eos_id < spec_.vocab_size, ErrorCode::kRequest,
           "EOS id {} is outside the vocabulary of {}", options.eos_id, spec_.vocab_size);
@@ -55,12 +77,14 @@ Tensor Model::hidden(const ParameterSet& parameters, const Tensor& tokens,
     return at::full({batch, n}, options.eos_id, tokens.options());
   };
   if (spec_.kind == ModelKind::kDecoder) {
-    if (rows == Rows::kNext) return run(parameters, tokens, options);
-    return run(parameters, at::cat({eos(1), tokens.narrow(1, 0, count - 1)}, 1), options);
+    if (rows == Rows::kNext) return run(parameters, tokens, options, begin);
+    ASHLAR_CHECK(!begin.defined());
+    return run(parameters, at::cat({eos(1), tokens.narrow(1, 0, count - 1)}, 1), options, {});
   }
   const int64_t missing = round_up(count, spec_.block->length) - count;
   const Tensor text = missing == 0 ? tokens : at::cat({tokens, eos(missing)}, 1);
-  return run(parameters, text, options).narrow(1, rows == Rows::kNext ? 1 : 0, count);
+  const Tensor blocks = begin.defined() ? block_begin(begin, spec_.block->length) : Tensor();
+  return run(parameters, text, options, blocks).narrow(1, rows == Rows::kNext ? 1 : 0, count);
 }
 
 Tensor Model::head(const ParameterSet& parameters, const ForwardOptions& options) const {
@@ -69,7 +93,10 @@ Tensor Model::head(const ParameterSet& parameters, const ForwardOptions& options
 
 Tensor Model::forward(const ParameterSet& parameters, const Tensor& tokens,
                       const ForwardOptions& options) const {
-  return at::linear(hidden(parameters, tokens, options, Rows::kNext), head(parameters, options));
+  const Tensor logits =
+      at::linear(hidden(parameters, tokens, options, Rows::kNext), head(parameters, options));
+  const double cap = spec_.logit_softcap;
+  return cap > 0 ? at::tanh(logits / cap) * cap : logits;
 }
 
 Tensor Model::score(const ParameterSet& parameters, const Tensor& tokens,
@@ -77,16 +104,17 @@ Tensor Model::score(const ParameterSet& parameters, const Tensor& tokens,
   const at::NoGradGuard no_grad;
   const Tensor h = hidden(parameters, tokens, options, Rows::kSame);
   return linear_log_probabilities(h.reshape({-1, h.size(2)}), head(parameters, options),
-                                  tokens.reshape({-1}).contiguous())
+                                  tokens.reshape({-1}).contiguous(), spec_.logit_softcap)
       .view(tokens.sizes());
 }
 
 Tensor Model::loss(const ParameterSet& parameters, const Tensor& tokens, const Tensor& targets,
-                   const Tensor& weights, const ForwardOptions& options) const {
-  const Tensor h = hidden(parameters, tokens, options, Rows::kNext);
-  return linear_cross_entropy(h.reshape({-1, h.size(2)}), head(parameters, options),
-                              targets.reshape({-1}).contiguous(),
-                              weights.reshape({-1}).contiguous());
+                   const Tensor& weights, const ForwardOptions& options,
+                   const Tensor& begin) const {
+  const Tensor h = hidden(parameters, tokens, options, Rows::kNext, begin);
+  return linear_cross_entropy(
+      h.reshape({-1, h.size(2)}), head(parameters, options), targets.reshape({-1}).contiguous(),
+      weights.reshape({-1}).contiguous(), {spec_.logit_softcap, options.z_loss});
 }
 
 }  // namespace ashlar

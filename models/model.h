@@ -17,6 +17,7 @@ struct ForwardOptions {
   int64_t eos_id = 0;
   /// Type of activations and products; parameters keep theirs.
   at::ScalarType compute = at::ScalarType::Float;
+  double z_loss = 0;  ///< weight of lse² in `loss`
 };
 
 /// Which token a row of the result predicts.
@@ -36,7 +37,8 @@ class Model {
 
   /// Hidden states the head reads, [B, T, D]. `tokens` int64 [B, T] in [0, V): checked.
   at::Tensor hidden(const ParameterSet& parameters, const at::Tensor& tokens_BT,
-                    const ForwardOptions& options, Rows rows) const;
+                    const ForwardOptions& options, Rows rows,
+                    const at::Tensor& begin_BT = {}) const;
   /// The output matrix [V, D] in the compute type.
   at::Tensor head(const ParameterSet& parameters, const ForwardOptions& options) const;
   /// Logits [B, T, V]; row i predicts the token after token i, for every architecture.
@@ -46,14 +48,16 @@ class Model {
   at::Tensor score(const ParameterSet& parameters, const at::Tensor& tokens_BT,
                    const ForwardOptions& options) const;
   /// Σ weight·loss over rows as a differentiable double scalar; `targets` [B, T] are the tokens
-  /// after `tokens`, `weights` fp32 [B, T].
+  /// after `tokens`, `weights` fp32 [B, T]. `begin`, int32 [B, T], if defined, is the first token
+  /// each token may attend to: documents of a packed batch. A Block Transformer's documents must
+  /// begin at block borders.
   at::Tensor loss(const ParameterSet& parameters, const at::Tensor& tokens_BT,
                   const at::Tensor& targets_BT, const at::Tensor& weights_BT,
-                  const ForwardOptions& options) const;
+                  const ForwardOptions& options, const at::Tensor& begin_BT = {}) const;
 
  private:
   at::Tensor run(const ParameterSet& parameters, const at::Tensor& tokens_BT,
-                 const ForwardOptions& options) const;
+                 const ForwardOptions& options, const at::Tensor& begin) const;
 
   ModelSpec spec_;
   std::vector<Stage> stages_;

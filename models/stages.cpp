@@ -4,57 +4,82 @@
 
 #include <algorithm>
 
-#include "attention/ops.h"
-#include "core/base/error.h"
-#include "models/spec/parameters.h"
+#include "models/layer_stage.h"
 
-// The stages of decoders and Block Transformers (arXiv 2406.02657: lookup embedder, prefix token
-// decoder). Deviations from the paper, all chosen in DESIGN.md: pre-norm RMSNorm and SwiGLU bodies
-// instead of GPT-NeoX's, CLA inside the stacks, and one block of EOS in front of the text.
+// The stages of decoders and Block Transformers (arXiv 2406.02657 §2 and its code's embedders and
+// token decoders). Deviations from the paper, all chosen in the design: one block of EOS in front
+// of the text, so that every token is predicted; the encoder's token-type vector is part of its
+// learned positions; cross-attention is scaled by 1/√E, as everywhere, where T5 leaves that to
+// initialisation.
 //
 // Shape suffixes as in attention/ops.h; M = N + 1 blocks with the EOS block in front, R rows of the
-// token decoder = B·M, S = P + L_B − 1 of its positions.
+// token decoder = B·M, S its positions.
 
 namespace ashlar {
 namespace {
 
 using at::Tensor;
 using Parameters = std::span<const Tensor>;
+using Role = ParameterRole;
+
+Tensor lookup(const Tensor& table_VD, const Tensor& ids, at::ScalarType compute) {
+  return at::embedding(table_VD, ids).to(compute);
+}
+
+// The text with its block of EOS in front.
+Tensor with_front(const StageInput& input, int64_t length) {
+  const Tensor& tokens = input.tokens_BT;
+  return at::cat({at::full({tokens.size(0), length}, input.eos_id, tokens.options()), tokens}, 1);
+}
 
 class StageBuilder {
  public:
   explicit StageBuilder(const ModelSpec& spec) : spec_(spec), specs_(parameters(spec)) {}
 
-  size_t index(const std::string& name) const {
-    for (size_t i = 0; i < specs_.size(); ++i) {
-      if (specs_[i].name == name) return i;
-    }
-    fail(ErrorCode::kInternal, "no parameter is called {}", name);
-  }
-  size_t index(const StackSpec& stack, ParameterRole role, int64_t layer = -1) const {
-    return index(parameter_name(stack, role, layer));
-  }
-
   std::vector<Stage> build() {
     if (spec_.kind == ModelKind::kDecoder) {
-      add_token_embedding(spec_.stacks[0]);
-      add_stack(0);
+      add_token_embedding();
+      add_layers(0);
+      add_final_norm(0);
     } else {
-      add_block_embedding();
-      add_stack(0);
-      add_prefix();
-      add_stack(1);
+      add_embedder();
+      add_layers(0);
+      add_final_norm(0);
+      add_context();
+      add_layers(1);
+      add_final_norm(1);
       add_gather();
     }
     return std::move(stages_);
   }
 
  private:
-  void add_token_embedding(const StackSpec& stack);
-  void add_block_embedding();
-  void add_prefix();
-  void add_stack(int64_t stack);
-  void add_layer(int64_t stack, int64_t layer, int64_t group, bool last_reader);
+  // Adds a stage that owns the parameters of `roles` outside layers (or, with `layer`, all of that
+  // layer's) of the stack; body(weights, input, state) → state.
+  template <typename Body>
+  void add(std::string name, std::vector<std::pair<size_t, Role>> wanted, Body body) {
+    std::vector<size_t> indices;
+    std::vector<Role> roles;
+    for (const auto& [stack, role] : wanted) {
+      for (size_t i = 0; i < specs_.size(); ++i) {
+        const ParameterSpec& p = specs_[i];
+        if (p.stack != static_cast<int64_t>(stack) || p.layer >= 0 || p.role != role) continue;
+        indices.push_back(i);
+        roles.push_back(role);
+      }
+    }
+    stages_.push_back({std::move(name), std::move(indices),
+                       [roles, body](Parameters p, const StageInput& input, StageState state) {
+                         return body(StageWeights(roles, p), input, std::move(state));
+                       }});
+  }
+
+  void add_token_embedding();
+  void add_embedder();
+  void add_encoder();
+  void add_context();
+  void add_layers(size_t stack);
+  void add_final_norm(size_t stack);
   void add_gather();
 
   const ModelSpec& spec_;
@@ -62,144 +87,141 @@ class StageBuilder {
   std::vector<Stage> stages_;
 };
 
-Tensor lookup(const Tensor& table_VD, const Tensor& ids, at::ScalarType compute) {
-  return at::embedding(table_VD, ids).to(compute);
+void StageBuilder::add_token_embedding() {
+  add("embed", {{0, Role::kEmbedding}},
+      [](const StageWeights& w, const StageInput& input, StageState) {
+        return StageState{lookup(w[Role::kEmbedding], input.tokens_BT, input.compute), {}, {}};
+      });
 }
 
-// A parameter in the type the products are computed in; norm gains stay in fp32 under bf16.
-Tensor cast(const Tensor& parameter, const Tensor& like) {
-  return parameter.to(like.scalar_type());
+// Lookup: L_B vectors of width D/L_B side by side make one block vector; projection: L_B vectors of
+// any width, then a linear map.
+void StageBuilder::add_embedder() {
+  if (spec_.block->embedder == EmbedderKind::kEncoder) return add_encoder();
+  const int64_t length = spec_.block->length;
+  add("global.embed",
+      {{0, Role::kBlockEmbedding}, {0, Role::kProjection}, {0, Role::kProjectionBias}},
+      [length](const StageWeights& w, const StageInput& input, StageState) {
+        const Tensor ids = with_front(input, length);
+        const Tensor rows = lookup(w[Role::kBlockEmbedding], ids, input.compute)
+                                .view({ids.size(0), ids.size(1) / length, -1});
+        if (!w.has(Role::kProjection)) return StageState{rows, {}, {}};
+        return StageState{apply_linear(w, rows, Role::kProjection, Role::kProjectionBias), {}, {}};
+      });
 }
 
-void StageBuilder::add_token_embedding(const StackSpec& stack) {
-  stages_.push_back({"embed",
-                     {index(stack, ParameterRole::kEmbedding)},
-                     [](Parameters p, const StageInput& input, StageState) {
-                       return StageState{lookup(p[0], input.tokens_BT, input.compute), {}};
-                     }});
+// [CLS…, tokens] of every block plus learned positions through the encoder's layers; the outputs at
+// the CLS tokens (or at all tokens) side by side, then a linear map.
+void StageBuilder::add_encoder() {
+  const int64_t length = spec_.block->length, cls = spec_.block->cls_tokens;
+  const NormSpec norm = spec_.stacks[2].final_norm;
+  add("encoder.embed",
+      {{2, Role::kEmbedding},
+       {2, Role::kPositions},
+       {2, Role::kClsTokens},
+       {2, Role::kFinalNorm},
+       {2, Role::kFinalNormBias}},
+      [=](const StageWeights& w, const StageInput& input, StageState) {
+        const Tensor ids = with_front(input, length).view({-1, length});
+        Tensor x = lookup(w[Role::kEmbedding], ids, input.compute);
+        if (cls > 0) {
+          const Tensor front = w.as(Role::kClsTokens, x).expand({x.size(0), cls, x.size(2)});
+          x = at::cat({front, x}, 1);
+        }
+        x = x + w.as(Role::kPositions, x);
+        return StageState{
+            apply_norm(w, x, norm, Role::kFinalNorm, Role::kFinalNormBias).first, {}, {}};
+      });
+  add_layers(2);
+  add("global.embed_projection", {{0, Role::kProjection}, {0, Role::kProjectionBias}},
+      [=](const StageWeights& w, const StageInput& input, StageState state) {
+        const int64_t pieces = cls > 0 ? cls : length, batch = input.tokens_BT.size(0);
+        const Tensor x = state.x.narrow(1, 0, pieces)
+                             .reshape({batch, state.x.size(0) / batch, pieces * state.x.size(2)});
+        return StageState{apply_linear(w, x, Role::kProjection, Role::kProjectionBias), {}, {}};
+      });
 }
 
-// L_B vectors of width D/L_B side by side make one block vector; no projection.
-void StageBuilder::add_block_embedding() {
-  const StackSpec& stack = spec_.stacks[0];
-  const int64_t length = spec_.block->length, width = stack.d_model;
-  stages_.push_back(
-      {"global.embed",
-       {index(stack, ParameterRole::kBlockEmbedding)},
-       [length, width](Parameters p, const StageInput& input, StageState) {
-         const Tensor& tokens = input.tokens_BT;
-         const int64_t batch = tokens.size(0);
-         const Tensor front = at::full({batch, length}, input.eos_id, tokens.options());
-         const Tensor ids = at::cat({front, tokens}, 1);
-         return StageState{lookup(p[0], ids, input.compute).view({batch, -1, width}), {}};
-       }});
+// Turns every block state into the token decoder's input for the next block, one row per block, the
+// last one without text: [c1…cP, t1…t_{L−1}] (prefix), [EOS, t1…t_{L−1}] + c (summation), or
+// [EOS, t1…t_{L−1}] with c for cross-attention.
+void StageBuilder::add_context() {
+  const BlockSpec block = *spec_.block;
+  const int64_t width = spec_.stacks[1].d_model;
+  add("local.context", {{0, Role::kExpansion}, {0, Role::kExpansionBias}, {1, Role::kEmbedding}},
+      [=](const StageWeights& w, const StageInput& input, StageState state) {
+        const Tensor& tokens = input.tokens_BT;
+        const int64_t batch = tokens.size(0), rows = batch * state.x.size(1);
+        const Tensor context = apply_linear(w, state.x, Role::kExpansion, Role::kExpansionBias)
+                                   .view({rows, block.context_rows(), width});
+        const Tensor behind = at::full({batch, block.length}, input.eos_id, tokens.options());
+        Tensor ids =
+            at::cat({tokens, behind}, 1).view({rows, block.length}).narrow(1, 0, block.length - 1);
+        if (block.context == ContextKind::kPrefix) {
+          if (block.length == 1) return StageState{context, {}, {}};
+          return StageState{
+              at::cat({context, lookup(w[Role::kEmbedding], ids, input.compute)}, 1), {}, {}};
+        }
+        ids = at::cat({at::full({rows, 1}, input.eos_id, tokens.options()), ids}, 1);
+        const Tensor x = lookup(w[Role::kEmbedding], ids, input.compute);
+        if (block.context == ContextKind::kSummation) return StageState{x + context, {}, {}};
+        return StageState{x, {}, context};
+      });
 }
 
-// Expands each block state into P prefix vectors and puts the next block's first L_B − 1 token
-// vectors behind them: rows [c1…cP, t1…t_{L_B−1}], one per block, the last one without text.
-void StageBuilder::add_prefix() {
-  const StackSpec &global = spec_.stacks[0], &local = spec_.stacks[1];
-  const int64_t length = spec_.block->length, prefix = spec_.block->prefix_length;
-  const int64_t width = local.d_model;
-  stages_.push_back(
-      {"local.prefix",
-       {index(global, ParameterRole::kExpansion), index(global, ParameterRole::kExpansionBias),
-        index(local, ParameterRole::kEmbedding)},
-       [=](Parameters p, const StageInput& input, StageState state) {
-         const Tensor& tokens = input.tokens_BT;
-         const int64_t batch = tokens.size(0), blocks = state.x.size(1);
-         const Tensor context = at::linear(state.x, cast(p[0], state.x), cast(p[1], state.x))
-                                    .view({batch * blocks, prefix, width});
-         if (length == 1) return StageState{context, {}};
-         const Tensor behind = at::full({batch, length}, input.eos_id, tokens.options());
-         const Tensor ids =
-             at::cat({tokens, behind}, 1).view({batch * blocks, length}).narrow(1, 0, length - 1);
-         return StageState{at::cat({context, lookup(p[2], ids, input.compute)}, 1), {}};
-       }});
-}
-
-void StageBuilder::add_stack(int64_t stack_index) {
-  const StackSpec& stack = spec_.stacks[static_cast<size_t>(stack_index)];
-  const std::vector<int64_t> groups = group_of_layer(spec_, stack_index);
+void StageBuilder::add_layers(size_t stack_index) {
+  const StackSpec& stack = spec_.stacks[stack_index];
+  const bool encoder = stack.role == StackRole::kEncoder;
+  const auto groups = group_of_layer(spec_, static_cast<int64_t>(stack_index));
   for (size_t l = 0; l < stack.layers.size(); ++l) {
-    const bool last = std::find(groups.begin() + static_cast<int64_t>(l) + 1, groups.end(),
-                                groups[l]) == groups.end();
-    add_layer(stack_index, static_cast<int64_t>(l), groups[l], last);
-  }
-  const double eps = stack.final_norm.eps;
-  stages_.push_back({std::string(stack_name(stack.role)) + ".norm",
-                     {index(stack, ParameterRole::kFinalNorm)},
-                     [eps](Parameters p, const StageInput&, StageState state) {
-                       return StageState{rms_norm(state.x, p[0], eps).first, std::move(state.kv)};
-                     }});
-}
-
-// Pre-norm layer: x + Attention(norm(x)), then x + SwiGLU(norm(x)). An owner projects K/V, rotates
-// K and leaves both in the map; a reader only projects Q. In arXiv 2405.12981 §2.3 the K/V input of
-// an owner may have a norm gain of its own (separate_kv_norm).
-void StageBuilder::add_layer(int64_t stack_index, int64_t layer, int64_t group, bool last_reader) {
-  const StackSpec& stack = spec_.stacks[static_cast<size_t>(stack_index)];
-  const LayerSpec& spec = stack.layers[static_cast<size_t>(layer)];
-  const bool owner = spec.kv_owner == layer;
-  const bool separate = owner && spec.attention.separate_kv_norm;
-  using Role = ParameterRole;
-  std::vector<size_t> names;
-  for (Role role : {Role::kAttentionNorm, Role::kQuery, Role::kAttentionOut, Role::kFfnNorm,
-                    Role::kGate, Role::kUp, Role::kDown}) {
-    names.push_back(index(stack, role, layer));
-  }
-  if (owner) {
-    names.push_back(index(stack, Role::kKey, layer));
-    names.push_back(index(stack, Role::kValue, layer));
-  }
-  if (separate) names.push_back(index(stack, Role::kKvNorm, layer));
-  const auto run = [=, a = spec.attention, eps = spec.norm.eps](
-                       Parameters p, const StageInput& input, StageState state) {
-    const int64_t rows = state.x.size(0), positions = state.x.size(1);
-    const auto heads = [&](const Tensor& t, int64_t count) {
-      return t.view({rows, positions, count, a.head_dim});
-    };
-    const RopeTable& rope = input.ropes->get(positions, a.rope, state.x.scalar_type());
-    auto [normed, x] = rms_norm(state.x, p[0], eps);
-    const Tensor wq = cast(p[1], x);
-    Tensor q;
-    if (owner) {
-      const Tensor wk = cast(p[7], x), wv = cast(p[8], x);
-      std::vector<Tensor> kv;
-      if (separate) {
-        auto [kv_input, skip] = rms_norm(x, p[9], eps);
-        x = skip;
-        q = linear_many(normed, wq)[0];
-        kv = linear_many(kv_input, wk, wv);
-      } else {
-        kv = linear_many(normed, wq, wk, wv);
-        q = kv[0];
-        kv.erase(kv.begin());
+    LayerPlan plan;
+    plan.spec = stack.layers[l];
+    plan.role = stack.role;
+    plan.owner = plan.spec.kv_owner == static_cast<int64_t>(l);
+    plan.group = groups[l];
+    plan.last_reader = encoder || std::find(groups.begin() + static_cast<int64_t>(l) + 1,
+                                            groups.end(), groups[l]) == groups.end();
+    plan.cross = spec_.has_cross_attention(stack);
+    std::vector<size_t> indices;
+    for (size_t i = 0; i < specs_.size(); ++i) {
+      if (specs_[i].stack != static_cast<int64_t>(stack_index) ||
+          specs_[i].layer != static_cast<int64_t>(l)) {
+        continue;
       }
-      state.kv[group] = {rotate(heads(kv[0], a.kv_heads), rope), heads(kv[1], a.kv_heads)};
-    } else {
-      q = linear_many(normed, wq)[0];
+      indices.push_back(i);
+      plan.roles.push_back(specs_[i].role);
     }
-    const KvPair& shared = state.kv.at(group);
-    const Tensor mixed = causal_attention(rotate(heads(q, a.heads), rope), shared.k, shared.v);
-    x = linear_add(x, mixed.reshape({rows, positions, a.heads * a.head_dim}), cast(p[2], x));
-    auto [ffn_input, skip] = rms_norm(x, p[3], eps);
-    const auto gate_up = linear_many(ffn_input, cast(p[4], x), cast(p[5], x));
-    x = linear_add(skip, swiglu(gate_up[0], gate_up[1]), cast(p[6], x));
-    if (last_reader) state.kv.erase(group);
-    return StageState{x, std::move(state.kv)};
-  };
-  stages_.push_back({layer_prefix(stack, layer), std::move(names), run});
+    stages_.push_back({layer_prefix(stack, static_cast<int64_t>(l)), std::move(indices),
+                       [plan](Parameters p, const StageInput& input, StageState state) {
+                         return run_layer(plan, p, input, std::move(state));
+                       }});
+  }
 }
 
-// Positions P−1 … P+L_B−2 of each row predict its L_B tokens; rows follow the text.
+void StageBuilder::add_final_norm(size_t stack_index) {
+  const StackSpec& stack = spec_.stacks[stack_index];
+  const NormSpec norm = stack.final_norm;
+  add(std::string(stack_name(stack.role)) + ".norm",
+      {{stack_index, Role::kFinalNorm}, {stack_index, Role::kFinalNormBias}},
+      [norm](const StageWeights& w, const StageInput&, StageState state) {
+        return StageState{
+            apply_norm(w, state.x, norm, Role::kFinalNorm, Role::kFinalNormBias).first,
+            std::move(state.kv),
+            {}};
+      });
+}
+
+// L_B positions of each row predict its tokens, from the last prefix vector on; rows follow the
+// text.
 void StageBuilder::add_gather() {
-  const int64_t length = spec_.block->length, first = spec_.block->prefix_length - 1;
+  const int64_t length = spec_.block->length, first = spec_.block->local_positions() - length;
   stages_.push_back(
       {"local.gather", {}, [=](Parameters, const StageInput& input, StageState state) {
          const int64_t width = state.x.size(2);
          return StageState{
-             state.x.narrow(1, first, length).reshape({input.tokens_BT.size(0), -1, width}), {}};
+             state.x.narrow(1, first, length).reshape({input.tokens_BT.size(0), -1, width}),
+             {},
+             {}};
        }});
 }
 
@@ -218,9 +240,13 @@ const RopeTable& RopeTables::get(int64_t positions, const RopeSpec& rope, at::Sc
 std::vector<Stage> make_stages(const ModelSpec& spec) { return StageBuilder(spec).build(); }
 
 size_t head_parameter(const ModelSpec& spec) {
-  const StackSpec& stack = spec.token_stack();
-  return StageBuilder(spec).index(
-      stack, spec.tied_head ? ParameterRole::kEmbedding : ParameterRole::kHead);
+  const std::string name = parameter_name(
+      spec.token_stack(), spec.tied_head ? ParameterRole::kEmbedding : ParameterRole::kHead);
+  const auto specs = parameters(spec);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (specs[i].name == name) return i;
+  }
+  fail(ErrorCode::kInternal, "no parameter is called {}", name);
 }
 
 }  // namespace ashlar

@@ -43,6 +43,9 @@ class RopeTables {
 struct StageInput {
   at::Tensor tokens_BT;  ///< int64; for a Block Transformer T is a multiple of L_B
   int64_t eos_id = 0;    ///< fills the block in front of the text (Block Transformer)
+  /// First row each row of the sequence stack may attend to, int32: [B, T], of a Block Transformer
+  /// [B, M] over blocks. Undefined: everything before.
+  at::Tensor begin;
   at::ScalarType compute = at::ScalarType::Float;
   RopeTables* ropes = nullptr;
 };
@@ -50,6 +53,7 @@ struct StageInput {
 struct StageState {
   at::Tensor x;
   KvMap kv;
+  at::Tensor context;  ///< token decoder with cross-attention: [R, L_B, D]
 };
 
 /// One step of a model: a pure function (parameters, x, kv_in) → (x, kv_out). Activation

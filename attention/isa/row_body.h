@@ -88,31 +88,35 @@ void rms_norm_backward_rows(const T* x, const Accumulate<T>* gain, const Accumul
 
 template <typename T>
 void rotate_rows(const T* x, T* y, const Accumulate<T>* cosine, const Accumulate<T>* sine,
-                 int64_t first_row, int64_t rows, int64_t positions, int64_t heads, int64_t dim,
-                 int direction) {
+                 int64_t first_row, int64_t rows, int64_t positions, int64_t heads,
+                 const HeadPart& part, int direction) {
   constexpr int64_t kStep = kLanes<T>;
-  const int64_t half = dim / 2;
+  const int64_t half = part.turned / 2, behind = part.offset + part.turned;
   const auto sign = static_cast<Accumulate<T>>(direction);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t position = (first_row + r) % positions;
     const Accumulate<T>* c = cosine + position * half;
     const Accumulate<T>* s = sine + position * half;
-    for (int64_t h = 0; h < heads; ++h, x += dim, y += dim) {
+    for (int64_t h = 0; h < heads; ++h, x += part.dim, y += part.dim) {
+      for (int64_t i = 0; i < part.offset; ++i) y[i] = x[i];
+      for (int64_t i = behind; i < part.dim; ++i) y[i] = x[i];
+      const T* from = x + part.offset;
+      T* to = y + part.offset;
       Lanes<T> a, b, cs, sn;
       int64_t i = 0;
       for (; i + kStep <= half; i += kStep) {
-        load(x + i, a);
-        load(x + half + i, b);
+        load(from + i, a);
+        load(from + half + i, b);
         load(c + i, cs);
         load(s + i, sn);
         sn *= sign;
-        store(y + i, a * cs - b * sn);
-        store(y + half + i, b * cs + a * sn);
+        store(to + i, a * cs - b * sn);
+        store(to + half + i, b * cs + a * sn);
       }
       for (; i < half; ++i) {
-        const Accumulate<T> p = get(x + i), q = get(x + half + i), t = s[i] * sign;
-        put(y + i, p * c[i] - q * t);
-        put(y + half + i, q * c[i] + p * t);
+        const Accumulate<T> p = get(from + i), q = get(from + half + i), t = s[i] * sign;
+        put(to + i, p * c[i] - q * t);
+        put(to + half + i, q * c[i] + p * t);
       }
     }
   }
@@ -175,33 +179,59 @@ ASHLAR_INLINE Accumulate<T> row_maximum(const T* x, int64_t count) {
   return top;
 }
 
+// logits ← cap·tanh(logits/cap), by tanh u = 1 − 2/(e^2u + 1).
+template <typename T>
+void soft_cap(T* logits, int64_t classes, Accumulate<T> cap) {
+  constexpr int64_t kStep = kLanes<T>;
+  const Accumulate<T> twice = 2 / cap;
+  Lanes<T> a;
+  int64_t i = 0;
+  for (; i + kStep <= classes; i += kStep) {
+    load(logits + i, a);
+    store(logits + i, cap - 2 * cap / (exponential(a * twice) + 1));
+  }
+  for (; i < classes; ++i)
+    put(logits + i, cap - 2 * cap / (exponential(get(logits + i) * twice) + 1));
+}
+
 template <typename T>
 void cross_entropy_rows(T* logits, const int64_t* targets, const float* weights, double* loss,
-                        int64_t rows, int64_t classes, bool gradient) {
+                        int64_t rows, int64_t classes, const LossShape& shape, bool gradient) {
   constexpr int64_t kStep = kLanes<T>;
+  using A = Accumulate<T>;
+  const auto cap = static_cast<A>(shape.softcap);
+  // Derivative of the cap at its value a is 1 − (a/cap)².
+  const A curve = cap > 0 ? 1 / (cap * cap) : A(0);
   for (int64_t r = 0; r < rows; ++r, logits += classes) {
-    const Accumulate<T> top = row_maximum(logits, classes);
+    if (cap > 0) soft_cap(logits, classes, cap);
+    const A top = row_maximum(logits, classes);
     Lanes<T> sums{}, a;
     int64_t i = 0;
     for (; i + kStep <= classes; i += kStep) {
       load(logits + i, a);
       sums += exponential(a - top);
     }
-    Accumulate<T> sum = fold(sums);
+    A sum = fold(sums);
     for (; i < classes; ++i) sum += exponential(get(logits + i) - top);
     const int64_t target = targets[r];
-    const Accumulate<T> chosen = get(logits + target);
-    loss[r] = static_cast<double>(weights[r]) *
-              (std::log(static_cast<double>(sum)) + static_cast<double>(top - chosen));
+    const A chosen = get(logits + target);
+    const double lse = std::log(static_cast<double>(sum)) + static_cast<double>(top);
+    loss[r] =
+        static_cast<double>(weights[r]) * (std::log(static_cast<double>(sum)) +
+                                           static_cast<double>(top - chosen) + shape.z * lse * lse);
     if (!gradient) continue;
-    const auto weight = static_cast<Accumulate<T>>(weights[r]);
-    const Accumulate<T> scale = weight / sum;
+    const auto weight = static_cast<A>(weights[r]);
+    const A scale = weight * static_cast<A>(1 + 2 * shape.z * lse) / sum;
     for (i = 0; i + kStep <= classes; i += kStep) {
       load(logits + i, a);
-      store(logits + i, exponential(a - top) * scale);
+      store(logits + i, exponential(a - top) * scale * (1 - a * a * curve));
     }
-    for (; i < classes; ++i) put(logits + i, exponential(get(logits + i) - top) * scale);
-    put(logits + target, exponential(chosen - top) * scale - weight);
+    for (; i < classes; ++i) {
+      const A v = get(logits + i);
+      put(logits + i, exponential(v - top) * scale * (1 - v * v * curve));
+    }
+    put(logits + target,
+        (exponential(chosen - top) * scale - weight) * (1 - chosen * chosen * curve));
   }
 }
 

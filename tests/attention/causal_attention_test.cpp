@@ -17,7 +17,17 @@ namespace {
 
 struct Case {
   int64_t positions, heads, kv_heads, dim;
+  int64_t value_dim = 0;  // 0: dim
+  int64_t window = 0;
+  int64_t document = 0;  // > 0: a document begins at every multiple, shifted by the batch row
+  bool sinks = false;
 };
+
+int64_t begin_of(const Case& c, int64_t b, int64_t t) {
+  int64_t begin = c.window > 0 ? std::max<int64_t>(0, t - c.window + 1) : 0;
+  if (c.document > 0) begin = std::max(begin, std::max<int64_t>(0, t - (t + b) % c.document));
+  return begin;
+}
 
 using Doubles = std::vector<double>;
 
@@ -36,13 +46,15 @@ Doubles values(const at::Tensor& t) {
 }
 
 struct Expected {
-  Doubles out, dq, dk, dv;
+  Doubles out, dq, dk, dv, dsinks;
 };
 
 // out = softmax(q·k/√E)·v and its derivatives along `u`, straight from the definitions.
 Expected reference(const Case& c, int64_t batch, const Doubles& q, const Doubles& k,
-                   const Doubles& v, const Doubles& u) {
-  Expected e = {Doubles(q.size()), Doubles(q.size()), Doubles(k.size()), Doubles(v.size())};
+                   const Doubles& v, const Doubles& u, const Doubles& sinks) {
+  Expected e = {Doubles(u.size()), Doubles(q.size()), Doubles(k.size()), Doubles(v.size()),
+                Doubles(sinks.size())};
+  const int64_t value_dim = c.value_dim > 0 ? c.value_dim : c.dim;
   const double scale = 1 / std::sqrt(static_cast<double>(c.dim));
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t h = 0; h < c.heads; ++h) {
@@ -53,25 +65,34 @@ Expected reference(const Case& c, int64_t batch, const Doubles& q, const Doubles
       const auto at_k = [&](int64_t t, int64_t i) {
         return static_cast<size_t>(((b * c.positions + t) * c.kv_heads + g) * c.dim + i);
       };
+      const auto at_u = [&](int64_t t, int64_t i) {
+        return static_cast<size_t>(((b * c.positions + t) * c.heads + h) * value_dim + i);
+      };
+      const auto at_v = [&](int64_t t, int64_t i) {
+        return static_cast<size_t>(((b * c.positions + t) * c.kv_heads + g) * value_dim + i);
+      };
       for (int64_t t = 0; t < c.positions; ++t) {
+        const int64_t first = begin_of(c, b, t);
+        const double sink = c.sinks ? std::exp(sinks[static_cast<size_t>(h)]) : 0;
         Doubles p(static_cast<size_t>(t + 1)), dp(p.size());
-        double sum = 0, dot = 0;
-        for (int64_t j = 0; j <= t; ++j) {
+        double sum = sink, dot = 0;
+        for (int64_t j = first; j <= t; ++j) {
           double s = 0;
           for (int64_t i = 0; i < c.dim; ++i) s += q[at_q(t, i)] * k[at_k(j, i)];
           sum += p[static_cast<size_t>(j)] = std::exp(s * scale);
         }
-        for (int64_t j = 0; j <= t; ++j) {
+        for (int64_t j = first; j <= t; ++j) {
           const auto n = static_cast<size_t>(j);
           p[n] /= sum;
-          for (int64_t i = 0; i < c.dim; ++i) {
-            e.out[at_q(t, i)] += p[n] * v[at_k(j, i)];
-            dp[n] += u[at_q(t, i)] * v[at_k(j, i)];
-            e.dv[at_k(j, i)] += p[n] * u[at_q(t, i)];
+          for (int64_t i = 0; i < value_dim; ++i) {
+            e.out[at_u(t, i)] += p[n] * v[at_v(j, i)];
+            dp[n] += u[at_u(t, i)] * v[at_v(j, i)];
+            e.dv[at_v(j, i)] += p[n] * u[at_u(t, i)];
           }
           dot += p[n] * dp[n];
         }
-        for (int64_t j = 0; j <= t; ++j) {
+        if (c.sinks) e.dsinks[static_cast<size_t>(h)] -= sink / sum * dot;
+        for (int64_t j = first; j <= t; ++j) {
           const double ds = scale * p[static_cast<size_t>(j)] * (dp[static_cast<size_t>(j)] - dot);
           for (int64_t i = 0; i < c.dim; ++i) {
             e.dq[at_q(t, i)] += ds * k[at_k(j, i)];
@@ -86,14 +107,34 @@ Expected reference(const Case& c, int64_t batch, const Doubles& q, const Doubles
 
 void check(const Case& c, at::ScalarType type) {
   constexpr int64_t kBatch = 3;
-  const auto make = [&](int64_t heads, uint64_t seed) {
-    return draw({kBatch, c.positions, heads, c.dim}, seed).to(type).set_requires_grad(true);
+  const int64_t value_dim = c.value_dim > 0 ? c.value_dim : c.dim;
+  const auto make = [&](int64_t heads, int64_t dim, uint64_t seed) {
+    return draw({kBatch, c.positions, heads, dim}, seed).to(type).set_requires_grad(true);
   };
-  const at::Tensor q = make(c.heads, 1), k = make(c.kv_heads, 2), v = make(c.kv_heads, 3);
-  const at::Tensor u = make(c.heads, 4).detach();
-  const at::Tensor out = causal_attention(q, k, v);
-  const auto gradients = torch::autograd::grad({out}, {q, k, v}, {u});
-  const Expected e = reference(c, kBatch, values(q), values(k), values(v), values(u));
+  const at::Tensor q = make(c.heads, c.dim, 1), k = make(c.kv_heads, c.dim, 2);
+  const at::Tensor v = make(c.kv_heads, value_dim, 3), u = make(c.heads, value_dim, 4).detach();
+  AttentionMask mask;
+  mask.window = c.window;
+  if (c.document > 0) {
+    mask.begin_BT = at::empty({kBatch, c.positions}, at::kInt);
+    for (int64_t b = 0; b < kBatch; ++b) {
+      for (int64_t t = 0; t < c.positions; ++t) {
+        Case documents = c;
+        documents.window = 0;
+        mask.begin_BT.data_ptr<int32_t>()[b * c.positions + t] =
+            static_cast<int32_t>(begin_of(documents, b, t));
+      }
+    }
+  }
+  const at::ScalarType gain_type = type == at::kDouble ? at::kDouble : at::kFloat;
+  const at::Tensor sinks = draw({c.heads}, 5).to(gain_type).set_requires_grad(true);
+  if (c.sinks) mask.sinks_H = sinks;
+  const at::Tensor out = causal_attention(q, k, v, mask);
+  std::vector<at::Tensor> inputs = {q, k, v};
+  if (c.sinks) inputs.push_back(sinks);
+  const auto gradients = torch::autograd::grad({out}, inputs, {u});
+  const Expected e =
+      reference(c, kBatch, values(q), values(k), values(v), values(u), values(sinks));
   const auto bound = [&](const Doubles& exact) {
     double top = 1;
     for (double x : exact) top = std::max(top, std::abs(x));
@@ -103,21 +144,30 @@ void check(const Case& c, at::ScalarType type) {
     if (type == at::kBFloat16) b.absolute += top * 0x1p-8;  // the result's own rounding
     return b;
   };
-  const std::string name = fmt::format("T{} H{} G{} E{} {}", c.positions, c.heads, c.kv_heads,
-                                       c.dim, c10::toString(type));
+  const std::string name =
+      fmt::format("T{} H{} G{} E{} F{} W{} D{} sinks {} {}", c.positions, c.heads, c.kv_heads,
+                  c.dim, value_dim, c.window, c.document, c.sinks, c10::toString(type));
   EXPECT_TRUE(test::within(values(out), e.out, bound(e.out))) << name;
   EXPECT_TRUE(test::within(values(gradients[0]), e.dq, bound(e.dq))) << name;
   EXPECT_TRUE(test::within(values(gradients[1]), e.dk, bound(e.dk))) << name;
   EXPECT_TRUE(test::within(values(gradients[2]), e.dv, bound(e.dv))) << name;
+  if (!c.sinks) return;
+  test::Bound near = bound(e.dsinks);
+  near.absolute *= static_cast<double>(kBatch * c.positions);  // summed over all queries
+  EXPECT_TRUE(test::within(values(gradients[3]), e.dsinks, near)) << name;
 }
 
 TEST(CausalAttention, EqualsTheDefinitionAndItsDerivatives) {
   for (const int threads : {1, 2}) {
     at::set_num_threads(threads);
     for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kBFloat16}) {
-      for (const Case& c : {Case{1, 2, 1, 2}, Case{5, 6, 2, 32}, Case{16, 3, 3, 18},
-                            Case{15, 1, 1, 128}, Case{17, 6, 2, 6}, Case{63, 4, 1, 16},
-                            Case{65, 2, 2, 8}, Case{130, 4, 2, 4}, Case{4, 2, 1, 130}}) {
+      for (const Case& c :
+           {Case{1, 2, 1, 2}, Case{5, 6, 2, 32}, Case{16, 3, 3, 18}, Case{15, 1, 1, 128},
+            Case{17, 6, 2, 6}, Case{63, 4, 1, 16}, Case{65, 2, 2, 8}, Case{130, 4, 2, 4},
+            Case{4, 2, 1, 130}, Case{5, 4, 2, 6, 10}, Case{70, 2, 1, 12, 4}, Case{5, 4, 2, 6, 0, 3},
+            Case{150, 4, 2, 6, 0, 1}, Case{150, 4, 2, 6, 0, 70}, Case{150, 4, 2, 6, 0, 0, 37},
+            Case{150, 4, 2, 6, 0, 20, 37}, Case{7, 4, 2, 6, 0, 0, 0, true},
+            Case{130, 4, 2, 6, 0, 0, 0, true}, Case{130, 4, 2, 6, 9, 50, 41, true}}) {
         check(c, type);
       }
     }
@@ -134,6 +184,36 @@ TEST(CausalAttention, FutureTilesAreNeverRead) {
     const at::Tensor after = causal_attention(q, k, v);
     EXPECT_TRUE(after.narrow(1, 0, safe).equal(before.narrow(1, 0, safe)));
   }
+}
+
+TEST(FullAttention, EveryQuerySeesEveryKey) {
+  const at::Tensor q = draw({2, 5, 4, 6}, 1), k = draw({2, 3, 2, 6}, 2), v = draw({2, 3, 2, 6}, 3);
+  const auto got = values(full_attention(q, k, v));
+  const Doubles qs = values(q), ks = values(k), vs = values(v);
+  Doubles want;
+  for (int64_t b = 0; b < 2; ++b) {
+    for (int64_t t = 0; t < 5; ++t) {
+      for (int64_t h = 0; h < 4; ++h) {
+        const auto at = [&](int64_t j) {
+          return static_cast<size_t>(((b * 3 + j) * 2 + h / 2) * 6);
+        };
+        Doubles p, mix(6);
+        double sum = 0;
+        for (int64_t j = 0; j < 3; ++j) {
+          double s = 0;
+          for (size_t i = 0; i < 6; ++i) {
+            s += qs[static_cast<size_t>(((b * 5 + t) * 4 + h) * 6) + i] * ks[at(j) + i];
+          }
+          sum += p.emplace_back(std::exp(s / std::sqrt(6.0)));
+        }
+        for (int64_t j = 0; j < 3; ++j) {
+          for (size_t i = 0; i < 6; ++i) mix[i] += p[static_cast<size_t>(j)] / sum * vs[at(j) + i];
+        }
+        want.insert(want.end(), mix.begin(), mix.end());
+      }
+    }
+  }
+  EXPECT_TRUE(test::within(got, want, test::reordered<double>(16, 4)));
 }
 
 }  // namespace

@@ -108,7 +108,8 @@ TYPED_TEST(RowKernels, RotationTurnsHalvesAndBack) {
   using A = Accumulate<T>;
   constexpr int64_t kRows = 5, kPositions = 3, kHeads = 2;
   for (const int64_t half : kWidths) {
-    const auto x = draw<T>(kRows * kHeads * half * 2, 1);
+    const HeadPart part{half * 2 + 5, 2, half * 2};
+    const auto x = draw<T>(kRows * kHeads * part.dim, 1);
     const auto angle = draw<double>(kPositions * half, 2, 3.0);
     std::vector<A> c, s;
     for (double a : angle) {
@@ -116,14 +117,13 @@ TYPED_TEST(RowKernels, RotationTurnsHalvesAndBack) {
       s.push_back(static_cast<A>(std::sin(a)));
     }
     std::vector<T> y(x.size()), back(x.size());
-    rotate<T>(x.data(), y.data(), c.data(), s.data(), 1, kRows, kPositions, kHeads, half * 2, 1);
-    rotate<T>(y.data(), back.data(), c.data(), s.data(), 1, kRows, kPositions, kHeads, half * 2,
-              -1);
-    std::vector<double> expected(x.size());
+    rotate<T>(x.data(), y.data(), c.data(), s.data(), 1, kRows, kPositions, kHeads, part, 1);
+    rotate<T>(y.data(), back.data(), c.data(), s.data(), 1, kRows, kPositions, kHeads, part, -1);
+    std::vector<double> expected = wide(x);  // what does not turn stays
     for (int64_t r = 0; r < kRows; ++r) {
       for (int64_t h = 0; h < kHeads; ++h) {
         for (int64_t i = 0; i < half; ++i) {
-          const auto a = static_cast<size_t>((r * kHeads + h) * half * 2 + i);
+          const auto a = static_cast<size_t>((r * kHeads + h) * part.dim + part.offset + i);
           const auto b = a + static_cast<size_t>(half);
           const double t = angle[static_cast<size_t>((r + 1) % kPositions * half + i)];
           expected[a] = read(x[a]) * std::cos(t) - read(x[b]) * std::sin(t);
@@ -162,32 +162,52 @@ TYPED_TEST(RowKernels, SwigluAndItsGradient) {
 TYPED_TEST(RowKernels, CrossEntropyAndItsGradient) {
   using T = TypeParam;
   constexpr int64_t kRows = 4;
-  for (const int64_t classes : kWidths) {
-    auto logits = draw<T>(kRows * classes, 1, 5.0);
-    if (classes > 1) logits[1] = make<T>(90.0);
-    const auto before = wide(logits);
-    std::vector<int64_t> targets;
-    for (int64_t r = 0; r < kRows; ++r) targets.push_back((r * 7) % classes);
-    const std::vector<float> weights = {1.0f, 0.5f, 0.0f, 2.0f};
-    std::vector<double> loss(kRows), expected_loss, expected;
-    cross_entropy<T>(logits.data(), targets.data(), weights.data(), loss.data(), kRows, classes,
-                     true);
-    for (int64_t r = 0; r < kRows; ++r) {
-      const double* row = before.data() + r * classes;
-      double top = row[0], sum = 0;
-      for (int64_t i = 0; i < classes; ++i) top = std::max(top, row[i]);
-      for (int64_t i = 0; i < classes; ++i) sum += std::exp(row[i] - top);
-      const int64_t target = targets[static_cast<size_t>(r)];
-      const auto weight = static_cast<double>(weights[static_cast<size_t>(r)]);
-      expected_loss.push_back(weight * (std::log(sum) + top - row[target]));
-      for (int64_t i = 0; i < classes; ++i) {
-        expected.push_back(weight * (std::exp(row[i] - top) / sum - (i == target ? 1.0 : 0.0)));
+  for (const LossShape& shape :
+       {LossShape{}, LossShape{3.0, 0.0}, LossShape{0.0, 0.02}, LossShape{20.0, 0.02}}) {
+    for (const int64_t classes : kWidths) {
+      auto logits = draw<T>(kRows * classes, 1, 5.0);
+      if (classes > 1) logits[1] = make<T>(90.0);
+      const auto before = wide(logits);
+      std::vector<int64_t> targets;
+      for (int64_t r = 0; r < kRows; ++r) targets.push_back((r * 7) % classes);
+      const std::vector<float> weights = {1.0f, 0.5f, 0.0f, 2.0f};
+      std::vector<double> loss(kRows), expected_loss, expected;
+      cross_entropy<T>(logits.data(), targets.data(), weights.data(), loss.data(), kRows, classes,
+                       shape, true);
+      double curve = 1;  // what the extra terms multiply roundings by
+      for (int64_t r = 0; r < kRows; ++r) {
+        std::vector<double> row(before.begin() + r * classes, before.begin() + (r + 1) * classes);
+        std::vector<double> slope(row.size(), 1.0);
+        for (size_t i = 0; shape.softcap > 0 && i < row.size(); ++i) {
+          const double t = std::tanh(row[i] / shape.softcap);
+          row[i] = shape.softcap * t;
+          slope[i] = 1 - t * t;
+        }
+        double top = row[0], sum = 0;
+        for (double v : row) top = std::max(top, v);
+        for (double v : row) sum += std::exp(v - top);
+        const double lse = std::log(sum) + top;
+        const auto target = static_cast<size_t>(targets[static_cast<size_t>(r)]);
+        const auto weight = static_cast<double>(weights[static_cast<size_t>(r)]);
+        expected_loss.push_back(weight * (lse - row[target] + shape.z * lse * lse));
+        const double pull = 1 + 2 * shape.z * lse;
+        curve = std::max({curve, pull, shape.softcap});
+        for (size_t i = 0; i < row.size(); ++i) {
+          const double p = std::exp(row[i] - lse) * pull - (i == target ? 1.0 : 0.0);
+          expected.push_back(weight * p * slope[i]);
+        }
       }
+      const std::string name = fmt::format("cap {} z {} n {}", shape.softcap, shape.z, classes);
+      // A capped logit is stored in T, so its rounding reaches the loss.
+      const double stored = shape.softcap > 0 ? bound<T>(1, 4 * shape.softcap).absolute : 0;
+      test::Bound near =
+          test::reordered<Accumulate<T>>(static_cast<double>(classes) + 16, largest(expected_loss));
+      near.absolute += stored;
+      EXPECT_TRUE(test::within(loss, expected_loss, near)) << name;
+      EXPECT_TRUE(
+          test::within(wide(logits), expected, bound<T>(static_cast<double>(classes), 2 * curve)))
+          << name;
     }
-    EXPECT_TRUE(test::within(
-        loss, expected_loss,
-        test::reordered<Accumulate<T>>(static_cast<double>(classes) + 16, largest(expected_loss))));
-    EXPECT_TRUE(test::within(wide(logits), expected, bound<T>(static_cast<double>(classes), 2)));
   }
 }
 
