@@ -289,13 +289,12 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& head, const Tens
                                    shape.softcap, shape.z);
 }
 
-Tensor linear_log_probabilities(const Tensor& hidden, const Tensor& head, const Tensor& targets,
-                                double softcap) {
+Tensor linear_losses(const Tensor& hidden, const Tensor& head, const Tensor& targets,
+                     const Tensor& weights, double softcap) {
   check_targets(hidden, head, targets);
+  ASHLAR_CHECK(weights.numel() == hidden.size(0) && weights.is_contiguous());
   const at::NoGradGuard no_grad;
-  const Tensor weights = at::ones({targets.numel()}, at::kFloat);
-  return row_losses(hidden.contiguous(), head.contiguous(), targets, weights, {softcap, 0}, {}, {})
-      .neg_();
+  return row_losses(hidden.contiguous(), head.contiguous(), targets, weights, {softcap, 0}, {}, {});
 }
 
 }  // namespace ashlar

@@ -79,8 +79,9 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden_ND, const at::Tensor& h
                                 const at::Tensor& targets_N, const at::Tensor& weights_N,
                                 const LossShape& shape = {});
 
-/// log softmax(hidden·headᵀ)[target] of each row, double [N], without gradients.
-at::Tensor linear_log_probabilities(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
-                                    const at::Tensor& targets_N, double softcap = 0);
+/// weight·(−log softmax(hidden·headᵀ)[target]) of each row, double [N], without gradients.
+at::Tensor linear_losses(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
+                         const at::Tensor& targets_N, const at::Tensor& weights_N,
+                         double softcap = 0);
 
 }  // namespace ashlar

@@ -103,8 +103,20 @@ Tensor Model::score(const ParameterSet& parameters, const Tensor& tokens,
                     const ForwardOptions& options) const {
   const at::NoGradGuard no_grad;
   const Tensor h = hidden(parameters, tokens, options, Rows::kSame);
-  return linear_log_probabilities(h.reshape({-1, h.size(2)}), head(parameters, options),
-                                  tokens.reshape({-1}).contiguous(), spec_.logit_softcap)
+  return linear_losses(h.reshape({-1, h.size(2)}), head(parameters, options),
+                       tokens.reshape({-1}).contiguous(), at::ones({tokens.numel()}, at::kFloat),
+                       spec_.logit_softcap)
+      .neg_()
+      .view(tokens.sizes());
+}
+
+Tensor Model::losses(const ParameterSet& parameters, const Tensor& tokens, const Tensor& targets,
+                     const Tensor& weights, const ForwardOptions& options) const {
+  const at::NoGradGuard no_grad;
+  const Tensor h = hidden(parameters, tokens, options, Rows::kNext);
+  return linear_losses(h.reshape({-1, h.size(2)}), head(parameters, options),
+                       targets.reshape({-1}).contiguous(), weights.reshape({-1}).contiguous(),
+                       spec_.logit_softcap)
       .view(tokens.sizes());
 }
 

@@ -47,6 +47,10 @@ class Model {
   /// Log-probability of every token, double [B, T], token 0 included: it follows the start marker.
   at::Tensor score(const ParameterSet& parameters, const at::Tensor& tokens_BT,
                    const ForwardOptions& options) const;
+  /// weight·(−log p(target)) of every row, double [B, T], without gradients and z-loss.
+  at::Tensor losses(const ParameterSet& parameters, const at::Tensor& tokens_BT,
+                    const at::Tensor& targets_BT, const at::Tensor& weights_BT,
+                    const ForwardOptions& options) const;
   /// Σ weight·loss over rows as a differentiable double scalar; `targets` [B, T] are the tokens
   /// after `tokens`, `weights` fp32 [B, T]. `begin`, int32 [B, T], if defined, is the first token
   /// each token may attend to: documents of a packed batch. A Block Transformer's documents must

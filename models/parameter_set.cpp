@@ -10,21 +10,21 @@
 namespace ashlar {
 namespace {
 
-constexpr double kStandardDeviation = 0.02;
-
 // Standard deviation of a fresh tensor; 0 for constants.
-double deviation(const ModelSpec& spec, const ParameterSpec& p) {
+double deviation(const ModelSpec& spec, const ParameterSpec& p, const InitSpec& init) {
   const StackSpec& stack = spec.stacks[static_cast<size_t>(p.stack)];
   switch (p.role) {
     case ParameterRole::kAttentionOut:
+    case ParameterRole::kCrossOut:
     case ParameterRole::kDown:
-      return kStandardDeviation / std::sqrt(2.0 * static_cast<double>(stack.layers.size()));
+      return init.scaled_outputs
+                 ? init.deviation / std::sqrt(2.0 * static_cast<double>(stack.layers.size()))
+                 : init.deviation;
     case ParameterRole::kExpansion:
-      return 1.0 / std::sqrt(static_cast<double>(stack.d_model));
-    case ParameterRole::kExpansionBias:
-      return 0;
+    case ParameterRole::kProjection:
+      return 1.0 / std::sqrt(static_cast<double>(p.shape[1]));
     default:
-      return p.is_norm() ? 0 : kStandardDeviation;
+      return p.is_matrix() ? init.deviation : 0;
   }
 }
 
@@ -41,14 +41,15 @@ void ParameterSet::require_grad(bool on) {
   for (at::Tensor& tensor : tensors) tensor.set_requires_grad(on);
 }
 
-ParameterSet init_parameters(const ModelSpec& spec, uint64_t seed, at::ScalarType type) {
+ParameterSet init_parameters(const ModelSpec& spec, uint64_t seed, at::ScalarType type,
+                             const InitSpec& init) {
   ASHLAR_CHECK(type == at::kFloat || type == at::kDouble);
   ParameterSet set;
   set.specs = parameters(spec);
   for (size_t i = 0; i < set.specs.size(); ++i) {
     const ParameterSpec& p = set.specs[i];
     const Philox random(seed, i);
-    const double sigma = deviation(spec, p);
+    const double sigma = deviation(spec, p, init);
     const double constant = p.is_norm() ? 1.0 : 0.0;
     at::Tensor tensor = at::empty(p.shape, type);
     const auto fill = [&](auto* out) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "models/init_spec.h"
 #include "models/spec/parameters.h"
 
 namespace ashlar {
@@ -21,11 +22,10 @@ struct ParameterSet {
   void require_grad(bool on);
 };
 
-/// Fresh values from one seed: N(0, 0.02) for tables and matrices, 0.02/√(2L) for the projections
-/// that write to the residual stream (L layers of their stack), N(0, D^-1/2) and bias 0 for the
-/// Block Transformer's expansion (arXiv 2406.02657), gains 1. A value depends only on the seed, the
+/// Fresh values from one seed, normal as `init` says. A value depends only on the seed, the
 /// tensor's place in the list and the element's index (Philox).
 ParameterSet init_parameters(const ModelSpec& spec, uint64_t seed,
-                             at::ScalarType type = at::ScalarType::Float);
+                             at::ScalarType type = at::ScalarType::Float,
+                             const InitSpec& init = {});
 
 }  // namespace ashlar

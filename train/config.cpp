@@ -27,6 +27,18 @@ void read_train(const Node& node, TrainConfig& config) {
   config.precision =
       static_cast<Precision>(reader.choice_or("precision", 0, {"auto", "fp32", "bf16"}));
   config.threads = reader.integer_or("threads", 0, 0, 4096);
+  config.document_mask = reader.boolean_or("document_mask", false);
+  config.z_loss = reader.number_or("z_loss", 0.0, 0.0, 1.0);
+  if (config.document_mask && config.model.block && config.model.block->pad == BlockPad::kNone) {
+    fail_at(reader.required("document_mask"), "train.document_mask",
+            "a block holds tokens of two documents unless model.block.pad is random");
+  }
+  if (const Node* init = reader.optional("init")) {
+    NodeReader values(*init, "train.init");
+    config.init.deviation = values.number_or("std", config.init.deviation, 1e-6, 10.0);
+    config.init.scaled_outputs = values.choice_or("outputs", 0, {"scaled", "plain"}) == 0;
+    values.finish();
+  }
   if (config.context > config.model.context_length) {
     fail_at(reader.required("context"), "train.context",
             fmt::format("{} exceeds model.context_length = {}", config.context,
@@ -112,6 +124,11 @@ TrainConfig train_config_from(const Node& root) {
   return config;
 }
 
+PaddingOptions padding_of(const TrainConfig& config) {
+  if (!config.model.block || config.model.block->pad == BlockPad::kNone) return {};
+  return {config.model.block->length, config.document_mask};
+}
+
 void resolve_machine_choices(TrainConfig& config) {
   const CpuFeatures& cpu = cpu_features();
   if (config.threads == 0) config.threads = cpu.cores;
@@ -143,7 +160,12 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                           {"batch_size", config.batch_size},
                           {"micro_batch", config.micro_batch},
                           {"precision", kPrecisions[static_cast<size_t>(config.precision)]},
-                          {"threads", config.threads}}},
+                          {"threads", config.threads},
+                          {"document_mask", config.document_mask},
+                          {"z_loss", config.z_loss},
+                          {"init", Node::Map{{"std", config.init.deviation},
+                                             {"outputs",
+                                              config.init.scaled_outputs ? "scaled" : "plain"}}}}},
       {"optimizer", Node::Map{{"kind", "adamw"},
                               {"lr", o.lr},
                               {"betas", Node::List{o.beta1, o.beta2}},

@@ -5,6 +5,8 @@
 #include <string>
 
 #include "core/base/node.h"
+#include "data/shards/padded_documents.h"
+#include "models/init_spec.h"
 #include "models/spec/spec.h"
 
 // What a training run is asked to do. docs/architecture.md lists the keys of the YAML file.
@@ -45,7 +47,10 @@ struct TrainConfig {
   int64_t batch_size = 0;   ///< samples per optimizer step
   int64_t micro_batch = 0;  ///< samples per forward and backward pass
   Precision precision = Precision::kAuto;
-  int64_t threads = 0;  ///< 0: the cores this process may use
+  int64_t threads = 0;         ///< 0: the cores this process may use
+  bool document_mask = false;  ///< attention stays within a document of a packed sample
+  double z_loss = 0;           ///< weight of the squared log-partition (arXiv 2204.02311 §5)
+  InitSpec init;
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   int64_t validation_every = 0;    ///< steps; 0: only after the last one
@@ -55,6 +60,9 @@ struct TrainConfig {
   int64_t log_every = 10;
   std::filesystem::path output;
 };
+
+/// How the training stream is laid out for this model: padded to blocks if `block.pad` says so.
+PaddingOptions padding_of(const TrainConfig& config);
 
 /// Reads a whole configuration. Throws Error(kRequest) "file:line: key: reason" for an unknown,
 /// missing or impossible value.

@@ -71,8 +71,10 @@ class FolderLock {
 struct Data {
   ShardSet shards;
   BatchSource batches;
-  Data(const fs::path& folder, int64_t context, uint64_t seed, BatchSource::Order order)
-      : shards(folder), batches(shards, context, seed, order) {}
+  Data(const fs::path& folder, const TrainConfig& config, BatchSource::Order order)
+      : shards(folder),
+        batches(shards, config.context, config.seed, order,
+                order == BatchSource::Order::kShuffled ? padding_of(config) : PaddingOptions{}) {}
 };
 
 class Run {
@@ -123,10 +125,10 @@ Run::Run(const Node& root, const RunOptions& options)
     : options_(options),
       config_(read_config(root)),
       resolved_(resolved_config(root, config_)),
-      train_(config_.data.train, config_.context, config_.seed, BatchSource::Order::kShuffled) {
+      train_(config_.data.train, config_, BatchSource::Order::kShuffled) {
   if (!config_.data.validation.empty()) {
-    validation_ = std::make_unique<Data>(config_.data.validation, config_.context, config_.seed,
-                                         BatchSource::Order::kSequential);
+    validation_ =
+        std::make_unique<Data>(config_.data.validation, config_, BatchSource::Order::kSequential);
   }
   check_data();
   eos_ = *train_.shards.eos_id();
@@ -245,9 +247,18 @@ void Run::validate() {
                         {"validation_loss", v.loss},
                         {"validation_tokens", v.tokens},
                         {"validation_bits_per_byte", v.bits_per_byte}};
+  std::vector<std::pair<std::string, double>> scalars = {
+      {"validation/loss", v.loss}, {"validation/bits_per_byte", v.bits_per_byte}};
+  if (!v.loss_by_position.empty()) {
+    Node by_position = Node::list();
+    for (size_t p = 0; p < v.loss_by_position.size(); ++p) {
+      by_position.push(v.loss_by_position[p]);
+      scalars.emplace_back(fmt::format("validation/loss_position_{}", p), v.loss_by_position[p]);
+    }
+    line.set("validation_loss_by_position", std::move(by_position));
+  }
   metrics_->append(line);
-  events_->scalars(at.step,
-                   {{"validation/loss", v.loss}, {"validation/bits_per_byte", v.bits_per_byte}});
+  events_->scalars(at.step, scalars);
   spdlog::info("step {}: validation loss {:.4f}, {:.4f} bits per byte over {} tokens", at.step,
                v.loss, v.bits_per_byte, v.tokens);
   result_.validation = v;

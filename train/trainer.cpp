@@ -20,15 +20,32 @@ using at::Tensor;
 
 struct BatchTensors {
   Tensor tokens, targets, weights;
+  Tensor begin;  // first token each token may attend to; undefined: all
 };
 
-BatchTensors tensors_of(const Batch& batch) {
+// First position of each position's document.
+Tensor segment_begin(const Batch& batch) {
+  Tensor begin = at::zeros({batch.rows, batch.context}, at::kInt);
+  int32_t* first = begin.data_ptr<int32_t>();
+  for (int64_t r = 0; r < batch.rows; ++r) {
+    for (int64_t t = 1; t < batch.context; ++t) {
+      const int64_t at = r * batch.context + t;
+      const bool same = batch.segment_ids[static_cast<size_t>(at)] ==
+                        batch.segment_ids[static_cast<size_t>(at - 1)];
+      first[at] = same ? first[at - 1] : static_cast<int32_t>(t);
+    }
+  }
+  return begin;
+}
+
+BatchTensors tensors_of(const Batch& batch, bool document_mask) {
   const std::vector<int64_t> shape = {batch.rows, batch.context};
   const auto ids = [&](const std::vector<int32_t>& v) {
     return at::from_blob(const_cast<int32_t*>(v.data()), shape, at::kInt).to(at::kLong);
   };
   return {ids(batch.tokens), ids(batch.targets),
-          at::from_blob(const_cast<float*>(batch.loss_weight.data()), shape, at::kFloat)};
+          at::from_blob(const_cast<float*>(batch.loss_weight.data()), shape, at::kFloat),
+          document_mask ? segment_begin(batch) : Tensor()};
 }
 
 double sum(const std::vector<float>& weights) {
@@ -56,8 +73,8 @@ struct Trainer::State {
   State(const TrainConfig& c, int64_t eos_id)
       : config(c),
         model(c.model),
-        options{eos_id, c.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat},
-        parameters(init_parameters(c.model, c.seed)) {
+        options{eos_id, c.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat, c.z_loss},
+        parameters(init_parameters(c.model, c.seed, at::kFloat, c.init)) {
     ASHLAR_CHECK(c.precision != Precision::kAuto && c.threads > 0);
     at::set_num_threads(static_cast<int>(c.threads));
     int64_t total = 0;
@@ -98,15 +115,17 @@ StepResult Trainer::step(const BatchSource& data) {
   const Batch batch = data.batch(first, size);
   const double weight = sum(batch.loss_weight);
   require(weight > 0, ErrorCode::kData, "step {}: no target of the batch carries weight", next);
-  const BatchTensors all = tensors_of(batch);
+  const BatchTensors all = tensors_of(batch, s.config.document_mask);
   const Tensor weights = all.weights / weight;
   s.gradients.zero_();
   double loss = 0;
   for (int64_t row = 0; row < size; row += s.config.micro_batch) {
     const int64_t rows = std::min(s.config.micro_batch, size - row);
-    const auto part = [&](const Tensor& t) { return t.narrow(0, row, rows); };
-    const Tensor value =
-        s.model.loss(s.parameters, part(all.tokens), part(all.targets), part(weights), s.options);
+    const auto part = [&](const Tensor& t) {
+      return t.defined() ? t.narrow(0, row, rows) : Tensor();
+    };
+    const Tensor value = s.model.loss(s.parameters, part(all.tokens), part(all.targets),
+                                      part(weights), s.options, part(all.begin));
     loss += value.item<double>();
     require(std::isfinite(loss), ErrorCode::kData,
             "step {}: the loss is {}; lower optimizer.lr, raise schedule.warmup_steps or use "
@@ -131,19 +150,33 @@ StepResult Trainer::step(const BatchSource& data) {
 
 ValidationResult Trainer::validate(const BatchSource& data, int64_t rows,
                                    const ShardSet& shards) const {
-  const at::NoGradGuard no_grad;
   const State& s = *state_;
-  double loss = 0, weight = 0;
+  const int64_t length = s.config.model.block_length();
+  std::vector<double> loss(static_cast<size_t>(length)), weight(loss.size());
   ValidationResult result;
   rows = rows == 0 ? data.windows() : std::min(rows, data.windows());
   for (int64_t first = 0; first < rows; first += s.config.micro_batch) {
     const Batch batch = data.batch(first, std::min(s.config.micro_batch, rows - first));
-    const BatchTensors t = tensors_of(batch);
-    loss += s.model.loss(s.parameters, t.tokens, t.targets, t.weights, s.options).item<double>();
-    weight += sum(batch.loss_weight);
-    for (float w : batch.loss_weight) result.tokens += w > 0 ? 1 : 0;
+    const BatchTensors t = tensors_of(batch, false);
+    const Tensor losses =
+        s.model.losses(s.parameters, t.tokens, t.targets, t.weights, s.options).contiguous();
+    const double* row = losses.data_ptr<double>();
+    for (size_t i = 0; i < batch.loss_weight.size(); ++i) {
+      // Row t of a sample predicts token t + 1, counted from the sample's first block.
+      const auto t_next = static_cast<int64_t>(i) % batch.context + 1;
+      const auto position = static_cast<size_t>(t_next % length);
+      loss[position] += row[i];
+      weight[position] += static_cast<double>(batch.loss_weight[i]);
+      result.tokens += batch.loss_weight[i] > 0 ? 1 : 0;
+    }
   }
-  result.loss = loss / weight;
+  double total = 0, all = 0;
+  for (size_t p = 0; p < loss.size(); ++p) {
+    total += loss[p];
+    all += weight[p];
+    if (length > 1) result.loss_by_position.push_back(loss[p] / weight[p]);
+  }
+  result.loss = total / all;
   const auto bytes = shards.source_bytes();
   // Bytes per token of the whole set: windows do not end where characters do.
   result.bits_per_byte = bytes && *bytes > 0 ? result.loss / std::numbers::ln2 *

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "data/shards/batch_source.h"
 #include "train/checkpoint/checkpoint.h"
@@ -20,6 +21,8 @@ struct ValidationResult {
   double loss = 0;  ///< mean over targets, nats
   int64_t tokens = 0;
   double bits_per_byte = 0;  ///< NaN when the shards do not say how many bytes they came from
+  /// Block Transformers: mean loss of the targets at each of the L_B positions of a block.
+  std::vector<double> loss_by_position;
 };
 
 /// One process training one model: fp32 master weights in flat storage, products in the configured

@@ -28,6 +28,22 @@ int64_t count_windows(const ShardSet& shards, int64_t context, BatchSource::Orde
   return tokens / context;
 }
 
+std::optional<PaddedDocuments> make_padded(const ShardSet& shards, int64_t context, uint64_t seed,
+                                           BatchSource::Order order,
+                                           const PaddingOptions& padding) {
+  if (padding.block == 0) return std::nullopt;
+  ASHLAR_CHECK(order == BatchSource::Order::kShuffled && context % padding.block == 0);
+  return std::optional<PaddedDocuments>(std::in_place, shards, padding, seed);
+}
+
+// The last token of a window's targets is the first of the next one.
+int64_t count_padded_windows(const PaddedDocuments& documents, int64_t context) {
+  const int64_t windows = (documents.total_tokens() - 1) / context;
+  require(windows > 0, ErrorCode::kRequest, "{} padded tokens are fewer than one context of {}",
+          documents.total_tokens(), context);
+  return windows;
+}
+
 }  // namespace
 
 Permutation::Permutation(uint64_t size, uint64_t seed) : size_(size), seed_(seed) {
@@ -52,11 +68,14 @@ uint64_t Permutation::operator()(uint64_t round, uint64_t index) const {
   return value;
 }
 
-BatchSource::BatchSource(const ShardSet& shards, int64_t context, uint64_t seed, Order order)
+BatchSource::BatchSource(const ShardSet& shards, int64_t context, uint64_t seed, Order order,
+                         const PaddingOptions& padding)
     : shards_(shards),
       context_(context),
       order_(order),
-      windows_(count_windows(shards, context, order)),
+      padded_(make_padded(shards, context, seed, order, padding)),
+      windows_(padded_ ? count_padded_windows(*padded_, context)
+                       : count_windows(shards, context, order)),
       permutation_(static_cast<uint64_t>(windows_), seed) {
   require(shards.eos_id().has_value() || shards.samples() > 0, ErrorCode::kRequest,
           "{}: the shards have no attribute 'eos_id'", shards.folder().string());
@@ -98,6 +117,9 @@ void BatchSource::fill(int64_t sample, int64_t row, Batch& batch) const {
   const auto tokens = std::span(batch.tokens).subspan(begin, length);
   const auto targets = std::span(batch.targets).subspan(begin, length);
   const auto weights = std::span(batch.loss_weight).subspan(begin, length);
+  const auto segments = std::span(batch.segment_ids).subspan(begin, length);
+  for (size_t t = 0; t < length; ++t) batch.positions[begin + t] = static_cast<int32_t>(t);
+  if (padded_) return fill_from_documents(window, tokens, targets, weights, segments);
   if (shards_.samples() > 0) {
     shards_.read_sample(window, tokens, targets, weights);
   } else {
@@ -105,9 +127,24 @@ void BatchSource::fill(int64_t sample, int64_t row, Batch& batch) const {
   }
   int32_t segment = 0;
   for (size_t t = 0; t < length; ++t) {
-    batch.positions[begin + t] = static_cast<int32_t>(t);
-    batch.segment_ids[begin + t] = segment;
-    if (tokens[t] == eos_) ++segment;  // EOS closes its document
+    if (t > 0 && tokens[t] == eos_) ++segment;
+    segments[t] = segment;
+  }
+}
+
+void BatchSource::fill_from_documents(int64_t window, std::span<int32_t> tokens,
+                                      std::span<int32_t> targets, std::span<float> weights,
+                                      std::span<int32_t> segments) const {
+  const size_t length = tokens.size();
+  std::vector<int32_t> text(length + 1);
+  std::vector<float> weight(length + 1);
+  std::vector<int64_t> document(length + 1);
+  padded_->read(window * context_, text, weight, document);
+  std::copy_n(text.begin(), length, tokens.begin());
+  std::copy_n(text.begin() + 1, length, targets.begin());
+  std::copy_n(weight.begin() + 1, length, weights.begin());
+  for (size_t t = 0; t < length; ++t) {
+    segments[t] = static_cast<int32_t>(document[t] - document[0]);
   }
 }
 

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "data/shards/batch.h"
+#include "data/shards/padded_documents.h"
 #include "data/shards/shard_set.h"
 
 namespace ashlar {
@@ -27,6 +29,9 @@ class Permutation {
 /// Cuts a ShardSet into windows of `context` targets. Target i of the stream is token i, its input
 /// token i-1; before the first token stands one EOS, as it does before every other document.
 ///
+/// With padding (training of Block Transformers) the stream is PaddedDocuments' and a window begins
+/// where blocks do: its input token i is token i of the window, its target the token behind it.
+///
 /// Sample k is a pure function of (shards, context, seed, k): epoch k / windows, then a permutation
 /// of the windows keyed by (seed, epoch). So the data order does not depend on batches, ranks or
 /// resume points; dealing samples out is the caller's.
@@ -39,7 +44,7 @@ class BatchSource {
   /// Keeps a reference to `shards`. Throws Error(kRequest) when they hold no whole window (for
   /// training), say no EOS, or fix another sample length.
   BatchSource(const ShardSet& shards, int64_t context, uint64_t seed,
-              Order order = Order::kShuffled);
+              Order order = Order::kShuffled, const PaddingOptions& padding = {});
 
   int64_t context() const { return context_; }
   /// Windows of one epoch. Sequential: the last one may be padded with weight 0.
@@ -52,6 +57,8 @@ class BatchSource {
 
  private:
   void fill(int64_t sample, int64_t row, Batch& batch) const;
+  void fill_from_documents(int64_t window, std::span<int32_t> tokens, std::span<int32_t> targets,
+                           std::span<float> weights, std::span<int32_t> segments) const;
   void fill_from_stream(int64_t window, std::span<int32_t> tokens, std::span<int32_t> targets,
                         std::span<float> weights) const;
 
@@ -59,6 +66,7 @@ class BatchSource {
   int64_t context_;
   Order order_;
   int32_t eos_ = 0;
+  std::optional<PaddedDocuments> padded_;
   int64_t windows_ = 0;
   Permutation permutation_;
 };

@@ -163,4 +163,36 @@ void ShardSet::read_sample(int64_t index, std::span<int32_t> tokens, std::span<i
   }
 }
 
+std::vector<int64_t> ShardSet::document_starts() const {
+  ASHLAR_CHECK(samples_ == 0 && eos_id_.has_value());
+  std::vector<int64_t> out;
+  std::vector<int32_t> piece;
+  for (size_t s = 0; s < shards_.size(); ++s) {
+    const int64_t base = starts_[s], count = starts_[s + 1] - base;
+    const H5File& file = shards_[s]->file.hdf5;
+    if (file.has_dataset("document_offsets")) {
+      int64_t least = -1;  // the first may be 0, each later one is larger
+      const std::lock_guard lock(shards_[s]->file.mutex);
+      for (int64_t offset : file.read<int64_t>("document_offsets")) {
+        require(offset > least && offset < count, ErrorCode::kData,
+                "{}: dataset 'document_offsets': {} is out of order or range",
+                shards_[s]->file.hdf5.path().string(), offset);
+        least = offset;
+        out.push_back(base + offset);
+      }
+      continue;
+    }
+    bool begins = true;
+    for (int64_t at = 0; at < count; at += static_cast<int64_t>(piece.size())) {
+      piece.resize(static_cast<size_t>(std::min<int64_t>(count - at, 1 << 20)));
+      read(base + at, piece);
+      for (size_t i = 0; i < piece.size(); ++i) {
+        if (begins) out.push_back(base + at + static_cast<int64_t>(i));
+        begins = piece[i] == *eos_id_;
+      }
+    }
+  }
+  return out;
+}
+
 }  // namespace ashlar

@@ -44,6 +44,11 @@ class ShardSet {
   /// Loss weights of the same tokens as targets: dataset `loss_mask`, or 1 where a shard has none.
   void read_loss_weights(int64_t first, std::span<float> out) const;
 
+  /// First token of every document of the stream, ascending: dataset `document_offsets` of a shard,
+  /// or what stands behind its EOS tokens. A shard begins a document. Throws Error(kData) for
+  /// offsets that are out of order or range.
+  std::vector<int64_t> document_starts() const;
+
   /// Samples of the (n, 3, L) layout; 0 for a stream.
   int64_t samples() const { return samples_; }
   int64_t sample_length() const { return sample_length_; }

@@ -293,6 +293,122 @@ TEST(BatchSource, SequentialScoresEveryTokenOnce) {
   }
 }
 
+TEST(PaddedDocuments, EveryDocumentIsWholeAndBeginsAtABlock) {
+  const TempDir dir;
+  write_shard(dir / "a.h5", {5, 6, 7, 0, 8, 0, 9, 9, 9, 9, 0});
+  write_shard(dir / "b.h5", {4, 4, 0, 3});  // the last document has no end
+  const ShardSet shards(dir.path());
+  EXPECT_EQ(shards.document_starts(), (std::vector<int64_t>{0, 4, 6, 11, 14}));
+  const std::vector<int32_t> stream = read_stream(shards);
+  const auto starts = shards.document_starts();
+  std::set<int64_t> pads_seen;
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    for (const bool start_block : {false, true}) {
+      const PaddedDocuments padded(shards, {4, start_block}, seed);
+      ASSERT_EQ(padded.documents(), 5);
+      const auto n = static_cast<size_t>(padded.total_tokens());
+      ASSERT_EQ(n % 4, 0u);
+      std::vector<int32_t> tokens(n);
+      std::vector<float> weights(n);
+      std::vector<int64_t> documents(n);
+      padded.read(0, tokens, weights, documents);
+      for (int64_t d = 0; d < 5; ++d) {
+        EXPECT_EQ(padded.start(d) % 4, 0);
+        const auto begin = static_cast<size_t>(padded.start(d));
+        const auto end = static_cast<size_t>(padded.start(d + 1));
+        std::vector<int32_t> text;
+        size_t front = 0;
+        for (size_t i = begin; i < end; ++i) {
+          EXPECT_EQ(documents[i], d);
+          if (weights[i] > 0) {
+            if (text.empty()) front = i - begin;
+            text.push_back(tokens[i]);
+          } else {
+            EXPECT_EQ(tokens[i], 0);
+          }
+        }
+        const auto first = static_cast<size_t>(starts[static_cast<size_t>(d)]);
+        const size_t last =
+            d == 4 ? stream.size() : static_cast<size_t>(starts[static_cast<size_t>(d + 1)]);
+        EXPECT_EQ(text, std::vector<int32_t>(stream.begin() + static_cast<std::ptrdiff_t>(first),
+                                             stream.begin() + static_cast<std::ptrdiff_t>(last)));
+        EXPECT_GE(front, start_block ? 4u : 0u);
+        EXPECT_LT(front, start_block ? 8u : 4u);
+        pads_seen.insert(static_cast<int64_t>(front));
+      }
+      // Any piece equals the whole.
+      for (size_t at = 0; at + 7 <= n; at += 3) {
+        std::vector<int32_t> piece(7);
+        std::vector<float> weight(7);
+        std::vector<int64_t> document(7);
+        padded.read(static_cast<int64_t>(at), piece, weight, document);
+        EXPECT_TRUE(std::equal(piece.begin(), piece.end(),
+                               tokens.begin() + static_cast<std::ptrdiff_t>(at)));
+        EXPECT_TRUE(std::equal(weight.begin(), weight.end(),
+                               weights.begin() + static_cast<std::ptrdiff_t>(at)));
+        EXPECT_TRUE(std::equal(document.begin(), document.end(),
+                               documents.begin() + static_cast<std::ptrdiff_t>(at)));
+      }
+    }
+  }
+  EXPECT_EQ(pads_seen.size(), 8u);
+}
+
+TEST(BatchSource, PaddedWindowsBeginAtBlocks) {
+  const TempDir dir;
+  write_shard(dir / "a.h5", numbered(90));
+  const ShardSet shards(dir.path());
+  const PaddedDocuments padded(shards, {4, true}, 3);
+  const BatchSource source(shards, 8, 3, BatchSource::Order::kShuffled, {4, true});
+  const auto n = static_cast<size_t>(padded.total_tokens());
+  std::vector<int32_t> tokens(n);
+  std::vector<float> weights(n);
+  std::vector<int64_t> documents(n);
+  padded.read(0, tokens, weights, documents);
+  ASSERT_EQ(source.windows(), (static_cast<int64_t>(n) - 1) / 8);
+  std::set<size_t> seen;
+  for (int64_t i = 0; i < source.windows(); ++i) {
+    const Batch row = source.batch(i, 1);
+    size_t at = n;
+    for (size_t w = 0; w + 8 < n; w += 8) {
+      const auto from = tokens.begin() + static_cast<std::ptrdiff_t>(w);
+      const bool same = std::equal(row.tokens.begin(), row.tokens.end(), from) &&
+                        row.targets.back() == tokens[w + 8];
+      if (same && !seen.contains(w)) at = w;
+    }
+    ASSERT_LT(at, n);
+    seen.insert(at);
+    for (size_t t = 0; t < 8; ++t) {
+      EXPECT_EQ(row.targets[t], tokens[at + t + 1]);
+      EXPECT_EQ(row.loss_weight[t], weights[at + t + 1]);
+      EXPECT_EQ(row.segment_ids[t], static_cast<int32_t>(documents[at + t] - documents[at]));
+      if (t > 0 && row.segment_ids[t] != row.segment_ids[t - 1]) {
+        EXPECT_EQ(t % 4, 0u);
+      }
+    }
+  }
+  EXPECT_EQ(static_cast<int64_t>(seen.size()), source.windows());
+}
+
+TEST(ShardSet, DocumentOffsetsAreReadAndChecked) {
+  const auto with_offsets = [](const TempDir& dir, const std::vector<int64_t>& offsets) {
+    H5File file = H5File::create(dir / "a.h5");
+    file.write<uint16_t>("data", {6}, std::vector<uint16_t>{1, 0, 2, 3, 0, 4});
+    file.write<int64_t>("document_offsets", {static_cast<int64_t>(offsets.size())}, offsets);
+    file.set_attribute("", "eos_id", int64_t{0});
+    file.close();
+  };
+  const TempDir good;
+  with_offsets(good, {0, 2, 5});
+  EXPECT_EQ(ShardSet(good.path()).document_starts(), (std::vector<int64_t>{0, 2, 5}));
+  for (const auto& bad : std::vector<std::vector<int64_t>>{{0, 3, 2}, {0, 9}, {-1, 2}, {0, 0, 2}}) {
+    const TempDir dir;
+    with_offsets(dir, bad);
+    test::expect_error(ErrorCode::kData, {"a.h5", "document_offsets"},
+                       [&] { ShardSet(dir.path()).document_starts(); });
+  }
+}
+
 TEST(BatchSource, ShuffledVisitsEveryWindowOncePerEpoch) {
   const TempDir dir;
   write_shard(dir / "a.h5", numbered(60));
@@ -312,9 +428,9 @@ TEST(BatchSource, ShuffledVisitsEveryWindowOncePerEpoch) {
       int32_t segment = 0;
       for (size_t t = 0; t < 5; ++t) {
         EXPECT_EQ(row.positions[t], static_cast<int32_t>(t));
+        segment += t > 0 && row.tokens[t] == 0;
         EXPECT_EQ(row.segment_ids[t], segment);
         EXPECT_EQ(row.loss_weight[t], 1.0F);
-        segment += row.tokens[t] == 0;
         if (t > 0) {
           EXPECT_EQ(row.tokens[t], row.targets[t - 1]);
         }

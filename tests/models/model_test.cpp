@@ -126,7 +126,8 @@ TEST_P(EveryModel, GradientsEqualCentralDifferences) {
   at::Tensor weights = at::ones({2, 10});
   weights.data_ptr<float>()[4] = 0.25f;
   weights.data_ptr<float>()[13] = 0.0f;
-  const ForwardOptions options{kEos, at::kDouble};
+  ForwardOptions options{kEos, at::kDouble};
+  options.z_loss = 0.01;
   const auto loss = [&] {
     const at::NoGradGuard no_grad;
     return model.loss(set, tokens, targets, weights, options).item<double>();
@@ -237,6 +238,57 @@ TEST(Model, Cla1IsTheBaselineBitForBit) {
   const at::Tensor a = Model(plain).forward(init_parameters(plain, 7), tokens, options);
   const at::Tensor b = Model(shared).forward(init_parameters(shared, 7), tokens, options);
   EXPECT_TRUE(a.equal(b));
+}
+
+// Packed documents: the loss of each row is the reference's with attention cut at its document.
+TEST(Model, ADocumentMaskKeepsAttentionInside) {
+  for (const char* extra : {"", ", window: 4"}) {
+    const ModelSpec spec = test::spec_of(
+        {"masked",
+         test::decoder_yaml(std::string("heads: 4, kv_heads: 2, head_dim: 6") + extra, "cla2")});
+    const Model model(spec);
+    const ParameterSet set = random_parameters(spec, 5, at::kDouble);
+    const auto tokens = random_tokens(12, 8), targets = random_tokens(12, 9);
+    const std::vector<size_t> first = {0, 0, 0, 3, 3, 3, 3, 7, 8, 8, 8, 8};
+    at::Tensor begin = at::empty({1, 12}, at::kInt);
+    for (size_t t = 0; t < 12; ++t) begin.data_ptr<int32_t>()[t] = static_cast<int32_t>(first[t]);
+    const auto rows = reference::masked_log_probabilities(spec, weights_of(set), tokens, first);
+    for (size_t t = 0; t < 12; ++t) {
+      at::Tensor weight = at::zeros({1, 12});
+      weight.data_ptr<float>()[t] = 1.0f;
+      const double loss =
+          model.loss(set, tensor_of(tokens), tensor_of(targets), weight, {kEos, at::kDouble}, begin)
+              .item<double>();
+      EXPECT_NEAR(loss, -rows[t][static_cast<size_t>(targets[t])],
+                  test::reordered<double>(600, 8).absolute);
+    }
+  }
+}
+
+// In a Block Transformer a document sees no block before its own first one: what the context of
+// that first block is made from is its own start block.
+TEST(Model, ADocumentMaskOverBlocksHidesEarlierDocuments) {
+  const ModelSpec spec = test::spec_of({"block", test::block_yaml(4, 2, "cla2", "none")});
+  const Model model(spec);
+  const ParameterSet set = random_parameters(spec, 2, at::kDouble);
+  auto tokens = random_tokens(24, 1);
+  at::Tensor begin = at::zeros({1, 24}, at::kInt);
+  for (int64_t t = 12; t < 24; ++t) begin.data_ptr<int32_t>()[t] = 12;
+  const auto hidden = [&](const at::Tensor& mask) {
+    const at::NoGradGuard no_grad;
+    return model.hidden(set, tensor_of(tokens), {kEos, at::kDouble}, Rows::kNext, mask)[0];
+  };
+  const at::Tensor before = hidden(begin), open = hidden({});
+  tokens[5] = (tokens[5] + 1) % 29;
+  const at::Tensor after = hidden(begin);
+  // Row r predicts token r + 1; block 3 (tokens 12–15) still follows block 2's state.
+  EXPECT_TRUE(after.narrow(0, 15, 9).equal(before.narrow(0, 15, 9)));
+  EXPECT_FALSE(hidden({}).narrow(0, 15, 9).equal(open.narrow(0, 15, 9)));
+  const auto first = values(before.narrow(0, 0, 11)), unmasked = values(open.narrow(0, 0, 11));
+  EXPECT_TRUE(test::within(first, unmasked, logit_bound<double>(spec, 24, unmasked)));
+  begin.data_ptr<int32_t>()[23] = 13;
+  test::expect_error(ErrorCode::kRequest, {"begins at token 13", "block.pad"},
+                     [&] { hidden(begin); });
 }
 
 TEST(Model, InitialisationDependsOnlyOnTheSeed) {

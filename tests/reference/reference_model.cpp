@@ -17,17 +17,37 @@ std::vector<double> logits(const ModelSpec& spec, const Weights& weights,
   return out;
 }
 
+namespace {
+
+// Replaces logits by log-probabilities.
+void normalise(std::vector<double>& row) {
+  double top = -INFINITY, total = 0;
+  for (double x : row) top = std::max(top, x);
+  for (double x : row) total += std::exp(x - top);
+  for (double& x : row) x -= top + std::log(total);
+}
+
+}  // namespace
+
+std::vector<std::vector<double>> masked_log_probabilities(const ModelSpec& spec,
+                                                          const Weights& weights,
+                                                          const std::vector<int64_t>& tokens,
+                                                          const std::vector<size_t>& first) {
+  const std::vector<int32_t> ids(tokens.begin(), tokens.end());
+  auto rows = test::ReferenceModel<double>(spec, weights).masked_logits(ids, first);
+  for (auto& row : rows) normalise(row);
+  return rows;
+}
+
 std::vector<double> log_probabilities(const ModelSpec& spec, const Weights& weights,
                                       const std::vector<int64_t>& tokens, int64_t eos) {
   const std::vector<int32_t> ids(tokens.begin(), tokens.end());
   const test::ReferenceModel<double> model(spec, weights);
-  const auto rows = model.predictions(ids, static_cast<int32_t>(eos));
+  auto rows = model.predictions(ids, static_cast<int32_t>(eos));
   std::vector<double> out;
   for (size_t i = 0; i < ids.size(); ++i) {
-    double top = -INFINITY, total = 0;
-    for (double x : rows[i]) top = std::max(top, x);
-    for (double x : rows[i]) total += std::exp(x - top);
-    out.push_back(rows[i][static_cast<size_t>(ids[i])] - top - std::log(total));
+    normalise(rows[i]);
+    out.push_back(rows[i][static_cast<size_t>(ids[i])]);
   }
   return out;
 }

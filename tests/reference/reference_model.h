@@ -23,4 +23,10 @@ std::vector<double> logits(const ModelSpec& spec, const Weights& weights,
 std::vector<double> log_probabilities(const ModelSpec& spec, const Weights& weights,
                                       const std::vector<int64_t>& tokens, int64_t eos);
 
+/// log p(· | tokens first[i]…i) of every row of a decoder: packed documents.
+std::vector<std::vector<double>> masked_log_probabilities(const ModelSpec& spec,
+                                                          const Weights& weights,
+                                                          const std::vector<int64_t>& tokens,
+                                                          const std::vector<size_t>& first);
+
 }  // namespace ashlar::reference

@@ -56,6 +56,39 @@ TEST(Schedule, WarmsUpLinearlyAndFallsAsACosine) {
   EXPECT_DOUBLE_EQ(learning_rate(config, 110), 2.0);
 }
 
+// Padding, a document mask, z-loss and another initialisation go through a whole run.
+TEST(Run, PaddedDocumentsUnderAMaskTrainAndValidate) {
+  const Fixture f;
+  std::string yaml = f.yaml("padded", test::kBlockModel);
+  const auto replace = [&](const std::string& from, const std::string& to) {
+    const size_t at = yaml.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    yaml.replace(at, from.size(), to);
+  };
+  replace("steps: 12",
+          "document_mask: true, z_loss: 1.0e-4, init: {std: 0.01275, outputs: plain}, "
+          "steps: 12");
+  test::expect_error(ErrorCode::kRequest,
+                     {"train.document_mask", "unless model.block.pad is random"},
+                     [&] { train_config_from(parse_yaml(yaml, "c.yaml")); });
+  replace("prefix_length: 2", "prefix_length: 2, pad: random");
+  const Node root = parse_yaml(yaml, "c.yaml");
+  const RunResult result = run_training(root, {});
+  ASSERT_TRUE(result.validation.has_value());
+  const auto& by_position = result.validation->loss_by_position;
+  ASSERT_EQ(by_position.size(), 4u);
+  // 32 targets a sample make 8 of every position.
+  double mean = 0;
+  for (double loss : by_position) mean += loss / 4;
+  EXPECT_NEAR(mean, result.validation->loss, test::reordered<double>(64, mean).absolute);
+  EXPECT_LT(result.validation->loss, std::log(32.0));
+  const TrainConfig again = train_config_from(load_yaml(f.dir / "padded" / "config.yaml"));
+  EXPECT_TRUE(again.document_mask);
+  EXPECT_EQ(again.z_loss, 1e-4);
+  EXPECT_EQ(again.init, (InitSpec{0.01275, false}));
+  EXPECT_EQ(again.model.block->pad, BlockPad::kRandom);
+}
+
 // Algorithm 2 of arXiv 1711.05101 written out in double.
 TEST(AdamW, EqualsADoubleVersionAndDecaysOnlyMatrices) {
   constexpr int64_t kElements = 37, kDecayed = 20;
