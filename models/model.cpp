@@ -52,23 +52,35 @@ Model::Model(ModelSpec spec)
     : spec_(std::move(spec)),
       stages_(make_stages(spec_)),
       head_(head_parameter(spec_)),
-      ropes_(std::make_unique<RopeTables>()) {}
-
-Tensor Model::run(const ParameterSet& parameters, const Tensor& tokens,
-                  const ForwardOptions& options, const Tensor& begin) const {
-  const StageInput input{tokens, options.eos_id, begin, options.compute, ropes_.get()};
-  StageState state;
-  std::vector<Tensor> own;
-  for (const Stage& stage : stages_) {
-    own.clear();
-    for (size_t index : stage.parameters) own.push_back(parameters.tensors[index]);
-    state = stage.run(own, input, std::move(state));
+      ropes_(std::make_unique<RopeTables>()) {
+  for (size_t i = 0; i < stages_.size(); ++i) {
+    if (stages_[i].name == "global.layers.0") blocks_ = i;
+    if (stages_[i].name == "local.context") context_ = i;
   }
-  return state.x;
+}
+
+// Stages [first, last).
+StageState Model::run(const ParameterSet& parameters, const StageInput& input, StageState state,
+                      size_t first, size_t last, BlockTrace* trace) const {
+  std::vector<Tensor> own;
+  for (size_t i = first; i < last; ++i) {
+    if (trace != nullptr && i == blocks_) trace->embedded = state.x;
+    if (trace != nullptr && i == context_) trace->states = state.x;
+    own.clear();
+    for (size_t index : stages_[i].parameters) own.push_back(parameters.tensors[index]);
+    state = stages_[i].run(own, input, std::move(state));
+  }
+  return state;
 }
 
 Tensor Model::hidden(const ParameterSet& parameters, const Tensor& tokens,
                      const ForwardOptions& options, Rows rows, const Tensor& begin) const {
+  return hidden(parameters, tokens, options, rows, begin, nullptr);
+}
+
+Tensor Model::hidden(const ParameterSet& parameters, const Tensor& tokens,
+                     const ForwardOptions& options, Rows rows, const Tensor& begin,
+                     BlockTrace* trace) const {
   check_tokens(tokens, spec_.vocab_size);
   require(options.eos_id >= 0 && options.eos_id < spec_.vocab_size, ErrorCode::kRequest,
           "EOS id {} is outside the vocabulary of {}", options.eos_id, spec_.vocab_size);
@@ -76,15 +88,19 @@ Tensor Model::hidden(const ParameterSet& parameters, const Tensor& tokens,
   const auto eos = [&](int64_t n) {
     return at::full({batch, n}, options.eos_id, tokens.options());
   };
+  StageInput input{tokens, options.eos_id, begin, options.compute, ropes_.get()};
   if (spec_.kind == ModelKind::kDecoder) {
-    if (rows == Rows::kNext) return run(parameters, tokens, options, begin);
-    ASHLAR_CHECK(!begin.defined());
-    return run(parameters, at::cat({eos(1), tokens.narrow(1, 0, count - 1)}, 1), options, {});
+    if (rows == Rows::kSame) {
+      ASHLAR_CHECK(!begin.defined());
+      input.tokens_BT = at::cat({eos(1), tokens.narrow(1, 0, count - 1)}, 1);
+    }
+    return run(parameters, input, {}, 0, stages_.size(), nullptr).x;
   }
   const int64_t missing = round_up(count, spec_.block->length) - count;
-  const Tensor text = missing == 0 ? tokens : at::cat({tokens, eos(missing)}, 1);
-  const Tensor blocks = begin.defined() ? block_begin(begin, spec_.block->length) : Tensor();
-  return run(parameters, text, options, blocks).narrow(1, rows == Rows::kNext ? 1 : 0, count);
+  if (missing > 0) input.tokens_BT = at::cat({tokens, eos(missing)}, 1);
+  if (begin.defined()) input.begin = block_begin(begin, spec_.block->length);
+  return run(parameters, input, {}, 0, stages_.size(), trace)
+      .x.narrow(1, rows == Rows::kNext ? 1 : 0, count);
 }
 
 Tensor Model::head(const ParameterSet& parameters, const ForwardOptions& options) const {
@@ -123,10 +139,48 @@ Tensor Model::losses(const ParameterSet& parameters, const Tensor& tokens, const
 Tensor Model::loss(const ParameterSet& parameters, const Tensor& tokens, const Tensor& targets,
                    const Tensor& weights, const ForwardOptions& options,
                    const Tensor& begin) const {
-  const Tensor h = hidden(parameters, tokens, options, Rows::kNext, begin);
-  return linear_cross_entropy(
+  const bool extra = spec_.block.has_value() && options.block_losses.any();
+  BlockTrace trace;
+  const Tensor h =
+      hidden(parameters, tokens, options, Rows::kNext, begin, extra ? &trace : nullptr);
+  const Tensor total = linear_cross_entropy(
       h.reshape({-1, h.size(2)}), head(parameters, options), targets.reshape({-1}).contiguous(),
       weights.reshape({-1}).contiguous(), {spec_.logit_softcap, options.z_loss});
+  if (!extra) return total;
+  return total + block_losses(parameters, tokens, targets, weights, options, trace);
+}
+
+// Blocks that only fill up the sample count as padding: no target lies in them.
+Tensor Model::block_losses(const ParameterSet& parameters, const Tensor& tokens,
+                           const Tensor& targets, const Tensor& weights,
+                           const ForwardOptions& options, const BlockTrace& trace) const {
+  const BlockLossOptions& extra = options.block_losses;
+  const int64_t length = spec_.block->length, count = tokens.size(1) / length * length;
+  const int64_t blocks = count / length;
+  Tensor total = at::zeros({}, at::kDouble);
+  if (blocks == 0) return total;
+  const Tensor next = trace.embedded.narrow(1, 1, blocks);
+  if (extra.decoding != BlockDecodingLoss::kNone) {
+    const Tensor loss = block_decoding_loss(extra.decoding, trace.states.narrow(1, 0, blocks), next,
+                                            weighted_blocks(weights.narrow(1, 0, count), length));
+    // In proportion to this micro-batch's share of the step.
+    total = total + loss.to(at::kDouble) * (extra.decoding_weight * weights.sum().item<double>());
+  }
+  if (extra.auto_encoding_weight > 0 && count > 1) {
+    const StageInput input{
+        tokens.narrow(1, 0, count), options.eos_id, {}, options.compute, ropes_.get()};
+    StageState state;
+    // Row j of the token decoder decodes text block j; the row behind the text is not used.
+    state.x = at::cat({next, next.narrow(1, blocks - 1, 1)}, 1);
+    const Tensor h = run(parameters, input, std::move(state), context_, stages_.size(), nullptr)
+                         .x.narrow(1, 1, count - 1);
+    total = total + linear_cross_entropy(h.reshape({-1, h.size(2)}), head(parameters, options),
+                                         targets.narrow(1, 0, count - 1).reshape({-1}).contiguous(),
+                                         weights.narrow(1, 0, count - 1).reshape({-1}).contiguous(),
+                                         {spec_.logit_softcap, 0}) *
+                        extra.auto_encoding_weight;
+  }
+  return total;
 }
 
 }  // namespace ashlar

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "models/block_losses.h"
 #include "models/parameter_set.h"
 #include "models/stages.h"
 
@@ -17,7 +18,8 @@ struct ForwardOptions {
   int64_t eos_id = 0;
   /// Type of activations and products; parameters keep theirs.
   at::ScalarType compute = at::ScalarType::Float;
-  double z_loss = 0;  ///< weight of lse² in `loss`
+  double z_loss = 0;              ///< weight of lse² in `loss`
+  BlockLossOptions block_losses = {};  ///< added to `loss` of a Block Transformer
 };
 
 /// Which token a row of the result predicts.
@@ -60,12 +62,23 @@ class Model {
                   const ForwardOptions& options, const at::Tensor& begin_BT = {}) const;
 
  private:
-  at::Tensor run(const ParameterSet& parameters, const at::Tensor& tokens_BT,
-                 const ForwardOptions& options, const at::Tensor& begin) const;
+  /// The block stack's inputs and normalised outputs [B, M, D].
+  struct BlockTrace {
+    at::Tensor embedded, states;
+  };
+  at::Tensor hidden(const ParameterSet& parameters, const at::Tensor& tokens_BT,
+                    const ForwardOptions& options, Rows rows, const at::Tensor& begin_BT,
+                    BlockTrace* trace) const;
+  StageState run(const ParameterSet& parameters, const StageInput& input, StageState state,
+                 size_t first, size_t last, BlockTrace* trace) const;
+  at::Tensor block_losses(const ParameterSet& parameters, const at::Tensor& tokens_BT,
+                          const at::Tensor& targets_BT, const at::Tensor& weights_BT,
+                          const ForwardOptions& options, const BlockTrace& trace) const;
 
   ModelSpec spec_;
   std::vector<Stage> stages_;
   size_t head_;
+  size_t blocks_ = 0, context_ = 0;  // Block Transformer: first stage of each decoder
   std::unique_ptr<RopeTables> ropes_;
 };
 

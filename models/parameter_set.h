@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "models/init_spec.h"
 #include "models/spec/parameters.h"
+#include "models/training_options.h"
 
 namespace ashlar {
 

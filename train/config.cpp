@@ -33,6 +33,16 @@ void read_train(const Node& node, TrainConfig& config) {
     fail_at(reader.required("document_mask"), "train.document_mask",
             "a block holds tokens of two documents unless model.block.pad is random");
   }
+  if (const Node* extra = reader.optional("block_losses")) {
+    if (!config.model.block) fail_at(*extra, "train.block_losses", "needs a Block Transformer");
+    NodeReader values(*extra, "train.block_losses");
+    config.block_losses.decoding = static_cast<BlockDecodingLoss>(
+        values.choice_or("decoding", 0, {"none", "mse", "contrastive"}));
+    config.block_losses.decoding_weight = values.number_or("decoding_weight", 1.0, 0.0, 1e6);
+    config.block_losses.auto_encoding_weight =
+        values.number_or("auto_encoding_weight", 0.0, 0.0, 1e6);
+    values.finish();
+  }
   if (const Node* init = reader.optional("init")) {
     NodeReader values(*init, "train.init");
     config.init.deviation = values.number_or("std", config.init.deviation, 1e-6, 10.0);
@@ -149,6 +159,7 @@ void resolve_machine_choices(TrainConfig& config) {
 
 Node resolved_config(const Node& root, const TrainConfig& config) {
   static const char* const kPrecisions[] = {"auto", "fp32", "bf16"};
+  static const char* const kDecodingLosses[] = {"none", "mse", "contrastive"};
   const OptimizerConfig& o = config.optimizer;
   Node out = Node::Map{
       {"model", *root.find("model")},
@@ -175,6 +186,14 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
       {"schedule", Node::Map{{"kind", "cosine"},
                              {"warmup_steps", config.schedule.warmup_steps},
                              {"final_ratio", config.schedule.final_ratio}}}};
+  if (config.model.block) {
+    const BlockLossOptions& extra = config.block_losses;
+    out.find("train")->set(
+        "block_losses",
+        Node::Map{{"decoding", kDecodingLosses[static_cast<size_t>(extra.decoding)]},
+                  {"decoding_weight", extra.decoding_weight},
+                  {"auto_encoding_weight", extra.auto_encoding_weight}});
+  }
   if (!config.data.validation.empty()) {
     out.set("validation",
             Node::Map{{"every", config.validation_every}, {"batches", config.validation_batches}});

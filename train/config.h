@@ -6,8 +6,8 @@
 
 #include "core/base/node.h"
 #include "data/shards/padded_documents.h"
-#include "models/init_spec.h"
 #include "models/spec/spec.h"
+#include "models/training_options.h"
 
 // What a training run is asked to do. docs/architecture.md lists the keys of the YAML file.
 
@@ -49,7 +49,8 @@ struct TrainConfig {
   Precision precision = Precision::kAuto;
   int64_t threads = 0;         ///< 0: the cores this process may use
   bool document_mask = false;  ///< attention stays within a document of a packed sample
-  double z_loss = 0;           ///< weight of the squared log-partition (arXiv 2204.02311 §5)
+  BlockLossOptions block_losses;
+  double z_loss = 0;  ///< weight of the squared log-partition (arXiv 2204.02311 §5)
   InitSpec init;
   OptimizerConfig optimizer;
   ScheduleConfig schedule;

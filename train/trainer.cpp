@@ -73,7 +73,8 @@ struct Trainer::State {
   State(const TrainConfig& c, int64_t eos_id)
       : config(c),
         model(c.model),
-        options{eos_id, c.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat, c.z_loss},
+        options{eos_id, c.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat, c.z_loss,
+                c.block_losses},
         parameters(init_parameters(c.model, c.seed, at::kFloat, c.init)) {
     ASHLAR_CHECK(c.precision != Precision::kAuto && c.threads > 0);
     at::set_num_threads(static_cast<int>(c.threads));

@@ -291,6 +291,71 @@ TEST(Model, ADocumentMaskOverBlocksHidesEarlierDocuments) {
                      [&] { hidden(begin); });
 }
 
+// Definitions written out; three of four blocks count.
+TEST(BlockLosses, EqualTheirDefinitions) {
+  const int64_t n = 4, d = 6;
+  const Philox random(3);
+  at::Tensor states = at::empty({2, 2, d}, at::kDouble), next = at::empty_like(states);
+  for (int64_t i = 0; i < n * d; ++i) {
+    states.data_ptr<double>()[i] = random.normal(static_cast<uint64_t>(i));
+    next.data_ptr<double>()[i] = random.normal(static_cast<uint64_t>(1000 + i));
+  }
+  const at::Tensor weights = at::tensor({0.f, 1.f, 0.f, 1.f, 1.f, 0.f, 0.f, 0.f}).view({2, 4});
+  const at::Tensor mask = weighted_blocks(weights, 2);  // of tokens 0 1 | 2 3, weights one behind
+  EXPECT_TRUE(mask.equal(at::tensor({0, 1, 1, 0}).to(at::kBool).view({2, 2})));
+  const at::Tensor three = at::tensor({1, 1, 0, 1}).to(at::kBool).view({2, 2});
+  const auto row = [&](const at::Tensor& x, int64_t i) { return values(x.view({n, d})[i]); };
+  const std::vector<int64_t> chosen = {0, 1, 3};
+  double mse = 0, contrastive = 0;
+  for (int64_t i : chosen) {
+    const auto cosine = [&](int64_t j) {
+      const auto a = row(states, i), b = row(next, j);
+      double ab = 0, aa = 0, bb = 0;
+      for (size_t e = 0; e < a.size(); ++e) ab += a[e] * b[e], aa += a[e] * a[e], bb += b[e] * b[e];
+      return ab / std::sqrt(aa * bb) / 0.07;
+    };
+    double total = 0;
+    for (int64_t j : chosen) total += std::exp(cosine(j));
+    contrastive += (std::log(total) - cosine(i)) / 3;
+    const auto a = row(states, i), b = row(next, i);
+    for (size_t e = 0; e < a.size(); ++e) mse += (a[e] - b[e]) * (a[e] - b[e]) / (3.0 * d);
+  }
+  const double near = test::reordered<double>(64, 20).absolute;
+  const auto loss = [&](BlockDecodingLoss kind) {
+    return block_decoding_loss(kind, states, next, three).item<double>();
+  };
+  EXPECT_NEAR(loss(BlockDecodingLoss::kMse), mse, near);
+  EXPECT_NEAR(loss(BlockDecodingLoss::kContrastive), contrastive, near);
+}
+
+// The auxiliary terms in the whole loss: auto-encoding decodes each block from its own embedding,
+// so it is the plain loss of a model whose contexts are those embeddings.
+TEST(BlockLosses, AddToTheLossInProportion) {
+  const ModelSpec spec = test::spec_of({"block", test::block_yaml(4, 2, "cla2", "none")});
+  const Model model(spec);
+  ParameterSet set = random_parameters(spec, 2, at::kDouble);
+  const at::Tensor text = tensor_of(random_tokens(13, 1));
+  const auto loss = [&](const BlockLossOptions& extra, double weight) {
+    ForwardOptions options{kEos, at::kDouble};
+    options.block_losses = extra;
+    return model.loss(set, text.narrow(1, 0, 12), text.narrow(1, 1, 12), at::full({1, 12}, weight),
+                      options);
+  };
+  const double plain = loss({}, 1).item<double>();
+  const double coded = loss({BlockDecodingLoss::kNone, 1, 1}, 1).item<double>() - plain;
+  const double near = test::reordered<double>(400, plain).absolute;
+  EXPECT_GT(coded, 0);
+  EXPECT_NEAR(loss({BlockDecodingLoss::kNone, 1, 0.25}, 1).item<double>(), plain + coded / 4, near);
+  EXPECT_NEAR(loss({BlockDecodingLoss::kNone, 1, 1}, 0.5).item<double>(), (plain + coded) / 2,
+              near);
+  const double mse = loss({BlockDecodingLoss::kMse, 1, 0}, 1).item<double>() - plain;
+  EXPECT_NEAR(loss({BlockDecodingLoss::kMse, 3, 0}, 1).item<double>(), plain + 3 * mse, 8 * near);
+  // The embedding of the next block is a target, not a parameter to pull.
+  set.require_grad(true);
+  const auto own = torch::autograd::grad({loss({BlockDecodingLoss::kMse, 1, 1}, 1)}, set.tensors);
+  for (size_t i = 0; i < own.size(); ++i) EXPECT_TRUE(own[i].defined()) << set.specs[i].name;
+}
+
 TEST(Model, InitialisationDependsOnlyOnTheSeed) {
   const ModelSpec spec = test::spec_of({"block", test::block_yaml(4, 2, "cla2", "none")});
   const ParameterSet a = init_parameters(spec, 7), b = init_parameters(spec, 7),

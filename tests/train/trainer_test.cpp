@@ -66,7 +66,8 @@ TEST(Run, PaddedDocumentsUnderAMaskTrainAndValidate) {
     yaml.replace(at, from.size(), to);
   };
   replace("steps: 12",
-          "document_mask: true, z_loss: 1.0e-4, init: {std: 0.01275, outputs: plain}, "
+          "document_mask: true, z_loss: 1.0e-4, block_losses: {decoding: mse, "
+          "auto_encoding_weight: 0.5}, init: {std: 0.01275, outputs: plain}, "
           "steps: 12");
   test::expect_error(ErrorCode::kRequest,
                      {"train.document_mask", "unless model.block.pad is random"},
@@ -85,6 +86,7 @@ TEST(Run, PaddedDocumentsUnderAMaskTrainAndValidate) {
   const TrainConfig again = train_config_from(load_yaml(f.dir / "padded" / "config.yaml"));
   EXPECT_TRUE(again.document_mask);
   EXPECT_EQ(again.z_loss, 1e-4);
+  EXPECT_EQ(again.block_losses, (BlockLossOptions{BlockDecodingLoss::kMse, 1.0, 0.5}));
   EXPECT_EQ(again.init, (InitSpec{0.01275, false}));
   EXPECT_EQ(again.model.block->pad, BlockPad::kRandom);
 }
