@@ -5,7 +5,12 @@
 
 #include "cli/app.h"
 #include "cli/commands.h"
+#include "cli/model_options.h"
+#include "cli/run_model.h"
+#include "core/base/error.h"
 #include "core/config/config.h"
+#include "data/tokenizer/tokenizer.h"
+#include "export/adapt.h"
 #include "train/run.h"
 
 namespace ashlar::cli {
@@ -16,9 +21,19 @@ struct TrainArguments {
   std::vector<std::string> overrides;
   std::string resume = "none";
   std::string output;
+  std::string init, init_kv = "mean", init_split = "partition";
   int64_t stop_after = 0;
   bool json = false;
 };
+
+// Ids must mean the same in the model and in the shards.
+void check_same_tokenizer(const ModelData& model, const TrainConfig& config) {
+  const ShardSet shards(config.data.train);
+  if (model.tokenizer_json.empty() || shards.vocabulary_sha256().empty()) return;
+  require(model_tokenizer(model, "--init")->hash() == shards.vocabulary_sha256(),
+          ErrorCode::kRequest, "--init: the model's tokenizer is not the one {} was made with",
+          config.data.train.string());
+}
 
 Node result_node(const RunResult& r) {
   Node node = Node::Map{{"output", r.output.string()},
@@ -56,6 +71,20 @@ void print_result(const TrainArguments& a, const RunResult& r) {
   fmt::print(", {:.0f} tokens/s\n", r.tokens_per_second);
 }
 
+// The weights of --init, adapted to the configuration's model.
+std::function<std::vector<float>(const ParameterSpec&)> initial_values(const TrainArguments& a,
+                                                                       const Node& root) {
+  const ModelData source = open_run_or_model(a.init);
+  const TrainConfig config = train_config_from(root);
+  check_same_tokenizer(source, config);
+  AdaptOptions options;
+  if (a.init_kv == "first") options.kv = KvPooling::kFirst;
+  if (a.init_split == "skip") options.split = LayerSplit::kSkip;
+  if (a.init_split == "duplicate") options.split = LayerSplit::kDuplicate;
+  const auto model = std::make_shared<ModelData>(adapt_model(source, config.model, options));
+  return [model](const ParameterSpec& p) { return to_floats(model->tensor(p.name)); };
+}
+
 void train(const TrainArguments& a) {
   Node root = load_yaml(a.config);
   if (!a.output.empty()) root.set("output", a.output);
@@ -68,6 +97,7 @@ void train(const TrainArguments& a) {
     options.resume = RunOptions::Resume::kFrom;
     options.checkpoint = a.resume;
   }
+  if (!a.init.empty()) options.initial = initial_values(a, root);
   const RunResult result = run_training(root, options);
   if (a.json) {
     print_json(result_node(result));
@@ -88,6 +118,19 @@ void add_train_command(CLI::App& app) {
   command
       ->add_option("--resume", a->resume,
                    "auto: newest checkpoint of the output folder; none; or a run or checkpoint")
+      ->capture_default_str();
+  command->add_option("--init", a->init,
+                      "Begin with the weights of this run or model, adapted to the configuration: "
+                      "a decoder to shared K/V or to a Block Transformer");
+  command
+      ->add_option("--init-kv", a->init_kv,
+                   "K/V of layers that come to share them: mean of the group, or of its first")
+      ->check(CLI::IsMember({"mean", "first"}))
+      ->capture_default_str();
+  command
+      ->add_option("--init-split", a->init_split,
+                   "Layers of a decoder that become a Block Transformer's two stacks")
+      ->check(CLI::IsMember({"partition", "skip", "duplicate"}))
       ->capture_default_str();
   command->add_option("--output", a->output, "Run folder, instead of the key `output`");
   command->add_option("--stop-after", a->stop_after, "Stop after this step as Ctrl-C would")

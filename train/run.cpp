@@ -285,7 +285,9 @@ void Run::save() {
 
 RunResult Run::execute() {
   trainer_ = std::make_unique<Trainer>(config_, eos_);
-  open_folder(find_checkpoint());
+  const auto checkpoint = find_checkpoint();
+  if (!checkpoint && options_.initial) trainer_->set_parameters(options_.initial);
+  open_folder(checkpoint);
   result_.output = config_.output;
   result_.parameters = trainer_->parameter_count();
   const RunPosition begin = trainer_->position();

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/base/node.h"
+#include "models/spec/parameters.h"
 #include "train/config.h"
 #include "train/trainer.h"
 
@@ -19,6 +20,8 @@ struct RunOptions {
   };
   Resume resume = Resume::kNone;
   std::filesystem::path checkpoint;
+  /// Values a new run begins with instead of fresh ones; not asked when a checkpoint is loaded.
+  std::function<std::vector<float>(const ParameterSpec&)> initial;
   /// Ends after this step as Ctrl-C would; 0: never.
   int64_t stop_after = 0;
 };

@@ -187,6 +187,16 @@ ValidationResult Trainer::validate(const BatchSource& data, int64_t rows,
   return result;
 }
 
+void Trainer::set_parameters(
+    const std::function<std::vector<float>(const ParameterSpec&)>& values) {
+  for (size_t i = 0; i < state_->offsets.size(); ++i) {
+    const ParameterSpec& p = state_->parameters.specs[i];
+    const std::vector<float> own = values(p);
+    ASHLAR_CHECK_EQ(static_cast<int64_t>(own.size()), p.numel());
+    std::copy(own.begin(), own.end(), state_->values.data_ptr<float>() + state_->offsets[i]);
+  }
+}
+
 RunPosition Trainer::position() const {
   const State& s = *state_;
   return {s.step, s.tokens, s.step * s.config.batch_size, s.config.seed, 0};

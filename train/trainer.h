@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "data/shards/batch_source.h"
+#include "models/spec/parameters.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/config.h"
 
@@ -41,6 +43,9 @@ class Trainer {
   StepResult step(const BatchSource& data);
   /// Mean loss over the first `rows` sequential windows.
   ValidationResult validate(const BatchSource& data, int64_t rows, const ShardSet& shards) const;
+
+  /// Replaces the parameters; values(p) has p.numel() elements.
+  void set_parameters(const std::function<std::vector<float>(const ParameterSpec&)>& values);
 
   /// Where the run stands; metrics_bytes is the caller's.
   RunPosition position() const;
