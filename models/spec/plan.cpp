@@ -63,10 +63,18 @@ double positions_per_token(const ModelSpec& spec, const StackSpec& stack) {
 }  // namespace
 
 int64_t RunShape::tokens_per_step() const {
-  return checked_mul(batch_size, context, "tokens per step");
+  int64_t tokens = 0;
+  require(!__builtin_mul_overflow(batch_size, context, &tokens), ErrorCode::kRequest,
+          "batch_size × context = {} × {} overflows", batch_size, context);
+  return tokens;
 }
 
-int64_t RunShape::tokens() const { return checked_mul(steps, tokens_per_step(), "tokens"); }
+int64_t RunShape::tokens() const {
+  int64_t tokens = 0;
+  require(!__builtin_mul_overflow(steps, tokens_per_step(), &tokens), ErrorCode::kRequest,
+          "steps × batch_size × context = {} × {} × {} overflows", steps, batch_size, context);
+  return tokens;
+}
 
 std::span<const Device> devices() { return kDevices; }
 

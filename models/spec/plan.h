@@ -19,6 +19,7 @@ struct RunShape {
   int64_t micro_batch = 0;  ///< samples per pass
   bool bf16 = false;        ///< products in bf16 beside fp32 master weights
 
+  // Throw Error(kRequest) on overflow.
   int64_t tokens_per_step() const;
   int64_t tokens() const;
 };

@@ -22,6 +22,15 @@ ModelSpec decoder(const std::string& attention, const std::string& more = "") {
       attention + "}, ffn: {d_ff: 48}" + more + "}\n");
 }
 
+ModelSpec block(const std::string& keys, const std::string& more = "") {
+  return test::spec_from_yaml(
+      "kind: block_transformer\nvocab_size: 100\ncontext_length: 64\nblock: {length: 4, " + keys +
+      "}\n" + more +
+      "global: {d_model: 32, layers: 2, attention: {heads: 4, head_dim: 8}, ffn: {d_ff: 48}}\n"
+      "local: {d_model: 16, layers: 2, attention: {heads: 2, kv_heads: 1, head_dim: 8}, ffn: "
+      "{d_ff: 24}}\n");
+}
+
 TEST(Cost, WindowsBoundRowsReadsAndScores) {
   const ModelSpec spec = decoder("heads: 4, kv_heads: 2, head_dim: 8",
                                  ", overrides: [{layers: [1, 3], attention: {window: 16}}]");
@@ -54,19 +63,15 @@ TEST(Cost, LatentAttentionIsReadAsItIsCached) {
 }
 
 TEST(Cost, ContextsAndEmbeddersOfBlocks) {
-  const auto block = [](const std::string& keys, const std::string& more = "") {
-    return test::spec_from_yaml(
-        "kind: block_transformer\nvocab_size: 100\ncontext_length: 64\nblock: {length: 4, " + keys +
-        "}\n" + more +
-        "global: {d_model: 32, layers: 2, attention: {heads: 4, head_dim: 8}, ffn: {d_ff: 48}}\n"
-        "local: {d_model: 16, layers: 2, attention: {heads: 2, kv_heads: 1, head_dim: 8}, ffn: "
-        "{d_ff: 24}}\n");
-  };
   const double local_row = 2 * 8 * 2;
   // Prefix of 2: 5 rows; a block's four tokens see 2, 3, 4 and 5.
   KvPlan kv = kv_plan(block("prefix_length: 2"), 64, kHalf);
   EXPECT_EQ(kv.local_bytes, 2 * 5 * local_row);
   EXPECT_EQ(kv.local_reads_per_token, 2 * (2 + 3 + 4 + 5) / 4.0 * local_row);
+  // Five positions per block see 1 + … + 5 rows; the block decoder is full at 16.
+  const Flops decode = decode_flops(block("prefix_length: 2"), 64);
+  EXPECT_EQ(decode.part("local").attention, 2 * 4.0 * 16 * 15 / 4);
+  EXPECT_EQ(decode.part("global").attention, 2 * 4.0 * 32 * 16 / 4);
   kv = kv_plan(block("context: summation"), 64, kHalf);
   EXPECT_EQ(kv.local_bytes, 2 * 4 * local_row);
   EXPECT_EQ(kv.local_reads_per_token, 2 * (1 + 2 + 3 + 4) / 4.0 * local_row);
@@ -129,6 +134,26 @@ TEST(Plan, MemoryAndTimeFollowTheStatedFormulas) {
                      [&] {
                        make_plan(spec, run, {1, 2, "tpu"});
                      });
+}
+
+TEST(Plan, ActivationsOfEveryVariant) {
+  const auto per_token = [](const ModelSpec& spec) { return activation_bytes(spec, 1, 1); };
+  const std::string gqa = "heads: 4, kv_heads: 2, head_dim: 8";
+  const double plain = per_token(decoder(gqa));
+  EXPECT_EQ(plain, 4 * (4 * 32 + 2 * 32 + 2 * 16 + 3 * 48) + 4 * 32);
+  EXPECT_EQ(per_token(decoder(gqa + ", kv_norm: separate")) - plain, 4 * 32);
+  EXPECT_EQ(per_token(decoder(gqa + ", qk_norm: true")) - plain, 4 * (32 + 16));
+  EXPECT_EQ(per_token(decoder(gqa, ", residual: parallel")) - plain, -4 * 32);
+  EXPECT_EQ(per_token(decoder("kind: mla, heads: 4, head_dim: 8, latent_dim: 16, rope_dim: 4, "
+                              "value_dim: 6, query_latent_dim: 12",
+                              ", kv_sharing: cla2")),
+            // Q and output, query latent; two owners' latent, keys and values.
+            4 * (128 + 48 + 24 + 2 * 12 + 144) + 2 * (2 * 16 + 4 + 48 + 24) + 128);
+  // A quarter of the block decoder's layers and five quarters of the token decoder's.
+  const double global = 2 * (4 * 32 + 4 * 32 + 3 * 48), local = 2 * (4 * 16 + 2 * 16 + 16 + 3 * 24);
+  EXPECT_EQ(per_token(block("prefix_length: 2")), global / 4 + local * 5 / 4 + 4 * 16);
+  const double cross = 2 * (2 * 16 + 2 * 16 + 2 * 8);
+  EXPECT_EQ(per_token(block("context: cross_attention")), global / 4 + local + cross + 4 * 16);
 }
 
 }  // namespace

@@ -278,6 +278,44 @@ TEST(Match, LayersAndWidthFindASmallerOrLargerTwin) {
   EXPECT_EQ(scale_layers(block, total, total(larger)).spec, larger);
 }
 
+TEST(Match, ABlockTransformerKeepsTheRatioOfItsDecoders) {
+  Node section = *load_yaml("configs/pretrain/block-33m.yaml").find("model");
+  section.find("local")->set("layers", 2);
+  section.find("global")->set("layers", 4);
+  const double small = total(model_spec_from_config(section));
+  const ScaledModel large = scale_layers(section, total, 1.2 * small);
+  EXPECT_EQ(large.spec.stacks[0].layers.size(), 2 * large.spec.stacks[1].layers.size());
+  EXPECT_GT(large.spec.stacks[1].layers.size(), 2u);
+}
+
+// Widths that grouped queries or the lookup embedder forbid are passed over.
+TEST(Match, WidthsThatCannotExistArePassedOver) {
+  const Node block = *load_yaml("configs/pretrain/block-30m.yaml").find("model");
+  const double small = total(model_spec_from_config(block));
+  for (const double factor : {0.5, 2.0, 4.0}) {
+    const ScaledModel twin = scale_width(block, total, factor * small);
+    const StackSpec &global = twin.spec.stacks[0], &local = twin.spec.stacks[1];
+    EXPECT_EQ(global.layers[0].attention.kv_heads, 2);
+    EXPECT_EQ(global.layers[0].attention.heads % 2, 0);
+    EXPECT_EQ(global.d_model, 64 * global.layers[0].attention.heads);
+    EXPECT_EQ(local.d_model, global.d_model);
+    EXPECT_EQ(local.layers[0].attention.kv_heads, local.layers[0].attention.heads);
+    EXPECT_EQ(local.layers[0].ffn.d_ff, 4 * local.d_model);
+    EXPECT_EQ(twin.measure > small, factor > 1);
+    EXPECT_NEAR(twin.measure / small, factor, factor / 2);
+  }
+  const Node mha = *load_yaml("configs/pretrain/cla-1b-h128-mha.yaml").find("model");
+  const ScaledModel narrow = scale_width(mha, total, 3e8);
+  EXPECT_EQ(narrow.spec.stacks[0].layers[0].attention.kv_heads,
+            narrow.spec.stacks[0].layers[0].attention.heads);
+  EXPECT_EQ(narrow.spec.stacks[0].layers[0].ffn.d_ff % 8, 0);
+}
+
+TEST(Plan, RunsTooLongToCountAreRefused) {
+  const RunShape run{int64_t{1} << 40, int64_t{1} << 20, int64_t{1} << 20, 1, false};
+  test::expect_error(ErrorCode::kRequest, {"overflows"}, [&] { run.tokens(); });
+}
+
 TEST(Match, FlopsMayBeTheMeasure) {
   const Node section = *load_yaml("configs/pretrain/cla-1b-h128-mqa-cla2.yaml").find("model");
   const Measure flops = [](const ModelSpec& s) { return training_flops(s, 2048).total(); };
