@@ -58,7 +58,7 @@ void run_plan(const PlanArguments& a) {
   const int64_t passes = ceil_div(plan.run.batch_size, plan.run.micro_batch);
   if (a.options.ranks > passes) {
     spdlog::warn(
-        "{} ranks, but a step has only {} micro-batches: the others idle; lower "
+        "{} ranks, but micro-batches per step: {}; the other ranks idle, lower "
         "train.micro_batch",
         a.options.ranks, passes);
   }

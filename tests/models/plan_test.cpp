@@ -240,6 +240,13 @@ TEST(ClaPresets, EqualCachesHaveEqualBodies) {
   EXPECT_EQ(mqa.body, cla.body);
 }
 
+// arXiv 2406.02657: the block decoder of its MEGABYTE baseline is about six times the token
+// decoder.
+TEST(BlockPresets, MegabyteIsSixToOne) {
+  const ParameterParts parts = parameter_parts(preset("megabyte-85m").spec);
+  EXPECT_EQ((parts.stacks[0].layers + parts.stacks[1].layers / 2) / parts.stacks[1].layers, 6);
+}
+
 TEST(SmallPresets, AreAsLargeAsTheirNames) {
   for (const auto& [name, millions] :
        {std::pair{"decoder-7m", 7}, {"decoder-30m", 31}, {"block-30m", 31}}) {
