@@ -9,6 +9,7 @@ namespace ashlar::cli {
 
 void add_data_command(CLI::App& app);
 void add_tokenizer_command(CLI::App& app);
+void add_plan_command(CLI::App& app);
 void add_train_command(CLI::App& app);
 void add_eval_command(CLI::App& app);
 /// eval without the training side: the engine is the only scorer.
