@@ -1,6 +1,5 @@
-// One layer of every kind. Cross-layer attention: arXiv 2405.12981 §2; latent attention: 2405.04434
-// eqs. 9–19 (in the expanded form that training wants: every head gets keys and values of its own,
-// made from the latent); parallel residuals: GPT-NeoX (2204.06745 §2.1).
+// One layer of every kind. Cross-layer attention: arXiv 2405.12981 §2; parallel residuals: GPT-NeoX
+// (2204.06745 §2.1).
 //
 // Shape suffixes as in attention/ops.h.
 
@@ -9,6 +8,7 @@
 #include <ATen/ATen.h>
 
 #include "attention/ops.h"
+#include "models/projection.h"
 
 namespace ashlar {
 
@@ -89,17 +89,12 @@ class Pass {
     return apply_norm(w_, x, plan_.spec.norm, Role::kFfnNorm, Role::kFfnNormBias);
   }
 
-  Tensor heads(const Tensor& t, int64_t count) const {
-    return t.view({t.size(0), t.size(1), count, -1});
-  }
-  Tensor normed_heads(const Tensor& x_BTHE, Role gain) const {
-    return w_.has(gain) ? rms_norm(x_BTHE, w_[gain], plan_.spec.norm.eps).first : x_BTHE;
-  }
+  Tensor heads(const Tensor& t, int64_t count) const { return split_heads(t, count); }
 
   // Heads side by side, before the output projection. `h` is the normalised stream `x`, which is
   // replaced by its continuation.
   Tensor attend(const Tensor& h, Tensor& x) {
-    const Tensor q = a_.latent() ? latent_query_and_kv(h, x) : query_and_kv(h, x);
+    const Tensor q = projection_of(a_.kind)({plan_, w_, rope_, h, x, state_.kv});
     const KvPair& shared = state_.kv.at(plan_.group);
     Tensor mixed;
     if (plan_.role == StackRole::kEncoder) {
@@ -113,62 +108,6 @@ class Pass {
     }
     if (plan_.last_reader) state_.kv.erase(plan_.group);
     return mixed.reshape({h.size(0), h.size(1), a_.heads * a_.value_dim()});
-  }
-
-  // What K/V are projected from: the query's input, or the stream through a norm of its own.
-  Tensor kv_input(const Tensor& h, Tensor& x) const {
-    if (!w_.has(Role::kKvNorm)) return h;
-    auto [own, skip] = apply_norm(w_, x, plan_.spec.norm, Role::kKvNorm, Role::kKvNormBias);
-    x = skip;
-    return own;
-  }
-
-  Tensor query_and_kv(const Tensor& h, Tensor& x) {
-    Tensor q, k, v;
-    if (!plan_.owner) {
-      q = apply_linear(w_, h, Role::kQuery, Role::kQueryBias);
-    } else if (w_.has(Role::kQueryBias)) {
-      const Tensor source = kv_input(h, x);
-      q = apply_linear(w_, h, Role::kQuery, Role::kQueryBias);
-      k = apply_linear(w_, source, Role::kKey, Role::kKeyBias);
-      v = apply_linear(w_, source, Role::kValue, Role::kValueBias);
-    } else if (w_.has(Role::kKvNorm)) {
-      const Tensor source = kv_input(h, x);
-      q = apply_linear(w_, h, Role::kQuery, Role::kQueryBias);
-      const auto kv = linear_many(source, w_.as(Role::kKey, h), w_.as(Role::kValue, h));
-      k = kv[0], v = kv[1];
-    } else {
-      const auto qkv =
-          linear_many(h, w_.as(Role::kQuery, h), w_.as(Role::kKey, h), w_.as(Role::kValue, h));
-      q = qkv[0], k = qkv[1], v = qkv[2];
-    }
-    if (plan_.owner) {
-      const Tensor keys = normed_heads(heads(k, a_.kv_heads), Role::kKeyNorm);
-      state_.kv[plan_.group] = {rotate(keys, rope_), heads(v, a_.kv_heads)};
-    }
-    return rotate(normed_heads(heads(q, a_.heads), Role::kQueryNorm), rope_);
-  }
-
-  Tensor latent_query_and_kv(const Tensor& h, Tensor& x) {
-    const double eps = plan_.spec.norm.eps;
-    if (plan_.owner) {
-      const Tensor down = linear_many(kv_input(h, x), w_.as(Role::kLatent, h))[0];
-      const Tensor latent =
-          rms_norm(down.narrow(2, 0, a_.latent_dim), w_[Role::kLatentNorm], eps).first;
-      const auto up = linear_many(latent, w_.as(Role::kKeyUp, h), w_.as(Role::kValueUp, h));
-      const Tensor turned =
-          rotate(heads(down.narrow(2, a_.latent_dim, a_.rope.dim).contiguous(), 1), rope_)
-              .expand({-1, -1, a_.heads, -1});
-      state_.kv[plan_.group] = {at::cat({heads(up[0], a_.heads), turned}, 3),
-                                heads(up[1], a_.heads)};
-    }
-    Tensor source = h;
-    if (w_.has(Role::kQueryDown)) {
-      const Tensor down = linear_many(h, w_.as(Role::kQueryDown, h))[0];
-      source = rms_norm(down, w_[Role::kQueryDownNorm], eps).first;
-    }
-    const Tensor q = linear_many(source, w_.as(Role::kQuery, h))[0];
-    return rotate(heads(q, a_.heads), rope_, a_.rope_offset());
   }
 
   // x + cross-attention of norm(`source`) over the block's context rows.

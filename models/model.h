@@ -18,7 +18,7 @@ struct ForwardOptions {
   int64_t eos_id = 0;
   /// Type of activations and products; parameters keep theirs.
   at::ScalarType compute = at::ScalarType::Float;
-  double z_loss = 0;              ///< weight of lse² in `loss`
+  double z_loss = 0;                   ///< weight of lse² in `loss`
   BlockLossOptions block_losses = {};  ///< added to `loss` of a Block Transformer
 };
 

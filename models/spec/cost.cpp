@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/base/checked.h"
+#include "models/spec/attention_kind.h"
 #include "models/spec/parameters.h"
 
 namespace ashlar {
@@ -117,8 +118,8 @@ class FlopCounter {
     double total = 0;
     for (const LayerSpec& layer : stack.layers) {
       const AttentionSpec& a = layer.attention;
-      const bool latent = a.latent() && pass_ == Pass::kDecode;
-      const int64_t width = latent ? 2 * a.latent_dim + a.rope.dim : a.query_dim() + a.value_dim();
+      const int64_t width = pass_ == Pass::kDecode ? attention_kind(a.kind).decode_width(a)
+                                                   : a.query_dim() + a.value_dim();
       total += 2.0 * real(a.heads * width) * seen(run, a.window) * run.per_token;
       if (spec_.has_cross_attention(stack)) {
         total += 4.0 * real(a.heads * a.head_dim * spec_.block->context_rows()) * run.per_token;

@@ -1,4 +1,4 @@
-#include "models/spec/spec.h"
+#include "models/spec/attention_kind.h"
 
 namespace ashlar {
 namespace {
@@ -17,16 +17,7 @@ KvGroup self_group(const ModelSpec& spec, size_t s, size_t owner) {
   group.rope_dim = a.rope.dim;
   group.rope_theta = a.rope.theta;
   group.window = a.window;
-  if (a.latent()) {
-    group.kind = KvKind::kLatent;
-    group.heads = 1;
-    group.key_dim = a.latent_dim + a.rope.dim;
-    group.value_dim = a.latent_dim;
-    group.value_in_key = true;
-  } else {
-    group.heads = a.kv_heads;
-    group.key_dim = group.value_dim = a.head_dim;
-  }
+  attention_kind(a.kind).cache(a, group);
   return group;
 }
 

@@ -1,17 +1,14 @@
 #include <fmt/format.h>
 
-#include "models/spec/layer_spec.h"
+#include "models/spec/attention_kind.h"
 
 namespace ashlar {
 namespace {
 
-constexpr int64_t kMaxDim = int64_t{1} << 20;
-constexpr int64_t kMaxHeadDim = 4096;
 constexpr int64_t kMaxContext = int64_t{1} << 30;
 
 using Names = std::vector<std::string_view>;
 const Names kNormNames = {"rmsnorm", "layernorm"};
-const Names kAttentionNames = {"gqa", "mla"};
 const Names kBiasNames = {"none", "qkv", "all"};
 const Names kKvNormNames = {"shared", "separate"};
 const Names kFfnNames = {"swiglu", "gelu", "relu2"};
@@ -54,23 +51,8 @@ RopeScaling read_scaling(const Node& node, const std::string& path) {
   return s;
 }
 
-void read_latent(NodeReader& reader, const Node& node, AttentionSpec& a, bool own) {
-  const auto size = [&](std::string_view key, int64_t value, int64_t low, int64_t high) {
-    return own ? reader.integer(key, low, high) : reader.integer_or(key, value, low, high);
-  };
-  a.latent_dim = size("latent_dim", a.latent_dim, 1, kMaxDim);
-  a.rope.dim = size("rope_dim", a.rope.dim, 0, kMaxHeadDim);
-  a.latent_value_dim =
-      reader.integer_or("value_dim", own ? a.head_dim : a.latent_value_dim, 1, kMaxHeadDim);
-  a.query_latent_dim = reader.integer_or("query_latent_dim", a.query_latent_dim, 0, kMaxDim);
-  a.kv_heads = a.heads;
-  if (reader.has("kv_heads") && reader.integer("kv_heads", 1, 4096) != a.heads) {
-    fail_at(node, reader.key_path("kv_heads"),
-            "latent attention makes keys and values for every head");
-  }
-}
-
-void check_attention(const Node& node, const NodeReader& reader, const AttentionSpec& a) {
+void check_attention(const Node& node, const NodeReader& reader, const std::string& path,
+                     const AttentionSpec& a) {
   if (a.heads % a.kv_heads != 0) {
     fail_at(node, reader.key_path("kv_heads"),
             fmt::format("{} does not divide heads = {}", a.kv_heads, a.heads));
@@ -80,10 +62,8 @@ void check_attention(const Node& node, const NodeReader& reader, const Attention
         node, reader.key_path("rope_dim"),
         fmt::format("{} is odd, but RoPE turns pairs (head_dim is {})", a.rope.dim, a.head_dim));
   }
-  if (!a.latent() && a.rope.dim > a.head_dim) {
-    fail_at(node, reader.key_path("rope_dim"),
-            fmt::format("{} exceeds head_dim = {}", a.rope.dim, a.head_dim));
-  }
+  const std::string problem = attention_kind(a.kind).problem(a);
+  if (!problem.empty()) fail_at(node, path, problem);
 }
 
 }  // namespace
@@ -104,7 +84,7 @@ NormSpec read_norm(const Node& node, const std::string& path, const NormSpec& ba
 AttentionSpec read_attention(const Node& node, const std::string& path, const AttentionSpec* base) {
   NodeReader reader(node, path);
   AttentionSpec a = base != nullptr ? *base : AttentionSpec{};
-  const AttentionKind kind = choice(reader, "kind", a.kind, kAttentionNames);
+  const AttentionKind kind = choice(reader, "kind", a.kind, attention_kind_names());
   // Another kind has other sizes: nothing is inherited but what both have.
   const bool own = base == nullptr || kind != a.kind;
   a.kind = kind;
@@ -112,15 +92,7 @@ AttentionSpec read_attention(const Node& node, const std::string& path, const At
                             : reader.integer_or("heads", a.heads, 1, 4096);
   a.head_dim = base == nullptr ? reader.integer("head_dim", 1, kMaxHeadDim)
                                : reader.integer_or("head_dim", a.head_dim, 1, kMaxHeadDim);
-  if (a.latent()) {
-    read_latent(reader, node, a, own);
-  } else {
-    a.kv_heads = reader.integer_or("kv_heads", own ? a.heads : a.kv_heads, 1, 4096);
-    // A whole head turns unless said otherwise; an override of head_dim carries that along.
-    const bool whole = own || base->rope.dim == base->head_dim;
-    a.rope.dim = reader.integer_or("rope_dim", whole ? a.head_dim : a.rope.dim, 0, kMaxHeadDim);
-    a.latent_dim = a.query_latent_dim = a.latent_value_dim = 0;
-  }
+  attention_kind(kind).read(reader, node, a, own ? nullptr : base);
   a.rope.theta = reader.number_or("rope_theta", a.rope.theta, 1.0, 1e12);
   if (const Node* scaling = reader.optional("rope_scaling")) {
     a.rope.scaling = read_scaling(*scaling, reader.key_path("rope_scaling"));
@@ -130,7 +102,7 @@ AttentionSpec read_attention(const Node& node, const std::string& path, const At
   a.sinks = reader.boolean_or("sinks", a.sinks);
   a.bias = choice(reader, "bias", a.bias, kBiasNames);
   a.separate_kv_norm = reader.choice_or("kv_norm", a.separate_kv_norm, kKvNormNames) == 1;
-  check_attention(node, reader, a);
+  check_attention(node, reader, path, a);
   reader.finish();
   return a;
 }
@@ -185,7 +157,7 @@ Node scaling_node(const RopeScaling& s) {
 }
 
 Node attention_node(const AttentionSpec& a) {
-  Node node = Node::Map{{"kind", name_of(a.kind, kAttentionNames)},
+  Node node = Node::Map{{"kind", name_of(a.kind, attention_kind_names())},
                         {"heads", a.heads},
                         {"kv_heads", a.kv_heads},
                         {"head_dim", a.head_dim},
@@ -199,11 +171,7 @@ Node attention_node(const AttentionSpec& a) {
   node.set("sinks", a.sinks);
   node.set("bias", name_of(a.bias, kBiasNames));
   node.set("kv_norm", name_of(a.separate_kv_norm ? 1 : 0, kKvNormNames));
-  if (a.latent()) {
-    node.set("latent_dim", a.latent_dim);
-    node.set("query_latent_dim", a.query_latent_dim);
-    node.set("value_dim", a.latent_value_dim);
-  }
+  attention_kind(a.kind).write(a, node);
   return node;
 }
 

@@ -1,6 +1,7 @@
 #include "models/spec/parameters.h"
 
 #include "core/base/error.h"
+#include "models/spec/attention_kind.h"
 
 namespace ashlar {
 namespace {
@@ -99,8 +100,6 @@ class Lister {
     if (spec.bias) add(bias, {width});
   }
   void embedder();
-  void projections(const LayerSpec& layer, bool owner);
-  void latent(const LayerSpec& layer, bool owner);
   void cross(const LayerSpec& layer);
   void layer(const LayerSpec& layer);
 
@@ -109,38 +108,6 @@ class Lister {
   int64_t layer_ = -1;
   std::vector<ParameterSpec> out_;
 };
-
-void Lister::projections(const LayerSpec& layer, bool owner) {
-  const AttentionSpec& a = layer.attention;
-  const int64_t d = spec_.stacks[stack_].d_model;
-  const bool bias = a.bias != BiasKind::kNone;
-  linear(Role::kQuery, Role::kQueryBias, bias, a.heads * a.head_dim, d);
-  if (owner) {
-    if (a.separate_kv_norm) norm(Role::kKvNorm, Role::kKvNormBias, layer.norm, d);
-    linear(Role::kKey, Role::kKeyBias, bias, a.kv_heads * a.head_dim, d);
-    linear(Role::kValue, Role::kValueBias, bias, a.kv_heads * a.head_dim, d);
-  }
-  if (a.qk_norm) {
-    add(Role::kQueryNorm, {a.head_dim});
-    if (owner) add(Role::kKeyNorm, {a.head_dim});
-  }
-}
-
-void Lister::latent(const LayerSpec& layer, bool owner) {
-  const AttentionSpec& a = layer.attention;
-  const int64_t d = spec_.stacks[stack_].d_model;
-  if (a.query_latent_dim > 0) {
-    add(Role::kQueryDown, {a.query_latent_dim, d});
-    add(Role::kQueryDownNorm, {a.query_latent_dim});
-  }
-  add(Role::kQuery, {a.heads * a.query_dim(), a.query_latent_dim > 0 ? a.query_latent_dim : d});
-  if (!owner) return;
-  if (a.separate_kv_norm) norm(Role::kKvNorm, Role::kKvNormBias, layer.norm, d);
-  add(Role::kLatent, {a.latent_dim + a.rope.dim, d});
-  add(Role::kLatentNorm, {a.latent_dim});
-  add(Role::kKeyUp, {a.heads * a.head_dim, a.latent_dim});
-  add(Role::kValueUp, {a.heads * a.latent_value_dim, a.latent_dim});
-}
 
 void Lister::cross(const LayerSpec& layer) {
   const AttentionSpec& a = layer.attention;
@@ -160,7 +127,8 @@ void Lister::layer(const LayerSpec& layer) {
   const int64_t d = stack.d_model;
   const bool owner = layer.kv_owner == layer_;
   norm(Role::kAttentionNorm, Role::kAttentionNormBias, layer.norm, d);
-  a.latent() ? latent(layer, owner) : projections(layer, owner);
+  attention_kind(a.kind).parameters(
+      layer, d, owner, [&](Role role, std::vector<int64_t> shape) { add(role, std::move(shape)); });
   if (a.sinks) add(Role::kSinks, {a.heads});
   linear(Role::kAttentionOut, Role::kAttentionOutBias, a.bias == BiasKind::kAll, d,
          a.heads * a.value_dim());

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/base/checked.h"
+#include "models/spec/attention_kind.h"
 #include "models/spec/parameters.h"
 
 namespace ashlar {
@@ -21,25 +22,13 @@ constexpr Device kDevices[] = {
     {"cpu", "two cores at 3 GHz", 384e9, 192e9, 0.40, 0},
 };
 
-// Elements per position that the backward pass of an attention needs, the stream's own aside.
-int64_t attention_elements(const AttentionSpec& a, bool owner) {
-  const int64_t query = a.heads * a.query_dim(), out = a.heads * a.value_dim();
-  if (a.latent()) {
-    int64_t sum = query + out + 2 * a.query_latent_dim;
-    if (owner) sum += 2 * a.latent_dim + a.rope.dim + query + out;
-    return sum;
-  }
-  const int64_t key = owner ? a.kv_heads * a.head_dim : 0;
-  return (a.qk_norm ? 2 : 1) * (query + key) + key + out;
-}
-
 double layer_elements(const ModelSpec& spec, const StackSpec& stack, int64_t index) {
   const LayerSpec& layer = stack.layers[static_cast<size_t>(index)];
   const AttentionSpec& a = layer.attention;
   const bool owner = layer.kv_owner == index;
   int64_t sum = (layer.residual == ResidualKind::kParallel ? 3 : 4) * stack.d_model;
   if (owner && a.separate_kv_norm) sum += stack.d_model;
-  sum += attention_elements(a, owner);
+  sum += attention_kind(a.kind).saved_elements(a, owner);
   sum += (layer.ffn.gated() ? 3 : 2) * layer.ffn.d_ff;
   double total = real(sum);
   if (spec.has_cross_attention(stack)) {

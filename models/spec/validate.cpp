@@ -1,7 +1,7 @@
 #include <fmt/format.h>
 
 #include "core/base/error.h"
-#include "models/spec/spec.h"
+#include "models/spec/attention_kind.h"
 
 // Combinations that cannot exist, each with its reason.
 
@@ -52,16 +52,8 @@ void validate_layer(const StackSpec& stack, size_t index) {
             "{} has impossible sizes", where);
   refuse_if(layer.norm.bias && layer.norm.kind == NormKind::kRmsNorm, "{}: RMSNorm has no bias",
             where);
-  if (a.latent()) {
-    refuse_if(a.latent_dim < 1 || a.latent_value_dim < 1 || a.kv_heads != a.heads,
-              "{} has impossible latent sizes", where);
-    refuse_if(a.qk_norm, "{}: latent attention normalises its latents; qk_norm does not apply",
-              where);
-    refuse_if(a.bias != BiasKind::kNone, "{}: latent attention has no biases", where);
-  } else {
-    refuse_if(a.rope.dim > a.head_dim, "{}: rope_dim = {} exceeds head_dim = {}", where, a.rope.dim,
-              a.head_dim);
-  }
+  const std::string problem = attention_kind(a.kind).problem(a);
+  refuse_if(!problem.empty(), "{}: {}", where, problem);
   refuse_if(layer.residual == ResidualKind::kPost && stack.role != StackRole::kEncoder,
             "{}: residual 'post' is for the block encoder", where);
   validate_sharing(stack, index, where);

@@ -189,7 +189,8 @@ TEST(Spec, ImpossibleVariantsNameTheReason) {
           "kv_sharing: [0, 0, 2], overrides: [{layers: [1], attention: {window: 0}}",
           {"global layer 1 (window 0) shares K/V with layer 0 (window 8)", "never share"});
   refuses("window: 8,", "window: 8, kv_heads: 3,", {"kv_heads", "duplicate"});
-  refuses("rope_dim: 4,", "rope_dim: 18,", {"rope_dim: 18 exceeds head_dim = 16"});
+  refuses("rope_dim: 4,", "rope_dim: 18,",
+          {"m.yaml:7: model.global.attention: rope_dim = 18 exceeds head_dim = 16"});
   refuses("rope_dim: 4,", "rope_dim: 3,", {"rope_dim: 3 is odd"});
   refuses("bias: none,", "bias: all,", {"latent attention has no biases"});
   refuses("residual: parallel", "residual: post", {"'post' is for the block encoder"});
