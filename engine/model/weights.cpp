@@ -45,6 +45,8 @@ WeightStore::WeightStore(const ModelData& model, ActivationKind activation,
     StackWeights weights = load_stack(model, stack);
     if (!model.rotation.stacks.empty()) {
       const StackRotation& rotation = model.rotation.stacks[s];
+      require(!rotation.slots || spec.block->embedder == EmbedderKind::kLookup, ErrorCode::kData,
+              "rotation: 'slots' belongs to the lookup embedder");
       if (rotation.slots) weights.slots_plan = hadamard_plan(spec.block->length);
       for (size_t l = 0; l < stack.layers.size(); ++l) {
         LayerWeights& w = weights.layers[l];

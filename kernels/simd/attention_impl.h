@@ -96,20 +96,32 @@ void load_rows(const KvHeadView& kv, const Side& side, int64_t first, int64_t n,
   }
 }
 
+/// Whether the values are the first elements of the keys (latent attention).
+ASHLAR_INLINE bool same_rows(const Side& keys, const Side& values) {
+  return keys.codec == values.codec && keys.offset == values.offset &&
+         keys.stride == values.stride && keys.raw == values.raw &&
+         keys.raw_stride == values.raw_stride;
+}
+
 /// Fills keys_t and values with slots [first, first + n). Columns of keys_t beyond n hold old or
 /// zero keys; no row sees them.
 void load_tile(const KvHeadView& kv, const AttentionTask& task, const AttentionScratch& s,
                int64_t first, int64_t n) {
   const Side keys = key_side(kv), values = value_side(kv);
+  const bool shared = same_rows(keys, values) && task.value_dim <= task.key_dim;
   for (int64_t j = 0; j < n; j += kLanes) {
     const int64_t live = n - j < kLanes ? n - j : kLanes;
     load_rows(kv, keys, first + j, live, task.key_dim, s.rows);
+    for (int64_t i = 0; shared && i < live; ++i) {
+      __builtin_memcpy(s.values + (j + i) * s.value_pad, s.rows + i * s.key_pad,
+                       static_cast<size_t>(s.value_pad) * sizeof(float));
+    }
     for (int64_t i = live * s.key_pad; i < kLanes * s.key_pad; ++i) s.rows[i] = 0.0f;
     for (int64_t i = 0; i < s.key_pad; i += kLanes) {
       transpose16(s.rows + i, s.key_pad, s.keys_t + i * kAttentionTile + j, kAttentionTile);
     }
   }
-  load_rows(kv, values, first, n, task.value_dim, s.values);
+  if (!shared) load_rows(kv, values, first, n, task.value_dim, s.values);
 }
 
 /// A few queries that see the same slots of a tile: they share every load of it. How many are

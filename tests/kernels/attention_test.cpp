@@ -297,6 +297,10 @@ TEST_P(Attention, ValuesMayLieInTheKeys) {
       const std::vector<float> got(&part[i * 10], &part[i * 10] + 10);
       EXPECT_TRUE(same_bits(got, {&whole[i * 24], &whole[i * 24] + 10})) << i;
     }
+    const std::vector<float> copy(view.raw_keys, view.raw_keys + 20 * 24);
+    view.raw_values = copy.data();
+    EXPECT_TRUE(same_bits(problem.run_on(view, 0, 4), whole)) << "values of their own";
+    EXPECT_TRUE(same_bits(problem.run_on(view, 0, 4, 10), part)) << "values of their own";
   }
 }
 
