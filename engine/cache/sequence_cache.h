@@ -30,6 +30,7 @@ namespace ashlar {
 
 inline constexpr int64_t kPageRows = 16;  ///< P: rows per page and positions per encoding step
 
+/// Where the value lies in the key (latent attention) the key's codec stores both.
 struct CacheOptions {
   CodecKind key_codec = CodecKind::kF16;
   CodecKind value_codec = CodecKind::kF16;

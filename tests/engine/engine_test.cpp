@@ -271,6 +271,20 @@ TEST(Policies, KeepTheBudgetTheSinksAndTheNewestRows) {
   }
 }
 
+// A package may claim rotations that its architecture cannot have.
+TEST(Engine, ImpossibleRotationsAreRefused) {
+  const auto refuses = [](const ModelSpec& spec, bool StackRotation::*claim,
+                          const std::vector<std::string>& fragments) {
+    ModelData model = test::random_model(spec, 36);
+    model.rotation.stacks.resize(spec.stacks.size());
+    model.rotation.stacks[0].*claim = true;
+    test::expect_error(ErrorCode::kData, fragments, [&] { make_engine(model, {}); });
+  };
+  refuses(test::small_latent(), &StackRotation::keys, {"model layer 0", "latent attention"});
+  refuses(test::block_variant(", embedder: projection"), &StackRotation::slots,
+          {"'slots'", "lookup embedder"});
+}
+
 TEST(Engine, MemoryReturnsWhenSequencesEnd) {
   const ModelData model = test::random_model(test::small_decoder(), 28);
   const auto engine = make_engine(model, {});
