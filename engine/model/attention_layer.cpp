@@ -54,24 +54,21 @@ struct Attend {
   bool full = false;             // every row sees every cached row
 };
 
-struct AttentionJob {
-  const StackItem* item;
-  int64_t head;
-  QueryTile tile;
-};
-
-// Every (item, KV head) is one chain when scores are collected, since its tiles add to the same
-// buffer in order; otherwise every tile is a job of its own.
-void attend(const LayerStep& step, const Attend& call) {
+// Lists the jobs of all items and heads. Every (item, KV head) is one chain when scores are
+// collected, since its tiles add to the same buffer in order; otherwise every tile is a chain.
+// Returns the scratch that the largest job needs.
+int64_t plan_jobs(const LayerStep& step, const Attend& call) {
   const KvGroup& group = call.group;
-  const int64_t shared = call.heads / group.heads;
-  const int64_t query_width = call.heads * group.key_dim;
-  const int64_t out_width = call.heads * group.value_dim;
-  std::vector<std::vector<AttentionJob>> chains;
-  std::vector<QueryTile> tiles;
+  std::vector<AttentionJob>& jobs = step.work.jobs;
+  std::vector<size_t>& chains = step.work.chains;
+  std::vector<QueryTile>& tiles = step.work.tiles;
+  jobs.clear();
+  chains.clear();
   int64_t slots = 0, tile_rows = 0;
+  bool collects = false;
   for (const StackItem& item : step.items) {
     const bool chained = item.kv->scored(group.id);
+    collects = collects || chained;
     for (int64_t head = 0; head < group.heads; ++head) {
       if (call.full) {
         item.kv->full_tiles(group.id, item.rows, tiles);
@@ -79,20 +76,33 @@ void attend(const LayerStep& step, const Attend& call) {
         item.kv->query_tiles(group.id, head, tiles);
       }
       for (size_t t = 0; t < tiles.size(); ++t) {
-        if (t == 0 || !chained) chains.emplace_back();
-        chains.back().push_back({&item, head, tiles[t]});
+        if (t == 0 || !chained) chains.push_back(jobs.size());
+        jobs.push_back({&item, head, tiles[t]});
         slots = std::max(slots, tiles[t].encoded + tiles[t].raw_visible + tiles[t].rows);
         tile_rows = std::max(tile_rows, tiles[t].rows);
       }
     }
   }
-  const int64_t scratch_bytes =
-      attention_scratch_bytes(tile_rows, shared, slots, group.key_dim, group.value_dim);
+  chains.push_back(jobs.size());
+  return attention_scratch_bytes(tile_rows, call.heads / group.heads, slots, group.key_dim,
+                                 group.value_dim, collects);
+}
+
+void attend(const LayerStep& step, const Attend& call) {
+  const KvGroup& group = call.group;
+  const int64_t shared = call.heads / group.heads;
+  const int64_t query_width = call.heads * group.key_dim;
+  const int64_t out_width = call.heads * group.value_dim;
+  const int64_t scratch_bytes = plan_jobs(step, call);
+  const std::vector<AttentionJob>& jobs = step.work.jobs;
+  const std::vector<size_t>& chains = step.work.chains;
   auto& scratch = step.work.attention_scratch;
   scratch.resize(static_cast<size_t>(step.pool.size()));
   for (auto& buffer : scratch) fit_aligned(buffer, scratch_bytes);
-  step.pool.parallel_for(static_cast<int64_t>(chains.size()), [&](int64_t c, int thread) {
-    for (const AttentionJob& job : chains[static_cast<size_t>(c)]) {
+  step.pool.parallel_for(static_cast<int64_t>(chains.size()) - 1, [&](int64_t c, int thread) {
+    const auto chain = static_cast<size_t>(c);
+    for (size_t j = chains[chain]; j < chains[chain + 1]; ++j) {
+      const AttentionJob& job = jobs[j];
       const KvHeadView view = job.item->kv->view(group.id, job.head, job.tile);
       const int64_t row = job.item->row + job.tile.row, first_head = job.head * shared;
       AttentionTask task;

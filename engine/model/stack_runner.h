@@ -20,6 +20,13 @@ struct StackItem {
   int64_t position = 0;
 };
 
+/// One run of query rows against one cached head.
+struct AttentionJob {
+  const StackItem* item = nullptr;
+  int64_t head = 0;
+  QueryTile tile;
+};
+
 /// Buffers of a step, kept between steps so that steady decoding allocates nothing.
 struct Workspace {
   std::vector<float> norm, before, query, key, value, attention, gate, up, out;
@@ -27,7 +34,10 @@ struct Workspace {
   std::vector<float> rope_cos, rope_sin, rotate;
   std::vector<std::byte> linear_scratch;
   std::vector<std::vector<std::byte>> attention_scratch, head_scratch;  // per thread
-  ThreadPool serial{1};  // runs what is one thread's share of a loop
+  std::vector<QueryTile> tiles;
+  std::vector<AttentionJob> jobs;
+  std::vector<size_t> chains;  // where each run of jobs of one thread begins, and the end
+  ThreadPool serial{1};        // runs what is one thread's share of a loop
 };
 
 /// A stack with its weights and the KvGroups its layers read.
