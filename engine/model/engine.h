@@ -117,7 +117,7 @@ class Engine {
   std::vector<BlockJob> plan_local(std::span<const Piece> pieces,
                                    std::span<const int64_t> first_block);
   void run_local(std::vector<BlockJob>& jobs, std::span<const float> states);
-  std::vector<float> expand(std::vector<BlockJob>& jobs, std::span<const float> states);
+  std::vector<float> expand(const std::vector<BlockJob>& jobs, std::span<const float> states);
   int64_t fill_local(std::vector<BlockJob>& jobs, std::span<const float> contexts,
                      std::vector<StackItem>& items);
   void head_rows(const float* x, std::span<const int64_t> rows, std::span<float* const> outs);

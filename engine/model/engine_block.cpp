@@ -139,7 +139,8 @@ std::vector<Engine::BlockJob> Engine::plan_local(std::span<const Piece> pieces,
 }
 
 // The context rows of all fresh blocks in one product, [fresh, context_rows, d_local].
-std::vector<float> Engine::expand(std::vector<BlockJob>& jobs, std::span<const float> states) {
+std::vector<float> Engine::expand(const std::vector<BlockJob>& jobs,
+                                  std::span<const float> states) {
   const int64_t global_width = spec_.stacks[0].d_model;
   std::vector<float> fresh;
   for (const BlockJob& job : jobs) {

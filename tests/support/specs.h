@@ -94,6 +94,13 @@ inline std::vector<std::pair<std::string, ModelSpec>> variant_specs() {
       {"windows_sinks", small_windowed()},
       {"windows_cla2", small_windowed("cla2")},
       {"window_1", decoder_variant(gqa + ", window: 1")},
+      {"windows_block1",
+       spec_from_yaml("kind: block_transformer\nvocab_size: 61\ncontext_length: 240\n"
+                      "block: {length: 1, context: summation}\n"
+                      "global: {d_model: 16, layers: 2, attention: {heads: 2, head_dim: 8, window: "
+                      "5}, ffn: {d_ff: 20}}\n"
+                      "local: {d_model: 12, layers: 1, attention: {heads: 1, head_dim: 12}, ffn: "
+                      "{d_ff: 12}}\n")},
       {"latent", small_latent()},
       {"latent_query_cla2", small_latent(", query_latent_dim: 20, kv_norm: separate", "cla2")},
       {"latent_windows_sinks", small_latent(", window: 9, sinks: true")},
