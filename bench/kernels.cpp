@@ -188,7 +188,32 @@ void bench_read(benchmark::State& state) {
 struct AttentionShape {
   int64_t slots, rows, group, dim;
   CodecKind codec;
+  int64_t window = 0;         ///< with one row only
+  bool value_in_key = false;  ///< latent attention: values are the keys' own elements
+
+  /// Encoded rows that a row sees.
+  int64_t seen() const {
+    const int64_t encoded = slots - rows;
+    return window > 0 ? std::min(window - 1, encoded) : encoded;
+  }
 };
+
+// The first element of the last row's and head's output, in double.
+double attention_reference(const AttentionShape& s, const float* query,
+                           const std::vector<float>& keys, const std::vector<float>& values) {
+  const double scale = 1 / std::sqrt(static_cast<double>(s.dim));
+  double sum = 0, first = 0;
+  for (int64_t j = s.window > 0 ? s.slots - s.window : 0; j < s.slots; ++j) {
+    double dot = 0;
+    for (int64_t i = 0; i < s.dim; ++i) {
+      dot += static_cast<double>(query[i]) * keys[static_cast<size_t>(j * s.dim + i)];
+    }
+    const double p = std::exp(dot * scale);
+    sum += p;
+    first += p * (s.value_in_key ? keys : values)[static_cast<size_t>(j * s.dim)];
+  }
+  return first / sum;
+}
 
 void bench_attention(benchmark::State& state, AttentionShape s) {
   const int64_t heads = 16, page_rows = 64;
@@ -224,6 +249,7 @@ void bench_attention(benchmark::State& state, AttentionShape s) {
       kv.raw_keys = keys.data() + encoded * s.dim;
       kv.raw_values = values.data() + encoded * s.dim;
       kv.raw_key_stride = kv.raw_value_stride = s.dim;
+      if (s.value_in_key) kv.value_offset = 0, kv.raw_values = kv.raw_keys;
       AttentionTask task;
       task.q = q.data();
       task.q_stride = task.out_stride = s.group * s.dim;
@@ -232,35 +258,27 @@ void bench_attention(benchmark::State& state, AttentionShape s) {
       task.key_dim = task.value_dim = s.dim;
       task.scale = scale;
       task.raw_visible = 1;
+      task.window = s.window;
       task.out = out.data() + head * static_cast<int64_t>(q.size());
       attention_run(kv, task, scratch.get() + thread * scratch_bytes);
     });
   };
   run();
-  if (s.codec == CodecKind::kF32) {  // the last row and head in double
-    const float* query = q.data() + (s.rows * s.group - 1) * s.dim;
-    std::vector<double> p(static_cast<size_t>(s.slots));
-    double sum = 0, first = 0;
-    for (int64_t j = 0; j < s.slots; ++j) {
-      double dot = 0;
-      for (int64_t i = 0; i < s.dim; ++i) {
-        dot += static_cast<double>(query[i]) * keys[static_cast<size_t>(j * s.dim + i)];
-      }
-      sum += p[static_cast<size_t>(j)] = std::exp(dot * scale);
-      first += p[static_cast<size_t>(j)] * values[static_cast<size_t>(j * s.dim)];
-    }
-    expect_near(out[static_cast<size_t>((s.rows * s.group - 1) * s.dim)], first / sum, 1e-4,
+  if (s.codec == CodecKind::kF32) {
+    const auto last = static_cast<size_t>((s.rows * s.group - 1) * s.dim);
+    expect_near(out[last], attention_reference(s, q.data() + last, keys, values), 1e-4,
                 "attention");
   }
   for (auto _ : state) run();
   const double runs = static_cast<double>(state.iterations());
   const double pairs =
       static_cast<double>(heads * s.group) *
-      (static_cast<double>(s.rows * encoded) + 0.5 * static_cast<double>(s.rows * (s.rows + 1)));
+      (static_cast<double>(s.rows * s.seen()) + 0.5 * static_cast<double>(s.rows * (s.rows + 1)));
   state.counters["GFLOP/s"] = benchmark::Counter(runs * pairs * 4e-9 * static_cast<double>(s.dim),
                                                  benchmark::Counter::kIsRate);
   state.counters["GB/s"] = benchmark::Counter(
-      runs * 2e-9 * static_cast<double>(heads * encoded * row_bytes), benchmark::Counter::kIsRate);
+      runs * (s.value_in_key ? 1e-9 : 2e-9) * static_cast<double>(heads * s.seen() * row_bytes),
+      benchmark::Counter::kIsRate);
 }
 
 void bench_hadamard(benchmark::State& state, int64_t n) {
@@ -309,11 +327,14 @@ void add_all() {
   for (const CodecKind codec : {CodecKind::kF32, CodecKind::kF16, CodecKind::kQ8, CodecKind::kQ4}) {
     for (const AttentionShape& s :
          {AttentionShape{4096, 1, 1, 64, codec}, AttentionShape{4096, 1, 4, 64, codec},
-          AttentionShape{4096, 1, 4, 128, codec}, AttentionShape{1024, 256, 2, 64, codec}}) {
-      benchmark::RegisterBenchmark(fmt::format("attention/{}/slots:{}/rows:{}/group:{}/dim:{}",
-                                               codec_name(codec), s.slots, s.rows, s.group, s.dim)
-                                       .c_str(),
-                                   bench_attention, s)
+          AttentionShape{4096, 1, 4, 128, codec}, AttentionShape{1024, 256, 2, 64, codec},
+          AttentionShape{4096, 1, 4, 128, codec, 512},
+          AttentionShape{4096, 1, 16, 288, codec, 0, true}}) {
+      const std::string name = fmt::format("attention/{}/slots:{}/rows:{}/group:{}/dim:{}{}{}",
+                                           codec_name(codec), s.slots, s.rows, s.group, s.dim,
+                                           s.window > 0 ? fmt::format("/window:{}", s.window) : "",
+                                           s.value_in_key ? "/latent" : "");
+      benchmark::RegisterBenchmark(name.c_str(), bench_attention, s)
           ->UseRealTime()
           ->Unit(benchmark::kMillisecond);
     }

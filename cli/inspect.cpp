@@ -15,6 +15,18 @@ namespace ashlar::cli {
 namespace fs = std::filesystem;
 namespace {
 
+const char* kind_name(KvKind kind) {
+  switch (kind) {
+    case KvKind::kSelf:
+      return "self";
+    case KvKind::kCross:
+      return "cross";
+    case KvKind::kLatent:
+      return "latent";
+  }
+  fail(ErrorCode::kInternal, "unknown kind of KV group {}", static_cast<int>(kind));
+}
+
 Node describe_group(const ModelSpec& spec, const KvGroup& g) {
   Node readers = Node::list();
   for (int64_t r : g.readers) readers.push(r);
@@ -22,11 +34,15 @@ Node describe_group(const ModelSpec& spec, const KvGroup& g) {
                    {"stack", stack_name(spec.stacks[static_cast<size_t>(g.stack)].role)},
                    {"owner", g.owner},
                    {"readers", std::move(readers)},
+                   {"kind", kind_name(g.kind)},
                    {"entry_tokens", g.entry_tokens},
                    {"lifetime", g.lifetime == KvLifetime::kSequence ? "sequence" : "block"},
                    {"heads", g.heads},
                    {"key_dim", g.key_dim},
-                   {"value_dim", g.value_dim}};
+                   {"value_dim", g.value_dim},
+                   {"value_in_key", g.value_in_key},
+                   {"rope_dim", g.rope_dim},
+                   {"window", g.window}};
 }
 
 Node describe_tokenizer(const fs::path& path) {
@@ -90,15 +106,21 @@ Node describe_model(const ModelData& model, const std::string& kind) {
   Node stacks = Node::list();
   for (const StackSpec& s : spec.stacks) {
     const AttentionSpec& a = s.layers[0].attention;
+    const Node layer = to_node(s.layers[0]);
+    const auto kind = [&layer](const char* part) { return *layer.find(part)->find("kind"); };
     stacks.push(Node::Map{{"name", stack_name(s.role)},
                           {"layers", static_cast<int64_t>(s.layers.size())},
                           {"d_model", s.d_model},
                           {"heads", a.heads},
                           {"kv_heads", a.kv_heads},
                           {"head_dim", a.head_dim},
-                          {"d_ff", s.layers[0].ffn.d_ff}});
+                          {"d_ff", s.layers[0].ffn.d_ff},
+                          {"norm", kind("norm")},
+                          {"attention", kind("attention")},
+                          {"ffn", kind("ffn")}});
   }
   out.set("stacks", std::move(stacks));
+  if (spec.block) out.set("block", *to_node(spec).find("block"));
   Node groups = Node::list();
   for (const KvGroup& g : kv_groups(spec)) groups.push(describe_group(spec, g));
   out.set("kv_groups", std::move(groups));

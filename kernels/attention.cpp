@@ -32,7 +32,7 @@ void attention_run(const KernelTable& kernels, const KvHeadView& kv, const Atten
                    std::byte* scratch) {
   if (task.rows == 0) return;
   ASHLAR_CHECK(task.rows > 0 && task.group > 0 && task.key_dim > 0 && task.value_dim > 0);
-  ASHLAR_CHECK(kv.encoded >= 0 && task.raw_visible >= 0);
+  ASHLAR_CHECK(kv.encoded >= 0 && task.raw_visible >= 0 && task.window >= 0);
   ASHLAR_CHECK(kv.encoded == 0 || (kv.pages != nullptr && kv.page_rows > 0));
   // Softmax over nothing has no value.
   ASHLAR_CHECK_GE(kv.encoded + task.raw_visible, 1);

@@ -42,6 +42,12 @@ struct AttentionTask {
   /// If set, receives the softmax probabilities: scores[s] += Σ_r Σ_h p_{r,h}(s), accumulated in
   /// ascending (r, h) order, s over all slots. Collecting never changes `out`.
   float* scores = nullptr;
+  /// Row r, whose last visible slot is s, sees the slots above s − window only; 0: all. A tile that
+  /// lies before all of them leaves the row untouched, so removing whole tiles in front of the
+  /// cache changes no bit. Nothing is added to the scores of slots a row does not see.
+  int64_t window = 0;
+  /// One logit per head, [group], that takes part in the softmax and carries no value; null: none.
+  const float* sinks = nullptr;
 };
 
 /// Slots are reduced in tiles of this many, aligned to slot 0, whatever the page size, chunk or

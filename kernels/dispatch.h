@@ -18,13 +18,19 @@ struct KernelTable {
   Isa isa;
 
   void (*rms_norm)(const float* x, const float* gain, double eps, int64_t n, float* y);
+  void (*layer_norm)(const float* x, const float* gain, const float* bias, double eps, int64_t n,
+                     float* y);
   void (*swiglu)(const float* gate, const float* up, int64_t n, float* y);
+  void (*gelu)(const float* x, int64_t n, float* y);
+  void (*relu2)(const float* x, int64_t n, float* y);
   void (*add_inplace)(float* y, const float* x, int64_t n);
   void (*rope_apply)(float* x, int64_t heads, int64_t stride, int64_t dim, const float* cos_in,
                      const float* sin_in);
   int64_t (*argmax)(const float* x, int64_t n);
   /// y[i] = e^x[i] as softmax and SwiGLU compute it; for tests.
   void (*exp)(const float* x, int64_t n, float* y);
+  /// y[i] = erf(x[i]) as GELU computes it; for tests.
+  void (*erf)(const float* x, int64_t n, float* y);
 
   void (*encode_row)(CodecKind kind, const float* x, int64_t dim, std::byte* out);
   void (*decode_row)(CodecKind kind, const std::byte* in, int64_t dim, float* x);

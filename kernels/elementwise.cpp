@@ -14,6 +14,23 @@ void rms_norm(const float* x, const float* gain, double eps, int64_t n, float* y
   active_kernels().rms_norm(x, gain, eps, n, y);
 }
 
+void layer_norm(const float* x, const float* gain, const float* bias, double eps, int64_t n,
+                float* y) {
+  ASHLAR_CHECK_GE(n, 1);
+  active_kernels().layer_norm(x, gain, bias, eps, n, y);
+}
+
+void gelu(const float* x, int64_t n, float* y) { active_kernels().gelu(x, n, y); }
+
+void relu2(const float* x, int64_t n, float* y) { active_kernels().relu2(x, n, y); }
+
+void softcap(float* x, int64_t n, double cap) {
+  ASHLAR_CHECK(cap > 0);
+  for (int64_t i = 0; i < n; ++i) {
+    x[i] = static_cast<float>(cap * std::tanh(static_cast<double>(x[i]) / cap));
+  }
+}
+
 void swiglu(const float* gate, const float* up, int64_t n, float* y) {
   active_kernels().swiglu(gate, up, n, y);
 }

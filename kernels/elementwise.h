@@ -8,8 +8,24 @@ namespace ashlar {
 /// squares is accumulated in a fixed order. y may alias x.
 void rms_norm(const float* x, const float* gain, double eps, int64_t n, float* y);
 
+/// LayerNorm of one row (Ba et al. 2016): y = (x − mean)/sqrt(variance + eps) · gain (+ bias unless
+/// null), the variance from a second pass over the deviations; both sums in a fixed order. y may
+/// alias x.
+void layer_norm(const float* x, const float* gain, const float* bias, double eps, int64_t n,
+                float* y);
+
 /// SwiGLU gate: y[i] = gate[i]·sigmoid(gate[i])·up[i]; y may alias either.
 void swiglu(const float* gate, const float* up, int64_t n, float* y);
+
+/// Exact GELU: y[i] = x[i]·Φ(x[i]) by erf within 3 ulp, so the error is at most 2·eps·|x[i]|; y may
+/// alias x.
+void gelu(const float* x, int64_t n, float* y);
+
+/// Squared ReLU (arXiv 2109.08668): y[i] = max(x[i], 0)²; y may alias x.
+void relu2(const float* x, int64_t n, float* y);
+
+/// x[i] = cap·tanh(x[i]/cap), computed in double and rounded once; cap > 0.
+void softcap(float* x, int64_t n, double cap);
 
 /// y[i] += x[i].
 void add_inplace(float* y, const float* x, int64_t n);

@@ -22,7 +22,7 @@ struct WeightRecipe {
 
 /// What `ashlar quantize` does. YAML keys:
 ///   rotation: {kinds: [residual, value, heads, keys, down] or all or none, seed: 1}
-///   weights: {bits: 4, group: 32, clip: search}    linear maps inside layers
+///   weights: {bits: 4, group: 32, clip: search}    every linear map but the head
 ///   head: {bits: 8, group: 32, clip: search}       default: like weights, at least 8 bits
 ///   embedding: fp16 | fp32                          tables
 ///   kv: {key: q4, value: q4}                        the package's default KV codec

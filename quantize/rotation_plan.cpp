@@ -1,13 +1,23 @@
-// The rules are those of QuaRot (arXiv 2404.00456 §4) carried over to cross-layer attention and
-// Block Transformers:
-//  - a residual stream has one basis Q; every writer's output axis and every reader's input axis
-//    turns with it, and the gain of the norm between them is folded into each reader first;
-//  - a KvGroup has one value basis I⊗H_dh: fused once into the owner's W_v, undone in the W_o of
-//    every reader;
-//  - keys turn online after RoPE; the same H_dh for all readers of a group;
+// The rules are those of QuaRot (arXiv 2404.00456 §4) carried over to cross-layer attention, latent
+// attention and Block Transformers:
+//  - a residual stream has one basis Q; every writer's output axis and bias and every reader's
+//  input
+//    axis turn with it, and the gain of the norm between them is folded into each reader first.
+//    LayerNorm subtracts a mean, which does not commute with Q: such a stream cannot turn;
+//  - a KvGroup has one value basis I⊗H_dh: fused once into the owner's W_v and its bias, undone in
+//    the W_o of every reader. The cached value of latent attention is the latent: its basis H_dc is
+//    fused into the owner's down-projection (RMSNorm commutes with it once its gain is folded) and
+//    undone in both up-projections;
+//  - keys turn online after RoPE; the same H_dh for all readers of a group. A latent's key is
+//  shared
+//    by heads that see it through different maps: it does not turn;
 //  - mixing across heads and the FFN's Hadamard act online, their inverses sit in W_o and W_down;
-//  - the concat embedder of the global stack can only turn each slot (I⊗Q_s); the butterfly across
-//    the L_B slots is online, so the stream's basis is (I⊗Q_s)(H_LB⊗I).
+//  - the lookup embedder of the global stack can only turn each slot (I⊗Q_s); the butterfly across
+//    the L_B slots is online, so the stream's basis is (I⊗Q_s)(H_LB⊗I). A projection writes the
+//    whole width and needs no butterfly;
+//  - contexts that enter the token decoder's stream (prefix, summation) turn with it; those that
+//    cross-attention reads do not belong to it and stay, as do the block encoder and the caches of
+//    cross-attention, which live for a block.
 
 #include "quantize/rotation_plan.h"
 
@@ -40,7 +50,6 @@ class Planner {
  public:
   Planner(const ModelSpec& spec, const RotationRequest& request) : spec_(spec), request_(request) {
     if (!request.any()) return;
-    require_basic(spec, "rotation planner");
     plan_.manifest.stacks.resize(spec.stacks.size());
     plan_.untie_head = request.residual && spec.tied_head;
     for (size_t s = 0; s < spec.stacks.size(); ++s) plan_stack(s);
@@ -54,7 +63,7 @@ class Planner {
   void stream_bases(size_t s, Basis& rows, Basis& stream) {
     const StackSpec& stack = spec_.stacks[s];
     const std::string what = fmt::format("{} d_model", stack_name(stack.role));
-    if (stack.role != StackRole::kGlobal) {
+    if (stack.role != StackRole::kGlobal || spec_.block->embedder != EmbedderKind::kLookup) {
       rows = {{plan_for(stack.d_model, what, "residual"), 1, 1,
                random_signs(stack.d_model, request_.seed, s)}};
       stream = rows;
@@ -74,30 +83,35 @@ class Planner {
     change(name).input = stream;
   }
 
+  // Biases that a model does not have are never looked up.
+  void write(const std::string& weight, const std::string& bias, const Basis& basis) {
+    change(weight).output = basis;
+    change(bias).input = basis;
+  }
+
+  void require_rms_norm(const StackSpec& stack) {
+    bool rms = stack.final_norm.kind == NormKind::kRmsNorm;
+    for (const LayerSpec& layer : stack.layers) rms = rms && layer.norm.kind == NormKind::kRmsNorm;
+    require(rms, ErrorCode::kRequest,
+            "rotation: the {} stack has LayerNorm, whose mean subtraction does not commute with a "
+            "rotation; leave 'residual' out of the recipe",
+            stack_name(stack.role));
+  }
+
   void plan_residual(size_t s) {
     const StackSpec& stack = spec_.stacks[s];
+    require_rms_norm(stack);
     const bool global = stack.role == StackRole::kGlobal;
     Basis rows, stream;
     stream_bases(s, rows, stream);
-    change(parameter_name(stack, global ? Role::kBlockEmbedding : Role::kEmbedding)).input = rows;
+    if (global && spec_.block->embedder != EmbedderKind::kLookup) {
+      write(parameter_name(stack, Role::kProjection), parameter_name(stack, Role::kProjectionBias),
+            stream);
+    } else {
+      change(parameter_name(stack, global ? Role::kBlockEmbedding : Role::kEmbedding)).input = rows;
+    }
     for (size_t l = 0; l < stack.layers.size(); ++l) {
-      const auto i = static_cast<int64_t>(l);
-      const LayerSpec& layer = stack.layers[l];
-      const auto name = [&](Role role) { return parameter_name(stack, role, i); };
-      read(name(Role::kQuery), name(Role::kAttentionNorm), stream);
-      if (layer.kv_owner == i) {
-        const std::string norm =
-            name(layer.attention.separate_kv_norm ? Role::kKvNorm : Role::kAttentionNorm);
-        read(name(Role::kKey), norm, stream);
-        read(name(Role::kValue), norm, stream);
-        if (layer.attention.separate_kv_norm) plan_.unit_norms.push_back(norm);
-      }
-      change(name(Role::kAttentionOut)).output = stream;
-      read(name(Role::kGate), name(Role::kFfnNorm), stream);
-      read(name(Role::kUp), name(Role::kFfnNorm), stream);
-      change(name(Role::kDown)).output = stream;
-      plan_.unit_norms.push_back(name(Role::kAttentionNorm));
-      plan_.unit_norms.push_back(name(Role::kFfnNorm));
+      plan_stream(stack, static_cast<int64_t>(l), stream);
     }
     const std::string final_norm = parameter_name(stack, Role::kFinalNorm);
     plan_.unit_norms.push_back(final_norm);
@@ -106,18 +120,49 @@ class Planner {
     } else {
       read(parameter_name(stack, Role::kHead), final_norm, stream);
     }
-    if (stack.role == StackRole::kLocal) {
-      // The expansion writes P prefix rows into this stream.
-      const StackSpec& writer = spec_.stacks[s - 1];
-      Basis prefixes = stream;
-      for (BasisFactor& factor : prefixes) factor.repeat *= spec_.block->prefix_length;
-      change(parameter_name(writer, Role::kExpansion)).output = prefixes;
-      change(parameter_name(writer, Role::kExpansionBias)).input = prefixes;
+    if (stack.role == StackRole::kLocal && spec_.block->context != ContextKind::kCrossAttention) {
+      // The expansion writes the context rows into this stream.
+      const StackSpec& writer = spec_.stacks[0];
+      Basis contexts = stream;
+      for (BasisFactor& factor : contexts) factor.repeat *= spec_.block->context_rows();
+      write(parameter_name(writer, Role::kExpansion), parameter_name(writer, Role::kExpansionBias),
+            contexts);
     }
+  }
+
+  // Readers and writers of the stream in one layer.
+  void plan_stream(const StackSpec& stack, int64_t index, const Basis& stream) {
+    const LayerSpec& layer = stack.layers[static_cast<size_t>(index)];
+    const AttentionSpec& a = layer.attention;
+    const auto name = [&](Role role) { return parameter_name(stack, role, index); };
+    const bool low_rank = a.query_latent_dim > 0;
+    read(name(low_rank ? Role::kQueryDown : Role::kQuery), name(Role::kAttentionNorm), stream);
+    if (layer.kv_owner == index) {
+      const std::string norm = name(a.separate_kv_norm ? Role::kKvNorm : Role::kAttentionNorm);
+      if (a.latent()) {
+        read(name(Role::kLatent), norm, stream);
+      } else {
+        read(name(Role::kKey), norm, stream);
+        read(name(Role::kValue), norm, stream);
+      }
+      if (a.separate_kv_norm) plan_.unit_norms.push_back(norm);
+    }
+    write(name(Role::kAttentionOut), name(Role::kAttentionOutBias), stream);
+    if (spec_.has_cross_attention(stack)) {
+      read(name(Role::kCrossQuery), name(Role::kCrossNorm), stream);
+      write(name(Role::kCrossOut), name(Role::kCrossOutBias), stream);
+      plan_.unit_norms.push_back(name(Role::kCrossNorm));
+    }
+    if (layer.ffn.gated()) read(name(Role::kGate), name(Role::kFfnNorm), stream);
+    read(name(Role::kUp), name(Role::kFfnNorm), stream);
+    write(name(Role::kDown), name(Role::kDownBias), stream);
+    plan_.unit_norms.push_back(name(Role::kAttentionNorm));
+    plan_.unit_norms.push_back(name(Role::kFfnNorm));
   }
 
   void plan_stack(size_t s) {
     const StackSpec& stack = spec_.stacks[s];
+    if (stack.role == StackRole::kEncoder) return;
     StackRotation& rotation = plan_.manifest.stacks[s];
     rotation.seed = request_.seed;
     rotation.residual = request_.residual;
@@ -134,22 +179,46 @@ class Planner {
     const AttentionSpec& a = layer.attention;
     const std::string where = fmt::format("{} layer {} ", stack_name(stack.role), index);
     const auto name = [&](Role role) { return parameter_name(stack, role, index); };
-    if (request_.keys) plan_for(a.head_dim, where + "head_dim", "keys");
-    if (request_.value) {
-      const HadamardPlan plan = plan_for(a.head_dim, where + "head_dim", "value");
-      if (layer.kv_owner == index) {
-        change(name(Role::kValue)).output = {{plan, 1, a.kv_heads, {}}};
-      }
-      change(name(Role::kAttentionOut)).input.push_back({plan, 1, a.heads, {}});
+    if (request_.keys) {
+      require(!a.latent(), ErrorCode::kRequest,
+              "rotation: {}has latent attention, whose heads share one key; leave 'keys' out of "
+              "the recipe",
+              where);
+      plan_for(a.head_dim, where + "head_dim", "keys");
     }
+    if (request_.value) a.latent() ? plan_latent(stack, index) : plan_value(stack, index);
     if (request_.heads) {
       change(name(Role::kAttentionOut))
-          .input.push_back({plan_for(a.heads, where + "heads", "heads"), a.head_dim, 1, {}});
+          .input.push_back({plan_for(a.heads, where + "heads", "heads"), a.value_dim(), 1, {}});
     }
     if (request_.down) {
       change(name(Role::kDown))
           .input.push_back({plan_for(layer.ffn.d_ff, where + "d_ff", "down"), 1, 1, {}});
     }
+  }
+
+  void plan_value(const StackSpec& stack, int64_t index) {
+    const LayerSpec& layer = stack.layers[static_cast<size_t>(index)];
+    const AttentionSpec& a = layer.attention;
+    const auto name = [&](Role role) { return parameter_name(stack, role, index); };
+    const std::string what = fmt::format("{} layer {} head_dim", stack_name(stack.role), index);
+    const HadamardPlan plan = plan_for(a.head_dim, what, "value");
+    if (layer.kv_owner == index) {
+      write(name(Role::kValue), name(Role::kValueBias), {{plan, 1, a.kv_heads, {}}});
+    }
+    change(name(Role::kAttentionOut)).input.push_back({plan, 1, a.heads, {}});
+  }
+
+  void plan_latent(const StackSpec& stack, int64_t index) {
+    const LayerSpec& layer = stack.layers[static_cast<size_t>(index)];
+    if (layer.kv_owner != index) return;
+    const auto name = [&](Role role) { return parameter_name(stack, role, index); };
+    const std::string what = fmt::format("{} layer {} latent_dim", stack_name(stack.role), index);
+    const Basis basis = {{plan_for(layer.attention.latent_dim, what, "value"), 1, 1, {}}};
+    change(name(Role::kLatent)).output = basis;  // its first latent_dim outputs
+    read(name(Role::kKeyUp), name(Role::kLatentNorm), basis);
+    read(name(Role::kValueUp), name(Role::kLatentNorm), basis);
+    plan_.unit_norms.push_back(name(Role::kLatentNorm));
   }
 
   const ModelSpec& spec_;

@@ -19,8 +19,9 @@ struct RotationRequest {
   bool any() const { return residual || value || heads || keys || down; }
 };
 
-/// One orthogonal factor of a basis change x → x·M. The vector is `repeat` pieces of plan.n·inner
-/// values; in each, the axis of length plan.n is transformed, then multiplied by `signs`.
+/// One orthogonal factor of a basis change x → x·M. The vector begins with `repeat` pieces of
+/// plan.n·inner values, and what lies behind them stays; in each piece, the axis of length plan.n
+/// is transformed, then multiplied by `signs`.
 struct BasisFactor {
   HadamardPlan plan;
   int64_t inner = 1;
@@ -45,8 +46,8 @@ struct RotationPlan {
 };
 
 /// Plans rotations as one pass over residual streams (writers, readers), KvGroups (owner, readers)
-/// and block slots. Throws Error(kRequest) naming the size that has no Hadamard matrix and the
-/// rotation to leave out.
+/// and block slots. Changes may name biases that the model lacks. Throws Error(kRequest) naming the
+/// size that has no Hadamard matrix, or what else cannot turn, and the rotation to leave out.
 RotationPlan plan_rotation(const ModelSpec& spec, const RotationRequest& request);
 
 /// x ← x·M for one vector.

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/base/error.h"
 #include "kernels/attention.h"
 
 namespace ashlar {
@@ -18,16 +19,24 @@ struct QueryTile {
 
 /// Where attention finds the keys and values of one sequence (or one block). Per step and group:
 /// append → query_tiles/view for every reader → close (SequenceCache) when the last reader has run.
-/// Tiles are those of the rows appended last.
+/// The window of a group is the attention task's: tiles count every row that is there. Tiles are
+/// those of the rows appended last.
 class KvStore {
  public:
   virtual ~KvStore() = default;
-  /// Adds `rows` rows: keys [rows, heads, key_dim], values [rows, heads, value_dim], contiguous.
+  /// Adds `rows` rows: keys [rows, heads, key_dim], values [rows, heads, value_dim], contiguous;
+  /// values are ignored where they lie in the keys.
   virtual void append(int64_t group, const float* keys, const float* values, int64_t rows) = 0;
   virtual void query_tiles(int64_t group, int64_t head, std::vector<QueryTile>& tiles) const = 0;
+  /// Tiles of `rows` queries that all see every row of `group`: encoders and cross-attention, whose
+  /// rows a BlockKv holds.
+  virtual void full_tiles(int64_t /*group*/, int64_t /*rows*/,
+                          std::vector<QueryTile>& /*tiles*/) const {
+    fail(ErrorCode::kInternal, "only the cache of a block is read in full by every row");
+  }
   virtual KvHeadView view(int64_t group, int64_t head, const QueryTile& tile) const = 0;
   /// Whether somebody wants attention probabilities; then the tiles of a head are run in order.
-  virtual bool scored() const { return false; }
+  virtual bool scored(int64_t /*group*/) const { return false; }
   /// Where reader number `reader` of the group adds the probabilities of `tile`, one per row, or
   /// null when nobody wants them.
   virtual float* scores(int64_t, int64_t, int64_t, const QueryTile&) { return nullptr; }

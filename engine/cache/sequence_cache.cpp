@@ -18,14 +18,17 @@ SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions
     group.info = info;
     group.cached = info.lifetime == KvLifetime::kSequence;
     if (!group.cached) continue;
+    group.governed = policy_ != nullptr && info.window == 0;
     group.key_bytes = codec_vector_bytes(options.key_codec, info.key_dim);
-    group.value_bytes = codec_vector_bytes(options.value_codec, info.value_dim);
-    const int64_t width = per_head ? 1 : info.heads;
+    if (!info.value_in_key) {
+      group.value_bytes = codec_vector_bytes(options.value_codec, info.value_dim);
+    }
+    const int64_t width = per_head && group.governed ? 1 : info.heads;
     for (int64_t h = 0; h < info.heads; h += width) {
       Lane lane;
       lane.head_begin = h;
       lane.head_end = h + width;
-      if (scored()) lane.scores.resize(info.readers.size() * static_cast<size_t>(width));
+      if (scored(info.id)) lane.scores.resize(info.readers.size() * static_cast<size_t>(width));
       lane.held_scores.resize(lane.scores.size());
       group.lanes.push_back(std::move(lane));
     }
@@ -58,7 +61,7 @@ const SequenceCache::Lane& SequenceCache::lane_of(const Group& group, int64_t he
 }
 
 int64_t SequenceCache::raw_row_floats(const Group& group, const Lane& lane) const {
-  return lane.heads() * (group.info.key_dim + group.info.value_dim);
+  return lane.heads() * group.info.entry_width();
 }
 
 // Raw rows: [row][keys of the lane's heads, then their values].
@@ -86,11 +89,13 @@ void SequenceCache::append_raw(Group& group, Lane& lane, const float* keys, cons
   }
   float* out = raw_base(group, lane) + lane.raw * width;
   const int64_t key_width = lane.heads() * info.key_dim;
-  const int64_t value_width = lane.heads() * info.value_dim;
+  const int64_t value_width = width - key_width;
   for (int64_t r = 0; r < rows; ++r, out += width) {
     std::copy_n(keys + (r * info.heads + lane.head_begin) * info.key_dim, key_width, out);
-    std::copy_n(values + (r * info.heads + lane.head_begin) * info.value_dim, value_width,
-                out + key_width);
+    if (value_width > 0) {
+      std::copy_n(values + (r * info.heads + lane.head_begin) * info.value_dim, value_width,
+                  out + key_width);
+    }
     lane.positions.push_back(static_cast<int32_t>(group.position + group.step_rows + r));
   }
   lane.raw += rows;
@@ -149,14 +154,13 @@ void SequenceCache::move_row(const Group& group, Lane& lane, int64_t from, int64
 // where they are (earlier queries see them raw); retire_encoded() removes them.
 void SequenceCache::encode(Group& group, Lane& lane, int64_t rows) {
   const KvGroup& info = group.info;
-  const int64_t vector_bytes = group.key_bytes + group.value_bytes;
   const int64_t width = raw_row_floats(group, lane);
   if (rows == 0) return;
   const float* raw = raw_base(group, lane) + (lane.encoded - lane.encoded_before) * width;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t slot = lane.encoded + r;
     if (slot / kPageRows == static_cast<int64_t>(lane.pages.size())) {
-      lane.pages.push_back(take(kPageRows * lane.heads() * vector_bytes));
+      lane.pages.push_back(take(page_bytes(group, lane)));
       lane.addresses.push_back(arena_.address(lane.pages.back()));
     }
     for (int64_t h = lane.head_begin; h < lane.head_end; ++h) {
@@ -164,6 +168,7 @@ void SequenceCache::encode(Group& group, Lane& lane, int64_t rows) {
       const float* key = raw + r * width + local * info.key_dim;
       const float* value = raw + r * width + lane.heads() * info.key_dim + local * info.value_dim;
       codec_encode(options_.key_codec, key, 0, 1, info.key_dim, slot_key(group, lane, h, slot), 0);
+      if (info.value_in_key) continue;
       codec_encode(options_.value_codec, value, 0, 1, info.value_dim,
                    slot_value(group, lane, h, slot), 0);
     }
@@ -176,7 +181,7 @@ void SequenceCache::query_tiles(int64_t id, int64_t head, std::vector<QueryTile>
   const Lane& lane = lane_of(group, head);
   const int64_t last = group.position + group.step_rows;
   // Held scores are kept after every row, so every row is a tile.
-  const int64_t widest = holding_ && scored() ? 1 : kPageRows;
+  const int64_t widest = holding_ && scored(id) ? 1 : kPageRows;
   tiles.clear();
   for (int64_t p = last - group.last_rows; p < last; p += tiles.back().rows) {
     const int64_t page = p / kPageRows * kPageRows;
@@ -210,17 +215,23 @@ KvHeadView SequenceCache::view(int64_t id, int64_t head, const QueryTile& tile) 
   view.raw_values = raw + tile.raw_offset * width + lane.heads() * group.info.key_dim +
                     local * group.info.value_dim;
   view.raw_key_stride = view.raw_value_stride = width;
+  if (group.info.value_in_key) {
+    view.value_codec = view.key_codec;
+    view.value_offset = view.key_offset;
+    view.value_stride = view.key_stride;
+    view.raw_values = view.raw_keys;
+  }
   return view;
 }
 
-bool SequenceCache::scored() const {
-  return policy_ != nullptr && policy_->reducer() != ScoreReducer::kNone;
+bool SequenceCache::scored(int64_t group) const {
+  return at(group).governed && policy_->reducer() != ScoreReducer::kNone;
 }
 
 // Readers have buffers of their own: they run one after the other over a step's rows, so a shared
 // sum would depend on how the rows are cut into steps.
 float* SequenceCache::scores(int64_t id, int64_t head, int64_t reader, const QueryTile& tile) {
-  if (!scored()) return nullptr;
+  if (!scored(id)) return nullptr;
   Group& group = at(id);
   Lane& lane = group.lanes[static_cast<size_t>(head / group.lanes.front().heads())];
   const auto i = static_cast<size_t>(reader * lane.heads() + head - lane.head_begin);
@@ -274,15 +285,40 @@ void SequenceCache::drop(Group& group, Lane& lane, const std::vector<int64_t>& s
   release_pages(group, lane);
 }
 
+int64_t SequenceCache::page_bytes(const Group& group, const Lane& lane) const {
+  return kPageRows * lane.heads() * (group.key_bytes + group.value_bytes);
+}
+
 // Pages past the last encoded row go back.
 void SequenceCache::release_pages(const Group& group, Lane& lane) {
-  const int64_t bytes = kPageRows * lane.heads() * (group.key_bytes + group.value_bytes);
+  const int64_t bytes = page_bytes(group, lane);
   const int64_t pages = (lane.encoded + kPageRows - 1) / kPageRows;
   while (static_cast<int64_t>(lane.pages.size()) > pages) {
     give(lane.pages.back(), bytes);
     lane.pages.pop_back();
     lane.addresses.pop_back();
   }
+}
+
+// Rows in front that the next query, at `position`, and all later ones do not see. They are
+// encoded: they end at a multiple of kAttentionTile that is no larger than `position`.
+void SequenceCache::release_front(const Group& group, Lane& lane) {
+  static_assert(kAttentionTile % kPageRows == 0);
+  if (group.info.window == 0) return;
+  const int64_t unseen = std::max<int64_t>(0, group.position + 1 - group.info.window);
+  const int64_t gone = unseen / kAttentionTile * kAttentionTile - lane.front;
+  if (gone <= 0) return;
+  const int64_t pages = gone / kPageRows;
+  ASHLAR_CHECK_LE(gone, lane.encoded);
+  for (int64_t p = 0; p < pages; ++p) {
+    give(lane.pages[static_cast<size_t>(p)], page_bytes(group, lane));
+  }
+  lane.pages.erase(lane.pages.begin(), lane.pages.begin() + pages);
+  lane.addresses.erase(lane.addresses.begin(), lane.addresses.begin() + pages);
+  lane.positions.erase(lane.positions.begin(), lane.positions.begin() + gone);
+  lane.front += gone;
+  lane.encoded -= gone;
+  lane.encoded_before = lane.encoded;
 }
 
 int64_t SequenceCache::position(int64_t group) const { return at(group).position; }

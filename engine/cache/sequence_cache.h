@@ -20,11 +20,17 @@
 // reader has run (close), or, while the cache holds, for all groups together with `commit(n)`:
 // rows beyond the first n leave no trace, in pages, scores or positions. Policies see committed
 // rows only.
+//
+// Groups with a window are bounded by construction: once a step has ended, the rows that no later
+// query can see are released in units of kAttentionTile positions, so slot 0 always holds a
+// multiple of it and attention reduces in the same tiles as if nothing had been released. Policies
+// neither see nor score these groups.
 
 namespace ashlar {
 
 inline constexpr int64_t kPageRows = 16;  ///< P: rows per page and positions per encoding step
 
+/// Where the value lies in the key (latent attention) the key's codec stores both.
 struct CacheOptions {
   CodecKind key_codec = CodecKind::kF16;
   CodecKind value_codec = CodecKind::kF16;
@@ -43,7 +49,7 @@ class SequenceCache final : public KvStore {
   void append(int64_t group, const float* keys, const float* values, int64_t rows) override;
   void query_tiles(int64_t group, int64_t head, std::vector<QueryTile>& tiles) const override;
   KvHeadView view(int64_t group, int64_t head, const QueryTile& tile) const override;
-  bool scored() const override;
+  bool scored(int64_t group) const override;
   float* scores(int64_t group, int64_t head, int64_t reader, const QueryTile& tile) override;
 
   /// Whether the policy acts when steps end: false while a prompt is still being fed. All rows of a
@@ -83,6 +89,7 @@ class SequenceCache final : public KvStore {
     int64_t head_begin = 0, head_end = 0;
     std::vector<PageId> pages;
     std::vector<const std::byte*> addresses;
+    int64_t front = 0;  // position of slot 0 in a group with a window
     int64_t encoded = 0;
     std::vector<int32_t> positions;
     std::vector<std::vector<float>> scores;  // per (reader, head), per slot; empty if unscored
@@ -99,7 +106,8 @@ class SequenceCache final : public KvStore {
   struct Group {
     KvGroup info;
     bool cached = false;
-    int64_t key_bytes = 0, value_bytes = 0;  // of one encoded vector
+    bool governed = false;                   // policies act on it
+    int64_t key_bytes = 0, value_bytes = 0;  // of one encoded vector; no value bytes in the key
     int64_t position = 0;
     int64_t step_rows = 0;  // provisional rows
     int64_t last_rows = 0;  // those of the last append
@@ -116,6 +124,8 @@ class SequenceCache final : public KvStore {
   int64_t encoded_early(const Group& group, const Lane& lane) const;
   void encode(Group& group, Lane& lane, int64_t rows);
   void release_pages(const Group& group, Lane& lane);
+  void release_front(const Group& group, Lane& lane);
+  int64_t page_bytes(const Group& group, const Lane& lane) const;
   void drop(Group& group, Lane& lane, const std::vector<int64_t>& slots);
   void retire_encoded(Group& group);
   void unstage(const Group& group, Lane& lane);

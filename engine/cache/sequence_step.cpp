@@ -32,6 +32,7 @@ void SequenceCache::finish(Group& group) {
       lane.raw = 0;
     }
     unstage(group, lane);
+    release_front(group, lane);
   }
 }
 
@@ -74,8 +75,8 @@ void SequenceCache::apply_policy(const Policy& policy, std::span<SequenceCache* 
   const bool scored = policy.reducer() != ScoreReducer::kNone;
   std::deque<std::vector<float>> sums;  // of lanes with several heads; views point into it
   for (SequenceCache* cache : caches) {
-    if (cache->policy_.get() != &policy || !cache->acting_) continue;
     Group& group = cache->at(id);
+    if (cache->policy_.get() != &policy || !cache->acting_ || !group.governed) continue;
     for (Lane& lane : group.lanes) {
       LaneView view{id, group.position + group.step_rows - 1, lane.positions, {}};
       if (scored && lane.scores.size() == 1) view.scores = lane.scores[0];
@@ -84,6 +85,7 @@ void SequenceCache::apply_policy(const Policy& policy, std::span<SequenceCache* 
       owners.emplace_back(cache, &lane);
     }
   }
+  if (views.empty()) return;
   std::vector<LaneEdit> edits(views.size());
   policy.select(views, edits);
   for (size_t i = 0; i < edits.size(); ++i) {

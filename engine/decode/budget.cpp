@@ -1,5 +1,6 @@
 #include "engine/decode/budget.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -27,26 +28,51 @@ Amount parse_amount(const std::string& text) {
   return amount;
 }
 
-// Rows that `bytes` buy: each lane keeps one raw fp32 page, the rest holds encoded pages.
+// Bytes of one encoded row of all heads.
+int64_t row_bytes(const KvGroup& group, const CacheOptions& cache) {
+  int64_t vector = codec_vector_bytes(cache.key_codec, group.key_dim);
+  if (!group.value_in_key) vector += codec_vector_bytes(cache.value_codec, group.value_dim);
+  return group.heads * vector;
+}
+
+// The most pages a group with a window holds between steps: the rows a query sees, and in front of
+// them less than a tile that is released as a whole; rows of an incomplete page are raw.
+int64_t window_pages(const KvGroup& group, const ModelSpec& spec) {
+  const int64_t text = ceil_div(spec.context_length, group.entry_tokens) + 1;  // and a marker
+  return std::min(group.window - 1 + kAttentionTile - 1, text) / kPageRows;
+}
+
+// Rows that `bytes` buy: each lane keeps one raw fp32 page, the rest holds encoded pages. Groups
+// with a window take what they need first.
 int64_t rows_for_bytes(double bytes, const std::string& text, const ModelSpec& spec,
                        const CacheOptions& cache) {
-  int64_t page = 0, raw = 0;
+  int64_t page = 0, raw = 0, windows = 0;
   for (const KvGroup& group : kv_groups(spec)) {
     if (group.lifetime != KvLifetime::kSequence) continue;
-    page += kPageRows * group.heads *
-            (codec_vector_bytes(cache.key_codec, group.key_dim) +
-             codec_vector_bytes(cache.value_codec, group.value_dim));
-    raw += kPageRows * group.heads * 4 * (group.key_dim + group.value_dim);
+    raw += kPageRows * group.heads * 4 * group.entry_width();
+    const int64_t own = kPageRows * row_bytes(group, cache);
+    if (group.window > 0) {
+      windows += window_pages(group, spec) * own;
+    } else {
+      page += own;
+    }
   }
   // Rows come in as raw ones and leave holes, so one page may be open beside the full ones.
-  const double pages = std::floor((bytes - static_cast<double>(raw)) / static_cast<double>(page));
-  require(
-      pages >= 1, ErrorCode::kRequest,
-      "--kv-budget {}: smaller than one raw and one encoded page of every KV group, which are {} "
-      "bytes",
-      text, raw + page);
+  const double pages =
+      std::floor((bytes - static_cast<double>(raw + windows)) / static_cast<double>(page));
+  require(pages >= 1, ErrorCode::kRequest,
+          "--kv-budget {}: smaller than one raw and one encoded page of every KV group and the "
+          "windows, which are {} bytes",
+          text, raw + windows + page);
   require(pages < 1e12, ErrorCode::kRequest, "--kv-budget {}: larger than any cache", text);
   return static_cast<int64_t>(pages) * kPageRows;
+}
+
+bool governs_something(const ModelSpec& spec) {
+  for (const KvGroup& group : kv_groups(spec)) {
+    if (group.lifetime == KvLifetime::kSequence && group.window == 0) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -66,9 +92,7 @@ double cache_bytes_per_token(const ModelSpec& spec, const CacheOptions& cache) {
   double total = 0;
   for (const KvGroup& group : kv_groups(spec)) {
     if (group.lifetime != KvLifetime::kSequence) continue;
-    const int64_t row = group.heads * (codec_vector_bytes(cache.key_codec, group.key_dim) +
-                                       codec_vector_bytes(cache.value_codec, group.value_dim));
-    total += static_cast<double>(row) / static_cast<double>(group.entry_tokens);
+    total += static_cast<double>(row_bytes(group, cache)) / static_cast<double>(group.entry_tokens);
   }
   return total;
 }
@@ -90,6 +114,11 @@ PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
   }
   require(!request.budget.empty(), ErrorCode::kRequest, "--kv-policy {}: needs a --kv-budget",
           request.policy);
+  require(
+      governs_something(spec), ErrorCode::kRequest,
+      "--kv-policy {}: every layer of this model has a window, which bounds its cache: there is "
+      "nothing to evict",
+      request.policy);
   const Amount amount = parse_amount(request.budget);
   if (amount.unit.empty() || amount.unit == "%") {
     const double tokens =

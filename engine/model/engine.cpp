@@ -2,10 +2,32 @@
 
 #include <algorithm>
 
+#include "core/base/checked.h"
 #include "core/base/error.h"
 #include "kernels/elementwise.h"
 
 namespace ashlar {
+
+namespace {
+
+// The block encoder caches nothing between steps: one group per layer for the rows of a block.
+std::vector<KvGroup> encoder_groups(const StackSpec& stack, int64_t index) {
+  std::vector<KvGroup> groups;
+  for (size_t l = 0; l < stack.layers.size(); ++l) {
+    const AttentionSpec& a = stack.layers[l].attention;
+    KvGroup group;
+    group.id = group.owner = static_cast<int64_t>(l);
+    group.stack = index;
+    group.readers = {group.owner};
+    group.lifetime = KvLifetime::kBlock;
+    group.heads = a.kv_heads;
+    group.key_dim = group.value_dim = a.head_dim;
+    groups.push_back(group);
+  }
+  return groups;
+}
+
+}  // namespace
 
 int64_t Sequence::kv_bytes() const {
   return cache_.bytes() + (local_ != nullptr ? local_->bytes() : 0);
@@ -21,9 +43,19 @@ Engine::Engine(const ModelData& model, const EngineOptions& options)
   require(options.chunk_tokens >= 1, ErrorCode::kRequest, "chunk of {} tokens",
           options.chunk_tokens);
   validate(model, "model");
-  require_basic(spec_, "engine");
   for (size_t s = 0; s < spec_.stacks.size(); ++s) {
-    group_of_layer_.push_back(ashlar::group_of_layer(spec_, static_cast<int64_t>(s)));
+    const StackSpec& stack = spec_.stacks[s];
+    const auto index = static_cast<int64_t>(s);
+    if (stack.role == StackRole::kEncoder) {
+      encoder_groups_ = encoder_groups(stack, index);
+      group_of_layer_.emplace_back();
+      for (const KvGroup& group : encoder_groups_) group_of_layer_.back().push_back(group.id);
+      continue;
+    }
+    group_of_layer_.push_back(ashlar::group_of_layer(spec_, index));
+    if (spec_.has_cross_attention(stack)) {
+      cross_group_of_layer_ = ashlar::group_of_layer(spec_, index, KvKind::kCross);
+    }
   }
   weights_ = std::make_unique<WeightStore>(model, options.activation, *memory_);
   arena_ = std::make_unique<Arena>(*memory_);
@@ -84,6 +116,18 @@ void Engine::feed(std::span<const StepItem> items) {
   }
 }
 
+StackModel Engine::stack_model(size_t stack) const {
+  const StackSpec& spec = spec_.stacks[stack];
+  const bool encoder = spec.role == StackRole::kEncoder;
+  StackModel model{spec,
+                   weights_->stacks()[stack],
+                   encoder ? encoder_groups_ : groups_,
+                   group_of_layer_[stack],
+                   {}};
+  if (spec_.has_cross_attention(spec)) model.cross_group = cross_group_of_layer_;
+  return model;
+}
+
 CloseGroup Engine::closer(std::span<SequenceCache* const> caches) const {
   return [caches](int64_t group) { SequenceCache::close(caches, group); };
 }
@@ -94,12 +138,23 @@ void Engine::head_rows(const float* x, std::span<const int64_t> rows,
   const StackSpec& stack = spec_.token_stack();
   const auto count = static_cast<int64_t>(rows.size());
   head_in_.resize(static_cast<size_t>(count * stack.d_model));
-  pool_->parallel_for(count, [&](int64_t i, int) {
-    rms_norm(x + rows[static_cast<size_t>(i)] * stack.d_model, weights_->stacks().back().final_norm,
-             stack.final_norm.eps, stack.d_model, head_in_.data() + i * stack.d_model);
-  });
+  for (int64_t i = 0; i < count; ++i) {
+    std::copy_n(x + rows[static_cast<size_t>(i)] * stack.d_model, stack.d_model,
+                head_in_.data() + i * stack.d_model);
+  }
+  const StackWeights& weights = weights_->stacks()[spec_.block ? 1 : 0];
+  norm_rows(head_in_.data(), weights.final_norm, stack.final_norm, count, stack.d_model,
+            head_in_.data(), *pool_);
   head_out_.resize(static_cast<size_t>(count * spec_.vocab_size));
   apply_linear(weights_->head(), head_in_.data(), count, head_out_.data(), work_, *pool_);
+  if (spec_.logit_softcap > 0) {
+    constexpr int64_t kPiece = 4096;
+    const int64_t all = count * spec_.vocab_size;
+    pool_->parallel_for(ceil_div(all, kPiece), [&](int64_t i, int) {
+      softcap(head_out_.data() + i * kPiece, std::min(kPiece, all - i * kPiece),
+              spec_.logit_softcap);
+    });
+  }
   for (int64_t i = 0; i < count; ++i) {
     std::copy_n(head_out_.data() + i * spec_.vocab_size, spec_.vocab_size,
                 outs[static_cast<size_t>(i)]);
@@ -126,8 +181,7 @@ void Engine::step_decoder(std::span<const Piece> pieces) {
       x += stack.d_model;
     }
   }
-  run_stack(stack, weights, groups_, group_of_layer_[0], items, stream_.data(), rows, work_, *pool_,
-            closer(caches));
+  run_stack(stack_model(0), items, stream_.data(), rows, work_, *pool_, closer(caches));
   std::vector<int64_t> head;
   std::vector<float*> outs;
   for (size_t i = 0; i < pieces.size(); ++i) {

@@ -22,6 +22,15 @@ struct EngineOptions {
       512;  ///< longest piece of a prompt one step processes; never changes results
 };
 
+/// The block that a Block Transformer's token decoder is in.
+struct LocalBlock {
+  LocalBlock(std::span<const KvGroup> groups, int64_t capacity) : kv(groups, capacity) {}
+  int64_t bytes() const { return kv.bytes() + static_cast<int64_t>(4 * context.size()); }
+
+  BlockKv kv;
+  std::vector<float> context;  ///< summation: [L_B, d_local], added to the block's rows
+};
+
 /// The state of one text being decoded: its caches and, for a Block Transformer, the block under
 /// way.
 class Sequence {
@@ -44,8 +53,8 @@ class Sequence {
   bool marker_ = false;             // the start marker is still to be fed
   std::vector<float> next_logits_;  // after the last token, [vocab]
   // Block Transformer only.
-  std::vector<int32_t> pending_;    // tokens of the block under way, fewer than L_B
-  std::unique_ptr<BlockKv> local_;  // local cache of the block under way
+  std::vector<int32_t> pending_;       // tokens of the block under way, fewer than L_B
+  std::unique_ptr<LocalBlock> local_;  // the block under way
 };
 
 /// What one sequence does in a step.
@@ -99,23 +108,33 @@ class Engine {
   void check(const StepItem& item) const;
   void step_decoder(std::span<const Piece> pieces);
   void step_block(std::span<const Piece> pieces);
+  StackModel stack_model(size_t stack) const;
+  void embed_blocks(std::span<const int32_t> tokens, int64_t rows, float* x);
+  void look_up(std::span<const int32_t> tokens, float* out) const;
+  const float* encode_blocks(std::span<const int32_t> tokens, int64_t rows);
   std::vector<float> run_global(std::span<const Piece> pieces, std::vector<int64_t>& first_block);
   void settle(SequenceCache& cache);
   std::vector<BlockJob> plan_local(std::span<const Piece> pieces,
                                    std::span<const int64_t> first_block);
-  void run_local(std::vector<BlockJob>& jobs, std::span<const float> contexts);
+  void run_local(std::vector<BlockJob>& jobs, std::span<const float> states);
+  std::vector<float> expand(const std::vector<BlockJob>& jobs, std::span<const float> states);
+  int64_t fill_local(std::vector<BlockJob>& jobs, std::span<const float> contexts,
+                     std::vector<StackItem>& items);
   void head_rows(const float* x, std::span<const int64_t> rows, std::span<float* const> outs);
   CloseGroup closer(std::span<SequenceCache* const> caches) const;
 
   ModelSpec spec_;
   std::vector<KvGroup> groups_;
+  std::vector<KvGroup> encoder_groups_;               // of the block encoder's layers
   std::vector<std::vector<int64_t>> group_of_layer_;  // per stack
+  std::vector<int64_t> cross_group_of_layer_;         // of the token decoder; empty without
   EngineOptions options_;
   int32_t start_token_;
   std::unique_ptr<MemoryProvider> memory_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<WeightStore> weights_;
   std::unique_ptr<Arena> arena_;
+  std::vector<std::unique_ptr<BlockKv>> encoder_kv_;  // one per block of a step
   Workspace work_;
   std::vector<float> stream_, head_in_, head_out_;
 };

@@ -1,8 +1,9 @@
 // Decoding a Block Transformer (arXiv 2406.02657 §2; docs/architecture.md).
 // The global stack sees one row per full block, a block of start tokens first. The block under way
-// is decoded by the local stack from [prefix made from the last full block's state, its tokens so
-// far]; its L_B-th token is never fed there: what follows it is predicted by the next block's
-// prefix.
+// is decoded by the local stack from the context made from the last full block's state and its
+// tokens so far: [prefix, tokens], or [start token, tokens] with the context added to the rows or
+// read by cross-attention. Its L_B-th token is never fed there: what follows it is predicted by the
+// next block's first rows.
 
 #include <algorithm>
 
@@ -12,22 +13,24 @@
 
 namespace ashlar {
 
-// What the local stack runs for one block in this step: a fresh prefix, if context >= 0, then
-// tokens.
+// What the local stack runs for one block in this step: the front of a fresh block (its prefix, or
+// the start token), if context >= 0, then tokens.
 struct Engine::BlockJob {
-  BlockKv* kv = nullptr;
-  std::unique_ptr<BlockKv> owned;  // for blocks that are complete after this step
-  int64_t context = -1;            // row of the global output its prefix is made from
+  LocalBlock* block = nullptr;
+  std::unique_ptr<LocalBlock> owned;  // for blocks that are complete after this step
+  int64_t context = -1;               // row of the global output its context is made from
   std::vector<int32_t> tokens;
-  int64_t prefix_rows = 0;
+  int64_t front_rows = 0;
   std::vector<std::pair<int64_t, float*>> logits;  // (row of this job, destination)
+
+  int64_t rows() const { return front_rows + static_cast<int64_t>(tokens.size()); }
 };
 
 void Engine::step_block(std::span<const Piece> pieces) {
   std::vector<int64_t> first_block;
-  const std::vector<float> contexts = run_global(pieces, first_block);
+  const std::vector<float> states = run_global(pieces, first_block);
   std::vector<BlockJob> jobs = plan_local(pieces, first_block);
-  run_local(jobs, contexts);
+  run_local(jobs, states);
 }
 
 // Runs the global stack over every block the pieces complete; returns its normalised states, one
@@ -36,7 +39,7 @@ std::vector<float> Engine::run_global(std::span<const Piece> pieces,
                                       std::vector<int64_t>& first_block) {
   const StackSpec& stack = spec_.stacks[0];
   const StackWeights& weights = weights_->stacks()[0];
-  const int64_t length = spec_.block->length, width = stack.d_model / length;
+  const int64_t length = spec_.block->length;
   std::vector<StackItem> items;
   std::vector<SequenceCache*> caches;
   std::vector<int32_t> tokens;
@@ -60,18 +63,8 @@ std::vector<float> Engine::run_global(std::span<const Piece> pieces,
   }
   std::vector<float> x(static_cast<size_t>(rows * stack.d_model));
   if (rows == 0) return x;
-  std::vector<float> scratch(static_cast<size_t>(stack.d_model));
-  for (int64_t r = 0; r < rows; ++r) {
-    float* row = x.data() + r * stack.d_model;
-    for (int64_t s = 0; s < length; ++s) {
-      weights.embedding.row(tokens[static_cast<size_t>(r * length + s)], row + s * width);
-    }
-    if (weights.slots_plan.n != 0) {
-      hadamard_apply_strided(weights.slots_plan, row, width, scratch.data());
-    }
-  }
-  run_stack(stack, weights, groups_, group_of_layer_[0], items, x.data(), rows, work_, *pool_,
-            closer(caches));
+  embed_blocks(tokens, rows, x.data());
+  run_stack(stack_model(0), items, x.data(), rows, work_, *pool_, closer(caches));
   norm_rows(x.data(), weights.final_norm, stack.final_norm, rows, stack.d_model, x.data(), *pool_);
   return x;
 }
@@ -88,7 +81,9 @@ void Engine::settle(SequenceCache& cache) {
 // the tokens touch when their logits are wanted.
 std::vector<Engine::BlockJob> Engine::plan_local(std::span<const Piece> pieces,
                                                  std::span<const int64_t> first_block) {
-  const int64_t length = spec_.block->length, prefix = spec_.block->prefix_length;
+  const BlockSpec& block = *spec_.block;
+  const int64_t length = block.length;
+  const int64_t front = block.context == ContextKind::kPrefix ? block.prefix_length : 1;
   std::vector<BlockJob> jobs;
   for (size_t i = 0; i < pieces.size(); ++i) {
     const Piece& piece = pieces[i];
@@ -107,35 +102,35 @@ std::vector<Engine::BlockJob> Engine::plan_local(std::span<const Piece> pieces,
         // Block b's context is the block before it; a new text's start block has row
         // first_block[i].
         job.context = first_block[i] + b - (fresh ? 0 : 1);
-        job.prefix_rows = prefix;
+        job.front_rows = front;
       }
       const int64_t begin = b * length + (continues ? before : 0);
       const int64_t end = under_way ? total : (b + 1) * length - 1;
       if (begin < end) job.tokens.assign(text.begin() + begin, text.begin() + end);
       if (continues && under_way) {
-        job.kv = sequence.local_.get();
+        job.block = sequence.local_.get();
       } else if (continues) {
         job.owned = std::move(sequence.local_);
-        job.kv = job.owned.get();
+        job.block = job.owned.get();
       } else {
-        auto kv = std::make_unique<BlockKv>(groups_, prefix + length - 1);
-        job.kv = kv.get();
-        (under_way ? sequence.local_ : job.owned) = std::move(kv);
+        auto fresh_block = std::make_unique<LocalBlock>(groups_, block.local_positions());
+        job.block = fresh_block.get();
+        (under_way ? sequence.local_ : job.owned) = std::move(fresh_block);
       }
-      // Logits after token t−1 come from this block for t = b·L_B … : row P−1 for the first.
+      // Logits after token t−1 come from this block for t = b·L_B … : the last front row
+      // for the first.
       if (piece.all_logits != nullptr) {
         const int64_t last = under_way ? total : (b + 1) * length - 1;
         for (int64_t t = std::max(b * length, before + 1); t <= last; ++t) {
-          const int64_t row = job.prefix_rows + (t - begin) - 1;
+          const int64_t row = job.front_rows + (t - begin) - 1;
           job.logits.emplace_back(row, piece.all_logits + (t - 1 - before) * spec_.vocab_size);
         }
       }
-      const int64_t job_rows = job.prefix_rows + static_cast<int64_t>(job.tokens.size());
-      if (under_way && piece.last && job_rows > 0) {
+      if (under_way && piece.last && job.rows() > 0) {
         sequence.next_logits_.resize(static_cast<size_t>(spec_.vocab_size));
-        job.logits.emplace_back(job_rows - 1, sequence.next_logits_.data());
+        job.logits.emplace_back(job.rows() - 1, sequence.next_logits_.data());
       }
-      if (job_rows > 0) jobs.push_back(std::move(job));
+      if (job.rows() > 0) jobs.push_back(std::move(job));
     }
     sequence.length_ += static_cast<int64_t>(piece.tokens.size());
     sequence.pending_.assign(text.begin() + full * length, text.end());
@@ -143,43 +138,75 @@ std::vector<Engine::BlockJob> Engine::plan_local(std::span<const Piece> pieces,
   return jobs;
 }
 
-void Engine::run_local(std::vector<BlockJob>& jobs, std::span<const float> contexts) {
-  const StackSpec& stack = spec_.stacks[1];
-  const StackWeights& weights = weights_->stacks()[1];
+// The context rows of all fresh blocks in one product, [fresh, context_rows, d_local].
+std::vector<float> Engine::expand(const std::vector<BlockJob>& jobs,
+                                  std::span<const float> states) {
   const int64_t global_width = spec_.stacks[0].d_model;
-  const int64_t prefix_width = spec_.block->prefix_length * stack.d_model;
-  // Prefixes of all fresh blocks in one product.
-  std::vector<float> states;
+  std::vector<float> fresh;
   for (const BlockJob& job : jobs) {
     if (job.context < 0) continue;
-    const float* state = contexts.data() + job.context * global_width;
-    states.insert(states.end(), state, state + global_width);
+    const float* state = states.data() + job.context * global_width;
+    fresh.insert(fresh.end(), state, state + global_width);
   }
-  const int64_t fresh = static_cast<int64_t>(states.size()) / global_width;
-  std::vector<float> prefixes(static_cast<size_t>(fresh * prefix_width));
-  if (fresh > 0) {
-    apply_linear(*weights_->expansion(), states.data(), fresh, prefixes.data(), work_, *pool_);
+  const int64_t count = static_cast<int64_t>(fresh.size()) / global_width;
+  const int64_t width = spec_.block->context_rows() * spec_.stacks[1].d_model;
+  std::vector<float> contexts(static_cast<size_t>(count * width));
+  if (count > 0) {
+    apply_linear(*weights_->expansion(), fresh.data(), count, contexts.data(), work_, *pool_);
   }
+  return contexts;
+}
+
+// The rows of all jobs in stream_; hands each fresh block its context. Returns the number of rows.
+int64_t Engine::fill_local(std::vector<BlockJob>& jobs, std::span<const float> contexts,
+                           std::vector<StackItem>& items) {
+  const ContextKind kind = spec_.block->context;
+  const int64_t d = spec_.stacks[1].d_model, context_rows = spec_.block->context_rows();
+  const Table& table = weights_->stacks()[1].embedding;
+  std::vector<KvStore*> fresh;
   stream_.clear();
-  std::vector<StackItem> items;
-  int64_t rows = 0, used = 0;
-  for (const BlockJob& job : jobs) {
-    const int64_t n = job.prefix_rows + static_cast<int64_t>(job.tokens.size());
-    items.push_back({job.kv, rows, n, job.kv->rows()});
-    stream_.resize(static_cast<size_t>((rows + n) * stack.d_model));
-    float* x = stream_.data() + rows * stack.d_model;
+  int64_t rows = 0;
+  const float* context = contexts.data();
+  for (BlockJob& job : jobs) {
+    const int64_t first = job.block->kv.rows(), n = job.rows();
+    items.push_back({&job.block->kv, rows, n, first});
+    stream_.resize(static_cast<size_t>((rows + n) * d));
+    float* const begin = stream_.data() + rows * d;
+    float* x = begin;
     if (job.context >= 0) {
-      x = std::copy_n(prefixes.data() + used++ * prefix_width, prefix_width, x);
+      if (kind == ContextKind::kPrefix) {
+        std::copy_n(context, context_rows * d, x);
+      } else {
+        table.row(start_token_, x);
+      }
+      if (kind == ContextKind::kSummation) {
+        job.block->context.assign(context, context + context_rows * d);
+      }
+      fresh.push_back(&job.block->kv);
+      context += context_rows * d;
+      x += job.front_rows * d;
     }
     for (int32_t token : job.tokens) {
-      weights.embedding.row(token, x);
-      x += stack.d_model;
+      table.row(token, x);
+      x += d;
+    }
+    if (kind == ContextKind::kSummation) {
+      add_inplace(begin, job.block->context.data() + first * d, n * d);
     }
     rows += n;
   }
+  if (kind == ContextKind::kCrossAttention) {
+    append_contexts(stack_model(1), fresh, contexts.data(), context_rows, work_, *pool_);
+  }
+  return rows;
+}
+
+void Engine::run_local(std::vector<BlockJob>& jobs, std::span<const float> states) {
+  const std::vector<float> contexts = expand(jobs, states);
+  std::vector<StackItem> items;
+  const int64_t rows = fill_local(jobs, contexts, items);
   if (rows == 0) return;
-  run_stack(stack, weights, groups_, group_of_layer_[1], items, stream_.data(), rows, work_, *pool_,
-            [](int64_t) {});
+  run_stack(stack_model(1), items, stream_.data(), rows, work_, *pool_, [](int64_t) {});
   std::vector<int64_t> head;
   std::vector<float*> outs;
   for (size_t i = 0; i < jobs.size(); ++i) {

@@ -7,6 +7,7 @@
 #include "core/base/threads.h"
 #include "engine/cache/kv_store.h"
 #include "engine/model/weights.h"
+#include "models/spec/spec.h"
 
 namespace ashlar {
 
@@ -19,29 +20,54 @@ struct StackItem {
   int64_t position = 0;
 };
 
+/// One run of query rows against one cached head.
+struct AttentionJob {
+  const StackItem* item = nullptr;
+  int64_t head = 0;
+  QueryTile tile;
+};
+
 /// Buffers of a step, kept between steps so that steady decoding allocates nothing.
 struct Workspace {
-  std::vector<float> norm, query, key, value, attention, gate, up, out;
+  std::vector<float> norm, before, query, key, value, attention, gate, up, out;
+  std::vector<float> low_rank, absorbed, mixed;  // latent attention
   std::vector<float> rope_cos, rope_sin, rotate;
   std::vector<std::byte> linear_scratch;
-  std::vector<std::vector<std::byte>> attention_scratch;  // per thread
+  std::vector<std::vector<std::byte>> attention_scratch, head_scratch;  // per thread
+  std::vector<QueryTile> tiles;
+  std::vector<AttentionJob> jobs;
+  std::vector<size_t> chains;  // where each run of jobs of one thread begins, and the end
+  ThreadPool serial{1};        // runs what is one thread's share of a loop
+};
+
+/// A stack with its weights and the KvGroups its layers read.
+struct StackModel {
+  const StackSpec& spec;
+  const StackWeights& weights;
+  std::span<const KvGroup> groups;       ///< by id
+  std::span<const int64_t> group;        ///< per layer: of its self-attention
+  std::span<const int64_t> cross_group;  ///< per layer, empty without cross-attention
 };
 
 /// Called when the last reader of a group has run for all items.
 using CloseGroup = std::function<void(int64_t group)>;
 
-/// Runs every layer of `stack` on x [rows, d_model] in place (the residual stream, final norm
-/// not applied). `groups` are kv_groups(spec), `group_of_layer` the group each layer reads.
-void run_stack(const StackSpec& stack, const StackWeights& weights, std::span<const KvGroup> groups,
-               std::span<const int64_t> group_of_layer, std::span<const StackItem> items, float* x,
-               int64_t rows, Workspace& work, ThreadPool& pool, const CloseGroup& close);
+/// Runs every layer on x [rows, d_model] in place (the residual stream, final norm not applied).
+/// The contexts of cross-attention must have been appended (append_contexts).
+void run_stack(const StackModel& stack, std::span<const StackItem> items, float* x, int64_t rows,
+               Workspace& work, ThreadPool& pool, const CloseGroup& close);
+
+/// Cross-attention keys and values of the blocks `stores`, from their context rows [stores, rows,
+/// d_model], for every layer. They serve the block until it ends.
+void append_contexts(const StackModel& stack, std::span<KvStore* const> stores,
+                     const float* context, int64_t rows, Workspace& work, ThreadPool& pool);
 
 /// y = linear(x), with scratch from `work`.
 void apply_linear(const Linear& linear, const float* x, int64_t rows, float* y, Workspace& work,
                   ThreadPool& pool);
 
-/// y[r] = RMSNorm(x[r])·gain for every row; y may be x.
-void norm_rows(const float* x, const float* gain, const NormSpec& norm, int64_t rows, int64_t width,
-               float* y, ThreadPool& pool);
+/// y[r] = norm(x[r]) for every row; y may be x.
+void norm_rows(const float* x, const NormWeights& weights, const NormSpec& norm, int64_t rows,
+               int64_t width, float* y, ThreadPool& pool);
 
 }  // namespace ashlar

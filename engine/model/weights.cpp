@@ -42,19 +42,24 @@ WeightStore::WeightStore(const ModelData& model, ActivationKind activation,
   const ModelSpec& spec = model.spec;
   for (size_t s = 0; s < spec.stacks.size(); ++s) {
     const StackSpec& stack = spec.stacks[s];
-    StackWeights weights;
-    const bool global = stack.role == StackRole::kGlobal;
-    weights.embedding = load_table(model.tensor(parameter_name(
-        stack, global ? ParameterRole::kBlockEmbedding : ParameterRole::kEmbedding)));
-    for (size_t l = 0; l < stack.layers.size(); ++l) {
-      weights.layers.push_back(load_layer(model, static_cast<int64_t>(s), static_cast<int64_t>(l)));
+    StackWeights weights = load_stack(model, stack);
+    if (!model.rotation.stacks.empty()) {
+      const StackRotation& rotation = model.rotation.stacks[s];
+      require(!rotation.slots || spec.block->embedder == EmbedderKind::kLookup, ErrorCode::kData,
+              "rotation: 'slots' belongs to the lookup embedder");
+      if (rotation.slots) weights.slots_plan = hadamard_plan(spec.block->length);
+      for (size_t l = 0; l < stack.layers.size(); ++l) {
+        LayerWeights& w = weights.layers[l];
+        const LayerSpec& layer = stack.layers[l];
+        require(!rotation.keys || !layer.attention.latent(), ErrorCode::kData,
+                "rotation: {} layer {} has latent attention, whose keys have no rotation of heads",
+                stack_name(stack.role), l);
+        if (rotation.keys) w.keys_plan = hadamard_plan(layer.attention.head_dim);
+        if (rotation.heads) w.heads_plan = hadamard_plan(layer.attention.heads);
+        if (rotation.down) w.down_plan = hadamard_plan(layer.ffn.d_ff);
+      }
     }
-    weights.final_norm =
-        load_vector(model.tensor(parameter_name(stack, ParameterRole::kFinalNorm)));
-    if (!model.rotation.stacks.empty() && model.rotation.stacks[s].slots) {
-      weights.slots_plan = hadamard_plan(spec.block->length);
-    }
-    if (global) {
+    if (stack.role == StackRole::kGlobal) {
       expansion_ = load_linear(model.tensor(parameter_name(stack, ParameterRole::kExpansion)));
       expansion_->bias =
           load_vector(model.tensor(parameter_name(stack, ParameterRole::kExpansionBias)));
@@ -130,35 +135,116 @@ Linear WeightStore::load_linear(const WeightTensor& tensor) {
   return linear;
 }
 
-LayerWeights WeightStore::load_layer(const ModelData& model, int64_t stack_index, int64_t index) {
+// [heads·n, in] cut into heads maps of n outputs, or of `in` outputs if transposed.
+std::vector<Linear> WeightStore::load_heads(const WeightTensor& tensor, int64_t heads,
+                                            bool transpose) {
+  const std::vector<float> values = to_floats(tensor);
+  const auto* dense = std::get_if<DenseTensor>(&tensor.value);
+  const DType dtype = dense != nullptr ? dense->dtype : DType::kF32;
+  const int64_t rows = tensor.shape[0] / heads, in = tensor.shape[1];
+  std::vector<Linear> out;
+  std::vector<float> piece(static_cast<size_t>(rows * in));
+  for (int64_t h = 0; h < heads; ++h) {
+    const float* head = values.data() + h * rows * in;
+    for (int64_t i = 0; i < rows * in; ++i) {
+      piece[static_cast<size_t>(transpose ? i % in * rows + i / in : i)] = head[i];
+    }
+    const std::vector<int64_t> shape =
+        transpose ? std::vector<int64_t>{in, rows} : std::vector<int64_t>{rows, in};
+    out.push_back(load_linear(make_dense(tensor.name, shape, piece, dtype)));
+  }
+  return out;
+}
+
+namespace {
+
+/// Finds the tensors of one layer, or of a stack outside its layers.
+struct Finder {
+  const ModelData& model;
+  const StackSpec& stack;
+  int64_t layer = -1;
+
+  /// Null when the model has no such tensor; validate() has checked that none is missing.
+  const WeightTensor* find(ParameterRole role) const {
+    const auto it = model.tensors.find(parameter_name(stack, role, layer));
+    return it == model.tensors.end() ? nullptr : &it->second;
+  }
+};
+
+}  // namespace
+
+StackWeights WeightStore::load_stack(const ModelData& model, const StackSpec& stack) {
   using Role = ParameterRole;
-  const StackSpec& stack = model.spec.stacks[static_cast<size_t>(stack_index)];
-  const LayerSpec& layer = stack.layers[static_cast<size_t>(index)];
-  const auto vector = [&](Role role) {
-    return load_vector(model.tensor(parameter_name(stack, role, index)));
+  const Finder finder{model, stack, -1};
+  StackWeights w;
+  const auto table = [&](Role role) {
+    const WeightTensor* t = finder.find(role);
+    return t == nullptr ? Table{} : load_table(*t);
   };
+  w.embedding = table(stack.role == StackRole::kGlobal ? Role::kBlockEmbedding : Role::kEmbedding);
+  w.positions = table(Role::kPositions);
+  w.cls_tokens = table(Role::kClsTokens);
+  if (const WeightTensor* projection = finder.find(Role::kProjection)) {
+    w.projection = load_linear(*projection);
+    w.projection.bias = load_vector(*finder.find(Role::kProjectionBias));
+  }
+  for (size_t l = 0; l < stack.layers.size(); ++l) {
+    w.layers.push_back(load_layer(model, stack, static_cast<int64_t>(l)));
+  }
+  w.final_norm.gain = load_vector(*finder.find(Role::kFinalNorm));
+  if (const WeightTensor* bias = finder.find(Role::kFinalNormBias)) {
+    w.final_norm.bias = load_vector(*bias);
+  }
+  return w;
+}
+
+LayerWeights WeightStore::load_layer(const ModelData& model, const StackSpec& stack,
+                                     int64_t index) {
+  using Role = ParameterRole;
+  const LayerSpec& layer = stack.layers[static_cast<size_t>(index)];
+  const Finder finder{model, stack, index};
+  const auto vector = [&](Role role) {
+    const WeightTensor* t = finder.find(role);
+    return t == nullptr ? nullptr : load_vector(*t);
+  };
+  const auto norm = [&](Role gain, Role bias) { return NormWeights{vector(gain), vector(bias)}; };
   const auto linear = [&](Role role) {
-    return load_linear(model.tensor(parameter_name(stack, role, index)));
+    const WeightTensor* t = finder.find(role);
+    return t == nullptr ? Linear{} : load_linear(*t);
+  };
+  const auto biased = [&](Role role, Role bias) {
+    Linear out = linear(role);
+    out.bias = vector(bias);
+    return out;
   };
   LayerWeights w;
-  w.attention_norm = vector(Role::kAttentionNorm);
-  w.ffn_norm = vector(Role::kFfnNorm);
-  w.query = linear(Role::kQuery);
-  if (layer.kv_owner == index) {
-    if (layer.attention.separate_kv_norm) w.kv_norm = vector(Role::kKvNorm);
-    w.key = linear(Role::kKey);
-    w.value = linear(Role::kValue);
+  w.attention_norm = norm(Role::kAttentionNorm, Role::kAttentionNormBias);
+  w.kv_norm = norm(Role::kKvNorm, Role::kKvNormBias);
+  w.cross_norm = norm(Role::kCrossNorm, Role::kCrossNormBias);
+  w.ffn_norm = norm(Role::kFfnNorm, Role::kFfnNormBias);
+  w.query = biased(Role::kQuery, Role::kQueryBias);
+  w.key = biased(Role::kKey, Role::kKeyBias);
+  w.value = biased(Role::kValue, Role::kValueBias);
+  w.attention_out = biased(Role::kAttentionOut, Role::kAttentionOutBias);
+  w.query_norm = vector(Role::kQueryNorm);
+  w.key_norm = vector(Role::kKeyNorm);
+  w.sinks = vector(Role::kSinks);
+  w.query_down = linear(Role::kQueryDown);
+  w.query_down_norm = vector(Role::kQueryDownNorm);
+  w.latent = linear(Role::kLatent);
+  w.latent_norm = vector(Role::kLatentNorm);
+  if (layer.attention.latent() && layer.kv_owner == index) {
+    w.key_up = load_heads(*finder.find(Role::kKeyUp), layer.attention.heads, true);
+    w.value_up = load_heads(*finder.find(Role::kValueUp), layer.attention.heads, false);
   }
-  w.attention_out = linear(Role::kAttentionOut);
-  w.gate = linear(Role::kGate);
-  w.up = linear(Role::kUp);
-  w.down = linear(Role::kDown);
-  if (!model.rotation.stacks.empty()) {
-    const StackRotation& rotation = model.rotation.stacks[static_cast<size_t>(stack_index)];
-    if (rotation.keys) w.keys_plan = hadamard_plan(layer.attention.head_dim);
-    if (rotation.heads) w.heads_plan = hadamard_plan(layer.attention.heads);
-    if (rotation.down) w.down_plan = hadamard_plan(layer.ffn.d_ff);
-  }
+  w.cross_query = biased(Role::kCrossQuery, Role::kCrossQueryBias);
+  w.cross_key = biased(Role::kCrossKey, Role::kCrossKeyBias);
+  w.cross_value = biased(Role::kCrossValue, Role::kCrossValueBias);
+  w.cross_out = biased(Role::kCrossOut, Role::kCrossOutBias);
+  w.gate = biased(Role::kGate, Role::kGateBias);
+  w.up = biased(Role::kUp, Role::kUpBias);
+  w.down = biased(Role::kDown, Role::kDownBias);
+  w.rope = rope_frequencies(layer.attention.rope);
   return w;
 }
 

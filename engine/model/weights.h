@@ -7,6 +7,7 @@
 #include "engine/cache/memory.h"
 #include "kernels/hadamard.h"
 #include "kernels/linear.h"
+#include "models/spec/rope.h"
 #include "package/format/model_data.h"
 
 namespace ashlar {
@@ -27,18 +28,41 @@ struct Table {
   void row(int64_t index, float* out) const;
 };
 
+/// Gain and, for LayerNorm, bias (null: none).
+struct NormWeights {
+  const float* gain = nullptr;
+  const float* bias = nullptr;
+};
+
+/// Weights of one layer; what its variant lacks is null or empty. K/V projections and the latent's
+/// up-projections are those of owner layers only.
 struct LayerWeights {
-  const float* attention_norm = nullptr;
-  const float* kv_norm = nullptr;  ///< null: K/V read the query's norm
-  const float* ffn_norm = nullptr;
-  Linear query, key, value, attention_out, gate, up, down;  ///< key and value only in owner layers
-  HadamardPlan keys_plan, heads_plan, down_plan;            ///< n = 0: no online rotation
+  NormWeights attention_norm;
+  NormWeights kv_norm;  ///< without a gain K/V read the query's norm
+  NormWeights cross_norm;
+  NormWeights ffn_norm;
+  Linear query, key, value, attention_out, gate, up, down;
+  const float* query_norm = nullptr;  ///< per head [head_dim]
+  const float* key_norm = nullptr;    ///< likewise
+  const float* sinks = nullptr;       ///< [heads]
+  // Latent attention. The up-projections are cut by head; the key's is transposed, [latent_dim,
+  // head_dim], because it is applied to queries. Quantized ones are kept as fp32 of the same
+  // values.
+  Linear query_down, latent;
+  const float* query_down_norm = nullptr;  ///< [query_latent_dim]
+  const float* latent_norm = nullptr;      ///< [latent_dim]
+  std::vector<Linear> key_up, value_up;
+  Linear cross_query, cross_key, cross_value, cross_out;
+  RopeFrequencies rope;
+  HadamardPlan keys_plan, heads_plan, down_plan;  ///< n = 0: no online rotation
 };
 
 struct StackWeights {
-  Table embedding;
+  Table embedding;              ///< empty in the global stack of an encoder embedder
+  Table positions, cls_tokens;  ///< encoder
+  Linear projection;            ///< global stack of a projection or encoder embedder
   std::vector<LayerWeights> layers;
-  const float* final_norm = nullptr;
+  NormWeights final_norm;
   HadamardPlan slots_plan;  ///< global stack: across the L_B slots
 };
 
@@ -61,8 +85,10 @@ class WeightStore {
   std::byte* take(int64_t bytes);
   const float* load_vector(const WeightTensor& tensor);
   Linear load_linear(const WeightTensor& tensor);
+  std::vector<Linear> load_heads(const WeightTensor& tensor, int64_t heads, bool transpose);
   Table load_table(const WeightTensor& tensor);
-  LayerWeights load_layer(const ModelData& model, int64_t stack, int64_t layer);
+  StackWeights load_stack(const ModelData& model, const StackSpec& stack);
+  LayerWeights load_layer(const ModelData& model, const StackSpec& stack, int64_t layer);
 
   MemoryProvider& provider_;
   ActivationKind activation_;

@@ -35,7 +35,8 @@ struct LaneEdit {
 enum class ScoreReducer { kNone, kSum };
 
 /// Decides which rows of a lane stay. Policies act when a prompt is in and after every later entry,
-/// once the group's last reader has run; what they see depends on tokens and options only.
+/// once the group's last reader has run; what they see depends on tokens and options only. Groups
+/// with a window and caches of a block are bounded by construction: policies never see them.
 class Policy {
  public:
   virtual ~Policy() = default;

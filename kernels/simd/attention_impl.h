@@ -5,7 +5,7 @@
 // FlashAttention (arXiv 2205.14135). Per query row and head, over tiles in ascending order:
 //   s_j = scale·Σ_i q_i·k_{j,i} (i ascending), m' = max(m, max_j s_j), p_j = e^(s_j − m'),
 //   l ← l·e^(m − m') + Σ_j p_j, acc ← acc·e^(m − m') + Σ_j p_j·v_j (j ascending); out = acc / l.
-// Contracts: kernels/attention.h.
+// A sink starts a row at m = sink, l = 1. Contracts: kernels/attention.h.
 
 #include "kernels/attention.h"
 #include "kernels/simd/codec_impl.h"
@@ -96,20 +96,32 @@ void load_rows(const KvHeadView& kv, const Side& side, int64_t first, int64_t n,
   }
 }
 
+/// Whether the values are the first elements of the keys (latent attention).
+ASHLAR_INLINE bool same_rows(const Side& keys, const Side& values) {
+  return keys.codec == values.codec && keys.offset == values.offset &&
+         keys.stride == values.stride && keys.raw == values.raw &&
+         keys.raw_stride == values.raw_stride;
+}
+
 /// Fills keys_t and values with slots [first, first + n). Columns of keys_t beyond n hold old or
 /// zero keys; no row sees them.
 void load_tile(const KvHeadView& kv, const AttentionTask& task, const AttentionScratch& s,
                int64_t first, int64_t n) {
   const Side keys = key_side(kv), values = value_side(kv);
+  const bool shared = same_rows(keys, values) && task.value_dim <= task.key_dim;
   for (int64_t j = 0; j < n; j += kLanes) {
     const int64_t live = n - j < kLanes ? n - j : kLanes;
     load_rows(kv, keys, first + j, live, task.key_dim, s.rows);
+    for (int64_t i = 0; shared && i < live; ++i) {
+      __builtin_memcpy(s.values + (j + i) * s.value_pad, s.rows + i * s.key_pad,
+                       static_cast<size_t>(s.value_pad) * sizeof(float));
+    }
     for (int64_t i = live * s.key_pad; i < kLanes * s.key_pad; ++i) s.rows[i] = 0.0f;
     for (int64_t i = 0; i < s.key_pad; i += kLanes) {
       transpose16(s.rows + i, s.key_pad, s.keys_t + i * kAttentionTile + j, kAttentionTile);
     }
   }
-  load_rows(kv, values, first, n, task.value_dim, s.values);
+  if (!shared) load_rows(kv, values, first, n, task.value_dim, s.values);
 }
 
 /// A few queries that see the same slots of a tile: they share every load of it. How many are
@@ -120,10 +132,16 @@ struct QueryBlock {
   int64_t first;               ///< index of the first query; the others follow
 };
 
-/// Scaled scores of N queries against the tile; −infinity from `live` on.
+/// The slots [begin, end) of a tile that a row sees; end ≤ begin: none.
+struct Span {
+  int64_t begin;
+  int64_t end;
+};
+
+/// Scaled scores of N queries against the tile; −infinity outside `live`.
 template <int N>
 ASHLAR_INLINE void tile_scores(const QueryBlock& b, const float* keys_t, int64_t dim, float scale,
-                               int64_t live) {
+                               Span live) {
   constexpr int C = kQueryColumns;
   for (int64_t column = 0; column < kAttentionTile; column += C * kLanes) {
     Vf a[N][C];
@@ -153,7 +171,8 @@ ASHLAR_INLINE void tile_scores(const QueryBlock& b, const float* keys_t, int64_t
     }
   }
   for (int n = 0; n < N; ++n) {
-    for (int64_t j = live; j < kAttentionTile; ++j) b.scores[n][j] = -__builtin_inff();
+    for (int64_t j = 0; j < live.begin; ++j) b.scores[n][j] = -__builtin_inff();
+    for (int64_t j = live.end; j < kAttentionTile; ++j) b.scores[n][j] = -__builtin_inff();
   }
 }
 
@@ -180,7 +199,7 @@ ASHLAR_INLINE float tile_softmax(const AttentionScratch& s, int64_t query, const
 /// acc_n ← acc_n·alpha_n + Σ_j p_n,j·v_j for N queries and C registers of the value.
 template <int N, int C>
 ASHLAR_INLINE void accumulate(const float (&p)[kQueryBlock][kAttentionTile],
-                              const float (&alpha)[kQueryBlock], int64_t live, const float* values,
+                              const float (&alpha)[kQueryBlock], Span live, const float* values,
                               int64_t stride, float* acc) {
   Vf a[N][C];
 #pragma GCC unroll 16
@@ -190,7 +209,7 @@ ASHLAR_INLINE void accumulate(const float (&p)[kQueryBlock][kAttentionTile],
       a[n][c] = vmul(vload(acc + n * stride + c * kLanes), vset(alpha[n]));
     }
   }
-  for (int64_t j = 0; j < live; ++j) {
+  for (int64_t j = live.begin; j < live.end; ++j) {
     Vf v[C];
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) v[c] = vload(values + j * stride + c * kLanes);
@@ -208,10 +227,10 @@ ASHLAR_INLINE void accumulate(const float (&p)[kQueryBlock][kAttentionTile],
   }
 }
 
-/// N queries against one tile, of which each sees the first `live` slots.
+/// N queries against one tile, of which each sees the slots `live`.
 template <int N>
 void attend_tile(const AttentionTask& task, const AttentionScratch& s, const QueryBlock& block,
-                 int64_t live) {
+                 Span live) {
   constexpr int C = kQueryColumns;
   tile_scores<N>(block, s.keys_t, task.key_dim, task.scale, live);
   alignas(64) float p[kQueryBlock][kAttentionTile];
@@ -227,25 +246,34 @@ void attend_tile(const AttentionTask& task, const AttentionScratch& s, const Que
   }
 }
 
+/// First slot that a row sees whose last visible slot is visible − 1.
+ASHLAR_INLINE int64_t first_seen(const AttentionTask& task, int64_t visible) {
+  return task.window > 0 && visible > task.window ? visible - task.window : 0;
+}
+
 /// Every query against the tile of slots from `first` on, in blocks that see the same of it.
 void attend_queries(const AttentionTask& task, const AttentionScratch& s, int64_t first,
                     int64_t first_visible) {
   const int64_t queries = task.rows * task.group;
   alignas(64) float local[kQueryBlock][kAttentionTile];
   const auto live_of = [&](int64_t query) {
-    const int64_t seen = first_visible + query / task.group - first;
-    return seen < kAttentionTile ? seen : kAttentionTile;
+    const int64_t visible = first_visible + query / task.group;
+    const int64_t seen = visible - first, begin = first_seen(task, visible) - first;
+    return Span{begin > 0 ? begin : 0, seen < kAttentionTile ? seen : kAttentionTile};
   };
   for (int64_t query = 0; query < queries;) {
-    const int64_t live = live_of(query);
-    if (live <= 0) {
-      query += task.group;  // the row ends before this tile
+    const Span live = live_of(query);
+    if (live.end <= live.begin) {
+      query += task.group;  // the row ends before this tile or begins behind it
       continue;
     }
+    const auto same = [&](Span other) {
+      return other.begin == live.begin && other.end == live.end;
+    };
     QueryBlock block;
     block.first = query;
     int n = 0;
-    for (; n < kQueryBlock && query < queries && live_of(query) == live; ++n, ++query) {
+    for (; n < kQueryBlock && query < queries && same(live_of(query)); ++n, ++query) {
       block.q[n] = task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
       block.scores[n] = task.scores != nullptr ? s.kept + query * s.kept_stride + first : local[n];
     }
@@ -267,10 +295,13 @@ void attend_queries(const AttentionTask& task, const AttentionScratch& s, int64_
 /// scores[j] += e^(s_j − m) / l over the slots the query sees.
 void collect(const AttentionTask& task, const AttentionScratch& s, int64_t query, int64_t visible) {
   const Vf max = vset(s.max[query]), sum = vset(s.sum[query]);
-  const float* kept = s.kept + query * s.kept_stride;
-  for_spans(visible, [&](int64_t i, int64_t n) {
+  // From the border of 16 slots before the first one: those before it have probability 0.
+  const int64_t first = first_seen(task, visible) / kLanes * kLanes;
+  const float* kept = s.kept + query * s.kept_stride + first;
+  float* scores = task.scores + first;
+  for_spans(visible - first, [&](int64_t i, int64_t n) {
     const Vf p = vdiv(vexp(vsub(vload(kept + i), max)), sum);
-    vstore_span(task.scores + i, n, vadd(vload_span(task.scores + i, n), p));
+    vstore_span(scores + i, n, vadd(vload_span(scores + i, n), p));
   });
 }
 
@@ -280,14 +311,16 @@ void attention_kernel(const KvHeadView& kv, const AttentionTask& task, std::byte
   const int64_t first_visible = kv.encoded + task.raw_visible;
   const int64_t slots = first_visible + task.rows - 1;
   for (int64_t i = 0; i < queries; ++i) {
-    s.max[i] = -__builtin_inff();
-    s.sum[i] = 0.0f;
+    s.max[i] = task.sinks != nullptr ? task.sinks[i % task.group] : -__builtin_inff();
+    s.sum[i] = task.sinks != nullptr ? 1.0f : 0.0f;
   }
   for (int64_t i = 0; i < queries * s.value_pad; ++i) s.acc[i] = 0.0f;
-  if (slots < kAttentionTile) {
+  // The first row sees the oldest slots.
+  const int64_t oldest = first_seen(task, first_visible) / kAttentionTile * kAttentionTile;
+  if (slots - oldest < kAttentionTile) {
     for (int64_t i = 0; i < s.key_pad * kAttentionTile; ++i) s.keys_t[i] = 0.0f;
   }
-  for (int64_t first = 0; first < slots; first += kAttentionTile) {
+  for (int64_t first = oldest; first < slots; first += kAttentionTile) {
     const int64_t n = slots - first < kAttentionTile ? slots - first : kAttentionTile;
     load_tile(kv, task, s, first, n);
     attend_queries(task, s, first, first_visible);

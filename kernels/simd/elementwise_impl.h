@@ -50,6 +50,65 @@ void rms_norm_kernel(const float* x, const float* gain, double eps, int64_t n, f
   });
 }
 
+/// Σ over 64 interleaved chains, then a tree, of x (kSquares false; shift is 0) or (x − shift)².
+template <bool kSquares>
+float sum_deviations(const float* x, float shift, int64_t n) {
+  const Vf mean = vset(shift);
+  Vf a[4] = {vzero(), vzero(), vzero(), vzero()};
+  const auto add = [&](int c, const float* p) {
+    const Vf v = vload(p);
+    if constexpr (kSquares) {
+      const Vf d = vsub(v, mean);
+      a[c] = vfma(d, d, a[c]);
+    } else {
+      a[c] = vadd(a[c], v);
+    }
+  };
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int c = 0; c < 4; ++c) add(c, x + i + c * kLanes);
+  }
+  int c = 0;
+  for (; i + kLanes <= n; ++c, i += kLanes) add(c, x + i);
+  if (i < n) {
+    // Lanes beyond the row deviate by nothing.
+    float rest[kLanes];
+    vstore(rest, mean);
+    for (int64_t j = 0; i + j < n; ++j) rest[j] = x[i + j];
+    add(c, rest);
+  }
+  return vsum(vadd(vadd(a[0], a[1]), vadd(a[2], a[3])));
+}
+
+void layer_norm_kernel(const float* x, const float* gain, const float* bias, double eps, int64_t n,
+                       float* y) {
+  const auto count = static_cast<double>(n);
+  const auto mean = static_cast<float>(static_cast<double>(sum_deviations<false>(x, 0, n)) / count);
+  const double variance = static_cast<double>(sum_deviations<true>(x, mean, n)) / count;
+  const Vf inverse = vset(static_cast<float>(1.0 / __builtin_sqrt(variance + eps)));
+  const Vf shift = vset(mean);
+  for_spans(n, [&](int64_t i, int64_t m) {
+    const Vf centred = vmul(vsub(vload_span(x + i, m), shift), inverse);
+    const Vf scaled = vmul(centred, vload_span(gain + i, m));
+    vstore_span(y + i, m, bias == nullptr ? scaled : vadd(scaled, vload_span(bias + i, m)));
+  });
+}
+
+void gelu_kernel(const float* x, int64_t n, float* y) {
+  for_spans(n, [&](int64_t i, int64_t m) {
+    const Vf v = vload_span(x + i, m);
+    const Vf e = verf(vmul(v, vset(0.70710678118654752f)));
+    vstore_span(y + i, m, vmul(vmul(v, vset(0.5f)), vadd(vset(1.0f), e)));
+  });
+}
+
+void relu2_kernel(const float* x, int64_t n, float* y) {
+  for_spans(n, [&](int64_t i, int64_t m) {
+    const Vf v = vmax(vzero(), vload_span(x + i, m));  // NaN stays NaN
+    vstore_span(y + i, m, vmul(v, v));
+  });
+}
+
 void swiglu_kernel(const float* gate, const float* up, int64_t n, float* y) {
   for_spans(n, [&](int64_t i, int64_t m) {
     const Vf g = vload_span(gate + i, m);
@@ -94,6 +153,10 @@ int64_t argmax_kernel(const float* x, int64_t n) {
 
 void exp_kernel(const float* x, int64_t n, float* y) {
   for_spans(n, [&](int64_t i, int64_t m) { vstore_span(y + i, m, vexp(vload_span(x + i, m))); });
+}
+
+void erf_kernel(const float* x, int64_t n, float* y) {
+  for_spans(n, [&](int64_t i, int64_t m) { vstore_span(y + i, m, verf(vload_span(x + i, m))); });
 }
 
 }  // namespace

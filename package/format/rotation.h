@@ -12,7 +12,7 @@ namespace ashlar {
 /// `value` are fused and cost nothing at run time; the engine must apply the online ones.
 struct StackRotation {
   bool residual = false;  ///< R1: the residual stream is x·Q, Q = H·diag(±1)
-  bool value = false;     ///< R2: cached values are v·H_dh per head
+  bool value = false;     ///< R2: cached values are v·H_dh per head, cached latents c·H_dc
   bool heads = false;     ///< online: attention output ← (H_nh ⊗ I)·, before o_proj
   bool keys = false;      ///< R3, online: q and k ← ·H_dh per head, after RoPE
   bool down = false;      ///< R4, online: gated activation ← ·H_dff, before down_proj

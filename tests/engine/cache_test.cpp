@@ -193,6 +193,7 @@ void append_rows(SequenceCache& cache, std::span<const KvGroup> groups, int64_t 
           ASSERT_EQ(tile.row, next);
           next += tile.rows;
           float* scores = cache.scores(g.id, h, static_cast<int64_t>(reader), tile);
+          if (scores == nullptr) continue;
           for (int64_t r = 0; r < tile.rows; ++r) {
             const int64_t seen = tile.encoded + tile.raw_visible + r;
             for (int64_t s = 0; s < seen; ++s) {
@@ -205,6 +206,31 @@ void append_rows(SequenceCache& cache, std::span<const KvGroup> groups, int64_t 
       }
     }
     SequenceCache::close(caches, g.id);
+  }
+}
+
+// The newest rows of a group with a window stay as they came, in the tiles that they were in.
+TEST(SequenceCache, WindowsReleaseWholeTilesInFront) {
+  const auto memory = make_host_memory();
+  for (const int64_t window : {1, 17, 64, 65, 200}) {
+    Arena arena(*memory);
+    auto groups = kv_groups(test::small_decoder("yoco"));
+    for (KvGroup& g : groups) g.window = window;
+    const KvGroup& g = groups[0];
+    SequenceCache cache(groups, {CodecKind::kF32, CodecKind::kF32}, nullptr, arena);
+    const Philox rng(static_cast<uint64_t>(window));
+    for (uint64_t step = 0; step < 60; ++step) {
+      const int64_t first = cache.position(0), rows = static_cast<int64_t>(1 + rng.below(step, 40));
+      ASSERT_NO_FATAL_FAILURE(append_rows(cache, groups, first, rows));
+      const int64_t end = first + rows, front = std::max<int64_t>(0, end + 1 - window) / 64 * 64;
+      const auto positions = cache.positions(0, 0);
+      ASSERT_EQ(static_cast<int64_t>(positions.size()), end - front);
+      for (size_t s = 0; s < positions.size(); ++s)
+        ASSERT_EQ(positions[s], front + static_cast<int64_t>(s));
+      for (int64_t h = 0; h < g.heads; ++h) ASSERT_NO_FATAL_FAILURE(expect_rows(cache, g, h));
+      ASSERT_EQ(cache.bytes(), arena.page_bytes_in_use());
+    }
+    EXPECT_LE(cache.rows(0, 0), window + 62);
   }
 }
 
@@ -233,10 +259,13 @@ std::vector<std::byte> contents(const SequenceCache& cache, const KvGroup& g, in
 
 // Rows that are never committed leave nothing behind: pages, bytes, positions and scores equal
 // those of a cache that never saw them, bit for bit.
+// Rounds alternate between plain groups, groups of which some have a window, and latents with one.
 TEST(SequenceCache, OnlyCommittedRowsCount) {
-  const auto groups = kv_groups(test::small_decoder("cla2"));
+  const ModelSpec specs[] = {test::small_decoder("cla2"), test::small_windowed(),
+                             test::small_latent(", window: 70")};
   const auto memory = make_host_memory();
-  for (uint64_t round = 0; round < 12; ++round) {
+  for (uint64_t round = 0; round < 18; ++round) {
+    const auto groups = kv_groups(specs[round % 3]);
     Arena arena(*memory);
     const Philox rng(100 + round);
     uint64_t draw = 0;
@@ -284,8 +313,11 @@ TEST(SequenceCache, OnlyCommittedRowsCount) {
         }
       }
     }
-    EXPECT_GT(plain_policy->seen.size(), 0u);
+    EXPECT_EQ(plain_policy->seen.size() > 0, round % 3 != 2);
     EXPECT_GT(plain.position(0), 100);
+    if (round % 3 == 1) {
+      EXPECT_LT(plain.rows(0, 0), plain.position(0));
+    }
   }
 }
 

@@ -66,6 +66,15 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
   // bytes.
   EXPECT_EQ(rows(decoder, "10752B"), 16);
   EXPECT_EQ(rows(decoder, "20KiB"), 16 * ((20 * 1024 - 8192) / 2560));
+  // Two of four groups with windows of 20: 20 − 1 + 63 rows, five pages of 640 bytes each.
+  EXPECT_EQ(rows(test::small_windowed(), "20KiB"), 16 * ((20 * 1024 - 8192 - 2 * 5 * 640) / 1280));
+  // Four latent groups whose rows are keys of 16: 12 bytes encoded and 64 raw; no values.
+  EXPECT_EQ(rows(test::small_latent(), "10KiB"), 16 * ((10 * 1024 - 4 * 16 * 64) / (4 * 16 * 12)));
+  EXPECT_EQ(cache_bytes_per_token(test::small_latent(), cache), 4 * 12);
+  const ModelSpec windows = test::decoder_variant("heads: 4, head_dim: 8, window: 5");
+  test::expect_error(ErrorCode::kRequest, {"every layer", "window", "nothing to evict"}, [&] {
+    policy_options({"", "h2o", "50", 4, -1}, windows, cache, 200);
+  });
   const auto refuses = [&](const CacheRequest& request, const std::string& fragment) {
     test::expect_error(ErrorCode::kRequest, {fragment},
                        [&] { policy_options(request, decoder, cache, 200); });

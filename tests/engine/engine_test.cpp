@@ -8,6 +8,7 @@
 #include "tests/support/files.h"
 #include "tests/support/logit_bound.h"
 #include "tests/support/random_model.h"
+#include "tests/support/rotations.h"
 #include "tests/support/specs.h"
 #include "tests/support/tolerance.h"
 
@@ -88,10 +89,10 @@ TEST(Engine, LogitsEqualTheReference) {
 
 TEST(Engine, RotatedLogitsEqualTheReferenceAndTheOriginal) {
   Recipe recipe;
-  recipe.rotation = {true, true, true, true, true, 3};
   recipe.embedding = DType::kF32;
   for (const auto& [name, spec] : test::all_small_specs()) {
     SCOPED_TRACE(name);
+    recipe.rotation = test::possible_rotations(spec, 3);
     const ModelData model = test::random_model(spec, 22);
     ModelData rotated = quantize_model(model, recipe);
     const auto tokens = test::random_tokens(21, spec.vocab_size, 4);
@@ -106,11 +107,11 @@ TEST(Engine, RotatedLogitsEqualTheReferenceAndTheOriginal) {
 TEST(Engine, QuantizedLogitsEqualTheReferenceOnTheSameCodes) {
   for (int bits : {4, 8}) {
     Recipe recipe;
-    recipe.rotation = {true, true, true, true, true, 3};
     recipe.weights = {bits, 8, ClipKind::kSearch};
     recipe.head = {8, 0, ClipKind::kNone};
     for (const auto& [name, spec] : test::all_small_specs()) {
       SCOPED_TRACE(name);
+      recipe.rotation = test::possible_rotations(spec, 3);
       const ModelData model = quantize_model(test::random_model(spec, 23), recipe);
       const auto tokens = test::random_tokens(11, spec.vocab_size, 4);
       const auto expected = reference_logits(model, tokens);
@@ -121,23 +122,51 @@ TEST(Engine, QuantizedLogitsEqualTheReferenceOnTheSameCodes) {
 }
 
 // The arithmetic contract, bit for bit: chunked = one-shot = one by one = any thread count.
-TEST(Contract, ChunksStepsAndThreadsChangeNoBit) {
-  for (const auto& [name, spec] : test::all_small_specs()) {
-    const ModelData model = test::random_model(spec, 24);
-    const auto tokens = test::random_tokens(53, spec.vocab_size, 5);
-    for (CodecKind codec : kCodecs) {
-      SCOPED_TRACE(name + " " + std::string(codec_name(codec)));
-      Decoding run;
-      run.cache = {codec, codec};
-      const Logits whole = one_shot(model, tokens, run);
-      EXPECT_TRUE(test::within(step_by_step(model, tokens, run), whole, test::exact()));
-      EXPECT_TRUE(test::within(step_by_step(model, tokens, run, 30), whole, test::exact()));
-      for (int64_t chunk : {5, 16, 23}) {
-        run.chunk = chunk;
-        run.threads = 1 + static_cast<int>(chunk % 3);
-        EXPECT_TRUE(test::within(one_shot(model, tokens, run), whole, test::exact())) << chunk;
-      }
+void expect_contract(const std::string& name, const ModelSpec& spec,
+                     std::span<const CodecKind> codecs) {
+  const ModelData model = test::random_model(spec, 24);
+  const auto tokens = test::random_tokens(53, spec.vocab_size, 5);
+  for (CodecKind codec : codecs) {
+    SCOPED_TRACE(name + " " + std::string(codec_name(codec)));
+    Decoding run;
+    run.cache = {codec, codec};
+    const Logits whole = one_shot(model, tokens, run);
+    EXPECT_TRUE(test::within(step_by_step(model, tokens, run), whole, test::exact()));
+    EXPECT_TRUE(test::within(step_by_step(model, tokens, run, 30), whole, test::exact()));
+    for (int64_t chunk : {5, 16, 23}) {
+      run.chunk = chunk;
+      run.threads = 1 + static_cast<int>(chunk % 3);
+      EXPECT_TRUE(test::within(one_shot(model, tokens, run), whole, test::exact())) << chunk;
     }
+  }
+}
+
+TEST(Contract, ChunksStepsAndThreadsChangeNoBit) {
+  for (const auto& [name, spec] : test::basic_specs()) expect_contract(name, spec, kCodecs);
+}
+
+TEST(Contract, ChunksStepsAndThreadsChangeNoBitOfVariants) {
+  const CodecKind codecs[] = {CodecKind::kF32, CodecKind::kQ4};
+  for (const auto& [name, spec] : test::variant_specs()) expect_contract(name, spec, codecs);
+}
+
+// Long enough for windows to release tiles while others still hold them.
+TEST(Contract, ChunksAndStepsChangeNoBitOfLongWindows) {
+  for (const auto& [name, spec] : test::variant_specs()) {
+    if (!name.starts_with("window") && !name.starts_with("latent_w")) continue;
+    SCOPED_TRACE(name);
+    const ModelData model = test::random_model(spec, 35);
+    const auto tokens = test::random_tokens(200, spec.vocab_size, 5);
+    Decoding run;
+    run.cache = {CodecKind::kF16, CodecKind::kQ8};
+    const Logits whole = one_shot(model, tokens, run);
+    EXPECT_TRUE(test::within(step_by_step(model, tokens, run), whole, test::exact()));
+    run.chunk = 37;
+    EXPECT_TRUE(test::within(one_shot(model, tokens, run), whole, test::exact()));
+    run.cache = {CodecKind::kF32, CodecKind::kF32};
+    const auto expected = reference_logits(model, tokens);
+    EXPECT_TRUE(test::within(step_by_step(model, tokens, run), expected,
+                             test::logit_bound(spec, expected)));
   }
 }
 
@@ -187,6 +216,30 @@ TEST(Contract, AWideBudgetEqualsNoPolicy) {
   }
 }
 
+// Budget 9, sink 2, recent 3; a group with a window is bounded by itself and keeps all it sees.
+void expect_kept(const SequenceCache& cache, const KvGroup& group) {
+  if (group.lifetime != KvLifetime::kSequence) return;
+  const int64_t fed = cache.position(group.id);
+  for (int64_t head = 0; head < group.heads; ++head) {
+    const auto positions = cache.positions(group.id, head);
+    std::vector<int32_t> p(positions.begin(), positions.end());
+    if (group.window > 0) {
+      const int64_t unseen = std::max<int64_t>(0, fed + 1 - group.window);
+      ASSERT_EQ(static_cast<int64_t>(p.size()), fed - unseen / kAttentionTile * kAttentionTile);
+      ASSERT_TRUE(std::is_sorted(p.begin(), p.end()));
+      continue;
+    }
+    std::sort(p.begin(), p.end());
+    ASSERT_EQ(std::adjacent_find(p.begin(), p.end()), p.end());
+    ASSERT_EQ(static_cast<int64_t>(p.size()), std::min<int64_t>(fed, 9));
+    ASSERT_EQ(p[0], 0);
+    ASSERT_EQ(p[1], 1);
+    for (int64_t r = 0; r < 3; ++r) {
+      ASSERT_EQ(p[p.size() - 1 - static_cast<size_t>(r)], fed - 1 - r);
+    }
+  }
+}
+
 // A narrow budget acts: rows stay within it after the prompt and every step, sinks and the newest
 // rows stay, and the arithmetic contract still holds for the prompt's chunks and for batches.
 TEST(Policies, KeepTheBudgetTheSinksAndTheNewestRows) {
@@ -205,17 +258,8 @@ TEST(Policies, KeepTheBudgetTheSinksAndTheNewestRows) {
         const StepItem item{sequence.get(), std::span(tokens).subspan(t, take), true, nullptr};
         engine->feed(std::span(&item, 1));
         t += take;
-        const auto& cache = sequence->cache();
-        const int64_t fed = cache.position(0);
-        for (int64_t head = 0; head < spec.stacks[0].layers[0].attention.kv_heads; ++head) {
-          std::vector<int32_t> p(cache.positions(0, head).begin(), cache.positions(0, head).end());
-          std::sort(p.begin(), p.end());
-          ASSERT_EQ(std::adjacent_find(p.begin(), p.end()), p.end());
-          ASSERT_EQ(static_cast<int64_t>(p.size()), std::min<int64_t>(fed, 9));
-          ASSERT_EQ(p[0], 0);
-          ASSERT_EQ(p[1], 1);
-          for (int64_t r = 0; r < 3; ++r)
-            ASSERT_EQ(p[p.size() - 1 - static_cast<size_t>(r)], fed - 1 - r);
+        for (const KvGroup& group : engine->groups()) {
+          ASSERT_NO_FATAL_FAILURE(expect_kept(sequence->cache(), group));
         }
       }
       run.chunk = 7;
@@ -225,6 +269,20 @@ TEST(Policies, KeepTheBudgetTheSinksAndTheNewestRows) {
       EXPECT_TRUE(test::within(step_by_step(model, tokens, run, 57), chunked, test::exact()));
     }
   }
+}
+
+// A package may claim rotations that its architecture cannot have.
+TEST(Engine, ImpossibleRotationsAreRefused) {
+  const auto refuses = [](const ModelSpec& spec, bool StackRotation::*claim,
+                          const std::vector<std::string>& fragments) {
+    ModelData model = test::random_model(spec, 36);
+    model.rotation.stacks.resize(spec.stacks.size());
+    model.rotation.stacks[0].*claim = true;
+    test::expect_error(ErrorCode::kData, fragments, [&] { make_engine(model, {}); });
+  };
+  refuses(test::small_latent(), &StackRotation::keys, {"model layer 0", "latent attention"});
+  refuses(test::block_variant(", embedder: projection"), &StackRotation::slots,
+          {"'slots'", "lookup embedder"});
 }
 
 TEST(Engine, MemoryReturnsWhenSequencesEnd) {
@@ -238,6 +296,47 @@ TEST(Engine, MemoryReturnsWhenSequencesEnd) {
   const int64_t page = 16 * 2 * (2 * (4 + 4));
   const int64_t raw = 16 * 2 * (8 + 8) * 4;
   EXPECT_EQ(sequence->kv_bytes(), 4 * (6 * page + raw));
+}
+
+// A window bounds the cache: its bytes repeat with every tile of positions.
+TEST(Engine, WindowsBoundTheCache) {
+  const ModelSpec spec =
+      test::decoder_variant("heads: 4, kv_heads: 2, head_dim: 8, window: 33", "", "d_ff: 24", "");
+  const ModelData model = test::random_model(spec, 33);
+  const auto engine = make_engine(model, {});
+  const auto sequence = engine->start({CodecKind::kQ4, CodecKind::kQ8}, nullptr, false);
+  const auto tokens = test::random_tokens(250, spec.vocab_size, 8);
+  std::vector<int64_t> bytes;
+  for (size_t t = 0; t < tokens.size();) {
+    const size_t take = t == 0 ? 100 : 1;
+    const StepItem item{sequence.get(), std::span(tokens).subspan(t, take), true, nullptr};
+    engine->feed(std::span(&item, 1));
+    t += take;
+    bytes.resize(t, 0);
+    bytes.back() = sequence->kv_bytes();
+  }
+  for (size_t t = 100 + static_cast<size_t>(kAttentionTile); t < bytes.size(); ++t) {
+    ASSERT_EQ(bytes[t], bytes[t - static_cast<size_t>(kAttentionTile)]) << t;
+  }
+  // At most 33 + 62 rows: five encoded pages and the raw one of four groups.
+  const int64_t page = 16 * 2 * ((8 / 2 + 4) + (8 + 4)), raw = 16 * 2 * (8 + 8) * 4;
+  EXPECT_EQ(*std::max_element(bytes.begin(), bytes.end()), 4 * (5 * page + raw));
+}
+
+// A latent row is one key that holds the value: key bytes only.
+TEST(Engine, LatentsAreCachedOnce) {
+  const ModelData model = test::random_model(test::small_latent(), 34);
+  const auto engine = make_engine(model, {});
+  const auto tokens = test::random_tokens(64, model.spec.vocab_size, 8);
+  for (const auto& [codec, bytes] : {std::pair{CodecKind::kF32, 64},
+                                     {CodecKind::kF16, 32},
+                                     {CodecKind::kQ8, 20},
+                                     {CodecKind::kQ4, 12}}) {
+    auto sequence = engine->start({codec, CodecKind::kF32}, nullptr, false);
+    const StepItem item{sequence.get(), tokens, true, nullptr};
+    engine->feed(std::span(&item, 1));
+    EXPECT_EQ(sequence->kv_bytes(), 4 * (64 * bytes + 16 * 16 * 4)) << codec_name(codec);
+  }
 }
 
 TEST(Engine, BadInputIsRefusedBeforeAnythingChanges) {

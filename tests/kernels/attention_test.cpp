@@ -17,6 +17,8 @@ struct AttentionCase {
   int64_t page_rows = 16;
   CodecKind key_codec = CodecKind::kF32, value_codec = CodecKind::kF32;
   uint64_t seed = 30;
+  int64_t window = 0;
+  bool sinks = false;
 };
 
 class Problem {
@@ -25,6 +27,7 @@ class Problem {
     keys_ = normals(c.slots * c.key_dim, c.seed);
     values_ = normals(c.slots * c.value_dim, c.seed + 1);
     q_ = normals(c.rows * c.group * c.key_dim, c.seed + 2, 2.0);
+    if (c.sinks) sinks_ = normals(c.group, c.seed + 3, 2.0);
     encode(keys_, c.key_codec, c.key_dim);
     encode(values_, c.value_codec, c.value_dim);
     const int64_t pages = (c.encoded + c.page_rows - 1) / c.page_rows;
@@ -67,23 +70,36 @@ class Problem {
   /// Rows [first, first + n) of the causal problem whose last row sees every slot.
   std::vector<float> run(int64_t first, int64_t n, std::vector<float>* scores = nullptr,
                          int64_t head = -1) const {
+    return run_task(view(), first, n, scores, head, c_.value_dim);
+  }
+
+  /// The same over another view of the rows; values may be shorter than the stored ones.
+  std::vector<float> run_on(const KvHeadView& kv, int64_t first, int64_t n,
+                            int64_t value_dim = 0) const {
+    return run_task(kv, first, n, nullptr, -1, value_dim == 0 ? c_.value_dim : value_dim);
+  }
+
+  std::vector<float> run_task(const KvHeadView& kv, int64_t first, int64_t n,
+                              std::vector<float>* scores, int64_t head, int64_t value_dim) const {
     AttentionTask task;
     task.q = q_.data() + first * c_.group * c_.key_dim + (head < 0 ? 0 : head * c_.key_dim);
     task.q_stride = c_.group * c_.key_dim;
     task.rows = n;
     task.group = head < 0 ? c_.group : 1;
     task.key_dim = c_.key_dim;
-    task.value_dim = c_.value_dim;
+    task.value_dim = value_dim;
     task.scale = scale();
     task.raw_visible = c_.slots - c_.encoded - c_.rows + 1 + first;
-    std::vector<float> out(static_cast<size_t>(n * task.group * c_.value_dim));
+    std::vector<float> out(static_cast<size_t>(n * task.group * value_dim));
     task.out = out.data();
-    task.out_stride = task.group * c_.value_dim;
+    task.out_stride = task.group * value_dim;
     task.scores = scores == nullptr ? nullptr : scores->data();
+    task.window = c_.window;
+    if (c_.sinks) task.sinks = sinks_.data() + (head < 0 ? 0 : head);
     const int64_t seen = c_.encoded + task.raw_visible + n - 1;
     AlignedBytes scratch(
-        attention_scratch_bytes(n, task.group, seen, c_.key_dim, c_.value_dim, scores != nullptr));
-    attention_run(kernels_, view(), task, scratch.data());
+        attention_scratch_bytes(n, task.group, seen, c_.key_dim, value_dim, scores != nullptr));
+    attention_run(kernels_, kv, task, scratch.data());
     EXPECT_TRUE(scratch.intact());
     return out;
   }
@@ -94,11 +110,13 @@ class Problem {
     scores.assign(static_cast<size_t>(c_.slots), 0);
     for (int64_t r = 0; r < c_.rows; ++r) {
       const int64_t visible = c_.slots - c_.rows + 1 + r;
+      const int64_t first = c_.window > 0 ? std::max<int64_t>(0, visible - c_.window) : 0;
       for (int64_t h = 0; h < c_.group; ++h) {
         const float* q = q_.data() + (r * c_.group + h) * c_.key_dim;
         std::vector<double> s(static_cast<size_t>(visible));
-        double top = -1e300, sum = 0;
-        for (int64_t j = 0; j < visible; ++j) {
+        const double sink = c_.sinks ? sinks_[static_cast<size_t>(h)] : -INFINITY;
+        double top = std::max(-1e300, sink), sum = 0;
+        for (int64_t j = first; j < visible; ++j) {
           double dot = 0;
           for (int64_t i = 0; i < c_.key_dim; ++i) {
             dot += static_cast<double>(q[i]) * keys_[static_cast<size_t>(j * c_.key_dim + i)];
@@ -106,9 +124,13 @@ class Problem {
           s[static_cast<size_t>(j)] = dot * scale();
           top = std::max(top, dot * scale());
         }
-        for (double& v : s) sum += v = std::exp(v - top);
+        sum = std::exp(sink - top);
+        for (int64_t j = first; j < visible; ++j) {
+          double& v = s[static_cast<size_t>(j)];
+          sum += v = std::exp(v - top);
+        }
         double* o = out.data() + (r * c_.group + h) * c_.value_dim;
-        for (int64_t j = 0; j < visible; ++j) {
+        for (int64_t j = first; j < visible; ++j) {
           const double p = s[static_cast<size_t>(j)] / sum;
           scores[static_cast<size_t>(j)] += p;
           for (int64_t i = 0; i < c_.value_dim; ++i) {
@@ -137,7 +159,7 @@ class Problem {
 
   AttentionCase c_;
   const KernelTable& kernels_;
-  std::vector<float> original_, keys_, values_, q_;
+  std::vector<float> original_, keys_, values_, q_, sinks_;
   std::vector<std::vector<std::byte>> pages_;
   std::vector<const std::byte*> page_pointers_;
   int64_t key_bytes_ = 0, value_bytes_ = 0;
@@ -165,6 +187,10 @@ std::vector<AttentionCase> cases() {
     list.push_back({333, 320, 7, 1, 80, 96, 64, codec, codec});
     list.push_back({129, 0, 129, 1, 33, 17, 16, codec, codec});
     list.push_back({300, 299, 1, 4, 128, 128, 48, codec, codec});
+    list.push_back({300, 90, 200, 2, 16, 24, 16, codec, codec, 30, 70, false});
+    list.push_back({257, 240, 9, 3, 16, 16, 16, codec, codec, 30, 1, true});
+    list.push_back({130, 100, 30, 2, 24, 16, 16, codec, codec, 30, 64, true});
+    list.push_back({40, 32, 5, 4, 16, 16, 16, codec, codec, 30, 0, true});
   }
   return list;
 }
@@ -180,9 +206,13 @@ TEST_P(Attention, MatchesTheDoubleReference) {
     Bound bound = attention_bound(c);
     bound.absolute *= static_cast<double>(c.rows * c.group);
     EXPECT_TRUE(within(got_scores, scores, bound)) << c.slots << " slots";
-    double total = 0;
+    double total = 0, expected = 0;
     for (const float p : got_scores) total += p;
-    EXPECT_NEAR(total, static_cast<double>(c.rows * c.group), bound.absolute);
+    for (const double p : scores) expected += p;
+    EXPECT_NEAR(total, expected, bound.absolute);
+    if (!c.sinks) {
+      EXPECT_NEAR(total, static_cast<double>(c.rows * c.group), bound.absolute);
+    }
   }
 }
 
@@ -220,6 +250,57 @@ TEST_P(Attention, WhereARowIsStoredDoesNotShow) {
       c.page_rows = page_rows;
       EXPECT_TRUE(same_bits(Problem(kernels(), c).run(0, c.rows), want)) << encoded;
     }
+  }
+}
+
+// Rows before every window may be anything; whole tiles of them may be gone, and a page pointer
+// that no row needs may be null.
+TEST_P(Attention, WhatAWindowHidesDoesNotShow) {
+  AttentionCase c{330, 320, 3, 2, 16, 16, 16, CodecKind::kF16, CodecKind::kQ8};
+  c.window = 100;
+  c.sinks = true;
+  const Problem problem(kernels(), c);
+  const auto want = problem.run(0, 3);
+  KvHeadView view = problem.view();
+  // The first row sees slots 228 on: tiles 0 to 2 are gone.
+  std::vector<const std::byte*> pages(view.pages, view.pages + 20);
+  for (size_t p = 0; p < 12; ++p) pages[p] = nullptr;
+  view.pages = pages.data();
+  const auto again = problem.run_on(view, 0, 3);
+  EXPECT_TRUE(same_bits(again, want));
+  view.pages = pages.data() + 12;
+  view.encoded -= 192;
+  EXPECT_TRUE(same_bits(problem.run_on(view, 0, 3), want)) << "whole tiles removed";
+}
+
+TEST_P(Attention, AWindowOfEverythingIsNoWindow) {
+  AttentionCase c{200, 130, 70, 2, 64, 64, 32, CodecKind::kF16, CodecKind::kF16};
+  const auto want = Problem(kernels(), c).run(0, 70);
+  for (const int64_t window : {200, 1000}) {
+    c.window = window;
+    EXPECT_TRUE(same_bits(Problem(kernels(), c).run(0, 70), want)) << window;
+  }
+}
+
+// The value as the first elements of the key, read from the same bytes (latent attention).
+TEST_P(Attention, ValuesMayLieInTheKeys) {
+  for (const CodecKind codec : {CodecKind::kF32, CodecKind::kF16, CodecKind::kQ8, CodecKind::kQ4}) {
+    const AttentionCase c{90, 70, 4, 3, 24, 24, 16, codec, codec};
+    const Problem problem(kernels(), c);
+    KvHeadView view = problem.view();
+    view.value_offset = view.key_offset;
+    view.value_stride = view.key_stride;
+    view.raw_values = view.raw_keys;
+    view.raw_value_stride = view.raw_key_stride;
+    const auto whole = problem.run_on(view, 0, 4), part = problem.run_on(view, 0, 4, 10);
+    for (size_t i = 0; i < 12; ++i) {
+      const std::vector<float> got(&part[i * 10], &part[i * 10] + 10);
+      EXPECT_TRUE(same_bits(got, {&whole[i * 24], &whole[i * 24] + 10})) << i;
+    }
+    const std::vector<float> copy(view.raw_keys, view.raw_keys + 20 * 24);
+    view.raw_values = copy.data();
+    EXPECT_TRUE(same_bits(problem.run_on(view, 0, 4), whole)) << "values of their own";
+    EXPECT_TRUE(same_bits(problem.run_on(view, 0, 4, 10), part)) << "values of their own";
   }
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "core/base/error.h"
@@ -107,6 +108,118 @@ TEST_P(Elementwise, ExpAtTheEdges) {
   }
 }
 
+// Absolute deviations: of the mean n/64 + tree terms, then those of the squares.
+TEST_P(Elementwise, LayerNormMatchesTheEquation) {
+  for (const int64_t n : kSizes) {
+    auto x = normals(n, 11, 3.0);
+    for (float& v : x) v += 2.0f;
+    const auto gain = normals(n, 12), bias = normals(n, 13);
+    for (const bool with_bias : {false, true}) {
+      std::vector<double> want(static_cast<size_t>(n));
+      double mean = 0, squares = 0, largest = 0;
+      for (const float v : x) mean += static_cast<double>(v) / static_cast<double>(n);
+      for (const float v : x) squares += (v - mean) * (v - mean);
+      const double inverse = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-5);
+      for (size_t i = 0; i < want.size(); ++i) {
+        want[i] = (x[i] - mean) * inverse * gain[i] + (with_bias ? bias[i] : 0.0f);
+        // What a rounding of the mean does to an element, at most.
+        const double error = (std::abs(x[i]) + std::abs(mean)) * inverse * std::abs(gain[i]);
+        largest = std::max({largest, std::abs(want[i]), error});
+      }
+      std::vector<float> got(x.size());
+      const float* shift = with_bias ? bias.data() : nullptr;
+      kernels().layer_norm(x.data(), gain.data(), shift, 1e-5, n, got.data());
+      EXPECT_TRUE(within(got, want, reordered<float>(static_cast<double>(n) / 64 + 8, largest, 2)))
+          << n;
+      std::vector<float> alias = x;
+      kernels().layer_norm(alias.data(), gain.data(), shift, 1e-5, n, alias.data());
+      EXPECT_TRUE(same_bits(alias, got)) << n;
+    }
+  }
+}
+
+TEST_P(Elementwise, LayerNormOfAConstantIsTheBias) {
+  for (const int64_t n : kSizes) {
+    const std::vector<float> x(static_cast<size_t>(n), 0.75f), gain(x.size(), 2.0f);
+    const auto bias = normals(n, 14);
+    std::vector<float> y(x.size());
+    kernels().layer_norm(x.data(), gain.data(), bias.data(), 1e-5, n, y.data());
+    EXPECT_TRUE(within(y, bias, exact())) << n;
+  }
+}
+
+double ulps(float got, double want) {
+  const float near = std::abs(static_cast<float>(want));
+  const double ulp = std::nextafter(near, std::numeric_limits<float>::infinity()) - near;
+  return std::abs(got - want) / ulp;
+}
+
+// Every 997th float of either sign, then NaN and the edges.
+TEST_P(Elementwise, ErfIsAccurateOverTheWholeRange) {
+  std::vector<float> x;
+  for (uint32_t bits = 0; bits < 0x7f800000u; bits += 997) {
+    for (const uint32_t sign : {0u, 0x80000000u}) {
+      const uint32_t word = bits | sign;
+      float v = 0;
+      std::memcpy(&v, &word, 4);
+      x.push_back(v);
+    }
+  }
+  std::vector<float> y(x.size());
+  kernels().erf(x.data(), static_cast<int64_t>(x.size()), y.data());
+  double worst = 0, at = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    if (std::abs(x[i]) < 1e-37f) {  // the product with 2/√π is subnormal: rounded once more
+      const double e = std::erf(static_cast<double>(x[i]));
+      EXPECT_NEAR(y[i], e, 0x1p-149 + std::abs(e) * 0x1p-22) << x[i];
+      continue;
+    }
+    const double off = ulps(y[i], std::erf(static_cast<double>(x[i])));
+    if (off > worst) worst = off, at = x[i];
+  }
+  EXPECT_LE(worst, GetParam() == Isa::kGeneric ? 3.0 : 2.0) << at;
+  RecordProperty("worst_ulp_1000", static_cast<int>(worst * 1000));
+  const float inf = std::numeric_limits<float>::infinity();
+  const std::vector<float> edges = {0.0f, -0.0f, inf, -inf, 4.0f, -1e30f};
+  const std::vector<float> want = {0.0f, -0.0f, 1, -1, 1, -1};
+  kernels().erf(edges.data(), 6, y.data());
+  EXPECT_TRUE(same_bits({y.begin(), y.begin() + 6}, want));
+  for (const float nan : {std::nanf(""), -std::nanf("")}) {
+    kernels().erf(&nan, 1, y.data());
+    EXPECT_TRUE(std::isnan(y[0]));
+  }
+}
+
+TEST_P(Elementwise, GeluMatchesTheEquation) {
+  for (const int64_t n : kSizes) {
+    const auto x = normals(n, 15, 3.0);
+    std::vector<float> got(x.size());
+    kernels().gelu(x.data(), n, got.data());
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double want = 0.5 * x[i] * std::erfc(-x[i] / std::sqrt(2.0));
+      const Bound bound = reordered<float>(2, std::abs(x[i]), 1);
+      EXPECT_NEAR(got[i], want, bound.absolute) << bound.reason << " x " << x[i];
+    }
+    std::vector<float> alias = x;
+    kernels().gelu(alias.data(), n, alias.data());
+    EXPECT_TRUE(same_bits(alias, got));
+  }
+}
+
+TEST_P(Elementwise, Relu2IsExact) {
+  for (const int64_t n : kSizes) {
+    const auto x = normals(n, 16);
+    std::vector<float> want(x), got(x.size());
+    for (float& v : want) v = v > 0 ? v * v : 0.0f;
+    kernels().relu2(x.data(), n, got.data());
+    EXPECT_TRUE(within(got, want, exact())) << n;
+  }
+  const float nan = std::nanf("");
+  float y = 0;
+  kernels().relu2(&nan, 1, &y);
+  EXPECT_TRUE(std::isnan(y));
+}
+
 TEST_P(Elementwise, AddInplaceIsExact) {
   for (const int64_t n : kSizes) {
     const auto x = normals(n, 5);
@@ -174,6 +287,29 @@ TEST(ElementwiseScalar, RopeAnglesRoundOnce) {
     EXPECT_EQ(s[i], static_cast<float>(1.25 * std::sin(123456 * frequency[i])));
   }
   EXPECT_THROW(rope_apply(c, 1, 4, 3, c, s), Error);
+}
+
+TEST(ElementwiseScalar, SoftcapRoundsOnce) {
+  std::vector<float> x = {-1000, -3, -1e-6f, 0, 2.5f, 1e30f};
+  std::vector<float> want;
+  for (const float v : x) want.push_back(static_cast<float>(30 * std::tanh(v / 30.0)));
+  softcap(x.data(), 6, 30);
+  EXPECT_TRUE(same_bits(x, want));
+}
+
+TEST(ElementwiseIsas, FmaIsasAgreeBitForBit) {
+  const auto x = normals(1003, 17, 2.0), gain = normals(1003, 18), bias = normals(1003, 19);
+  std::vector<std::vector<float>> want;
+  for (const Isa isa : fma_isas()) {
+    const KernelTable& k = kernels_for(isa);
+    std::vector<std::vector<float>> got(3, std::vector<float>(1003));
+    k.layer_norm(x.data(), gain.data(), bias.data(), 1e-5, 1003, got[0].data());
+    k.gelu(x.data(), 1003, got[1].data());
+    k.relu2(x.data(), 1003, got[2].data());
+    if (want.empty()) want = got;
+    for (size_t i = 0; i < got.size(); ++i)
+      EXPECT_TRUE(same_bits(got[i], want[i])) << isa_name(isa);
+  }
 }
 
 TEST(ElementwiseScalar, LogSumExpIsStable) {

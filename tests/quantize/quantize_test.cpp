@@ -1,5 +1,6 @@
 #include "quantize/quantize.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "quantize/fuse.h"
@@ -7,6 +8,7 @@
 #include "tests/reference/forward.h"
 #include "tests/support/files.h"
 #include "tests/support/random_model.h"
+#include "tests/support/rotations.h"
 #include "tests/support/specs.h"
 #include "tests/support/tolerance.h"
 
@@ -58,8 +60,8 @@ double rotation_error(const ModelData& model, const Rotated& rotated) {
   return test::relative_l2(after, before);
 }
 
-std::vector<std::pair<std::string, RotationRequest>> requests() {
-  RotationRequest all{true, true, true, true, true, 7};
+std::vector<std::pair<std::string, RotationRequest>> requests(const ModelSpec& spec) {
+  const RotationRequest all = test::possible_rotations(spec, 7);
   std::vector<std::pair<std::string, RotationRequest>> out = {{"all", all}};
   for (auto [name, member] : {std::pair{"residual", &RotationRequest::residual},
                               {"value", &RotationRequest::value},
@@ -68,7 +70,7 @@ std::vector<std::pair<std::string, RotationRequest>> requests() {
                               {"down", &RotationRequest::down}}) {
     RotationRequest one;
     one.*member = true;
-    out.emplace_back(name, one);
+    if (all.*member) out.emplace_back(name, one);
   }
   return out;
 }
@@ -77,7 +79,7 @@ std::vector<std::pair<std::string, RotationRequest>> requests() {
 TEST(Rotation, ChangesNoLogits) {
   for (const auto& [name, spec] : test::all_small_specs()) {
     const ModelData model = test::random_model(spec, 11);
-    for (const auto& [which, request] : requests()) {
+    for (const auto& [which, request] : requests(spec)) {
       const Rotated rotated = rotate(model, request);
       EXPECT_LE(rotation_error<double>(model, rotated), 1e-12) << name << " " << which;
       EXPECT_LE(rotation_error<float>(model, rotated), 1e-5) << name << " " << which;
@@ -88,12 +90,12 @@ TEST(Rotation, ChangesNoLogits) {
 // One broken rule each must be far outside the bound.
 class RotationRules : public testing::Test {
  protected:
-  const RotationRequest all_{true, true, true, true, true, 7};
+  const RotationRequest all_{true, true, true, true, true, 7};  // cut to what a model can carry
   void expect_broken(const ModelSpec& spec, const std::function<void(RotationPlan&)>& damage) {
     const ModelData model = test::random_model(spec, 11);
     Rotated rotated;
     rotated.weights = weights_of<double>(model);
-    rotated.plan = plan_rotation(spec, all_);
+    rotated.plan = plan_rotation(spec, test::possible_rotations(spec, 7));
     damage(rotated.plan);
     rotated.spec = fuse_rotation(spec, rotated.plan, rotated.weights);
     EXPECT_GE(rotation_error<double>(model, rotated), 1e-2);
@@ -152,6 +154,62 @@ TEST_F(RotationRules, PrefixesAndTokensShareOneBasis) {
 TEST_F(RotationRules, ThePrefixBiasTurnsToo) {
   expect_broken(test::small_block(),
                 [](RotationPlan& plan) { plan.changes.erase("global.expansion.bias"); });
+}
+
+// Each bias and each gain of the variants, forgotten.
+TEST_F(RotationRules, BiasesTurnWithWhatTheyAreAddedTo) {
+  const ModelSpec spec = test::decoder_variant("heads: 4, kv_heads: 2, head_dim: 8, bias: all", "",
+                                               "kind: gelu, d_ff: 24, bias: true");
+  for (const char* bias :
+       {"self_attn.v_proj.bias", "self_attn.o_proj.bias", "mlp.down_proj.bias"}) {
+    SCOPED_TRACE(bias);
+    expect_broken(spec, [&](RotationPlan& plan) {
+      plan.changes.erase(std::string("model.layers.1.") + bias);
+    });
+  }
+}
+
+TEST_F(RotationRules, AProjectionWritesTheWholeWidth) {
+  const ModelSpec spec = test::block_variant(", embedder: projection, embedding_dim: 10");
+  EXPECT_FALSE(plan_rotation(spec, all_).manifest.stacks[0].slots);
+  for (const char* name : {"global.embed_projection.weight", "global.embed_projection.bias"}) {
+    SCOPED_TRACE(name);
+    expect_broken(spec, [&](RotationPlan& plan) { plan.changes.erase(name); });
+  }
+}
+
+TEST_F(RotationRules, ContextsOutsideTheStreamStay) {
+  const ModelSpec spec = test::block_variant(", context: cross_attention");
+  EXPECT_TRUE(plan_rotation(spec, all_).changes.at("global.expansion.weight").output.empty());
+  for (const char* name : {"q_proj", "o_proj"}) {
+    SCOPED_TRACE(name);
+    expect_broken(spec, [&](RotationPlan& plan) {
+      plan.changes.erase(fmt::format("local.layers.0.cross_attn.{}.weight", name));
+    });
+  }
+}
+
+TEST_F(RotationRules, LatentsTurnWithBothUpProjections) {
+  for (const char* name : {"kv_a_proj_with_mqa", "k_b_proj", "v_b_proj"}) {
+    SCOPED_TRACE(name);
+    expect_broken(test::small_latent(), [&](RotationPlan& plan) {
+      TensorChange& change =
+          plan.changes.at(fmt::format("model.layers.0.self_attn.{}.weight", name));
+      (change.output.empty() ? change.input : change.output).clear();
+    });
+  }
+}
+
+TEST(Rotation, WhatCannotTurnIsRefusedWithTheReason) {
+  const auto refuses = [](const ModelSpec& spec, const RotationRequest& request,
+                          const std::vector<std::string>& fragments) {
+    test::expect_error(ErrorCode::kRequest, fragments, [&] { plan_rotation(spec, request); });
+  };
+  const ModelSpec norm =
+      test::decoder_variant("heads: 4, head_dim: 8", ", norm: {kind: layernorm}");
+  refuses(norm, {true, false, false, false, false, 1}, {"LayerNorm", "'residual'"});
+  EXPECT_NO_THROW(plan_rotation(norm, {false, true, true, true, true, 1}));
+  refuses(test::small_latent(), {false, false, false, true, false, 1}, {"latent", "'keys'"});
 }
 
 TEST_F(RotationRules, ATiedHeadIsUntied) {
