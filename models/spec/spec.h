@@ -134,9 +134,6 @@ ModelSpec model_spec_from_resolved(const Node& node);
 /// Throws Error(kRequest) with the reason if the combination cannot exist.
 void validate(const ModelSpec& spec);
 
-/// Throws Error(kRequest) naming `who` for variants that are described but not run there yet.
-void require_basic(const ModelSpec& spec, const char* who);
-
 /// Owner list of a `kv_sharing` pattern over `layers` layers: entry i is the layer whose K/V layer
 /// i reads. Patterns: none, cla<k>, keep_ends, dense_front, dense_back, yoco, or an explicit list.
 /// Sources: arXiv 2405.12981 §3 (cla<k>, and the 20-layer KeepEnds, DenseFront and DenseBack

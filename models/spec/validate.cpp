@@ -111,22 +111,4 @@ void validate(const ModelSpec& spec) {
   if (block) validate_block(spec);
 }
 
-void require_basic(const ModelSpec& spec, const char* who) {
-  bool basic = spec.logit_softcap == 0;
-  if (spec.block) {
-    basic = basic && spec.block->embedder == EmbedderKind::kLookup &&
-            spec.block->context == ContextKind::kPrefix;
-  }
-  for (const StackSpec& stack : spec.stacks) {
-    for (const LayerSpec& l : stack.layers) {
-      const AttentionSpec& a = l.attention;
-      basic = basic && l.norm.kind == NormKind::kRmsNorm && !a.latent() &&
-              a.rope.dim == a.head_dim && a.window == 0 && !a.qk_norm && !a.sinks &&
-              a.bias == BiasKind::kNone && l.ffn.gated() && !l.ffn.bias &&
-              l.residual == ResidualKind::kSequential;
-    }
-  }
-  refuse_if(!basic, "this architecture cannot be run by the {} yet", who);
-}
-
 }  // namespace ashlar
