@@ -258,7 +258,8 @@ class Built:
         self.entry = entry
         with double_precision(entry["family"]):
             config = transformers.AutoConfig.for_model(entry["family"], **entry["config"])
-            self.model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", experts_implementation="eager")
+            self.model = transformers.AutoModelForCausalLM.from_config(
+                config, attn_implementation="eager", experts_implementation="eager")
             self.model = self.model.double().eval()
         fill(self.model, seed)
         if entry["prepare"] is not None:
