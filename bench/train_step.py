@@ -5,8 +5,8 @@
     .deps/venv-torch/bin/python bench/train_step.py
 
 The binary writes its weights and its first batch; PyTorch must reach the same loss from them (enlarged, in
-double precision) before anything is timed. Then all sides take turns, round by round, so that noise of the machine hits all of them; a ratio is
-the median over rounds of (their time / our time) within the round: above 1 means that ours is faster.
+double precision) before anything is timed. Then all sides take turns, round by round, so that noise of the
+machine hits all of them; a ratio is the median over rounds of (their time / our time) within the round: above 1 means that ours is faster.
 """
 
 import argparse
@@ -259,7 +259,7 @@ def cell(result, key, form):
 
 
 def table(results):
-    lines = ["| shape | precision | threads | ours ms | eager ms | compile ms | ours / eager | ours / compile | load |",
+    lines = ["| shape | precision | threads | ours ms | eager ms | compile ms | eager / ours | compile / ours | load |",
              "|---|---|---|---|---|---|---|---|---|"]
     for r in results:
         load_average = statistics.median(entry["load"] for entry in r["rounds"])
