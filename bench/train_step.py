@@ -6,7 +6,8 @@
 
 The binary writes its weights and its first batch; PyTorch must reach the same loss from them (enlarged, in
 double precision) before anything is timed. Then all sides take turns, round by round, so that noise of the
-machine hits all of them; a ratio is the median over rounds of (their time / our time) within the round: above 1 means that ours is faster.
+machine hits all of them; a ratio is the median over rounds of (their time / our time) within the round: above
+1 means that ours is faster.
 """
 
 import argparse
