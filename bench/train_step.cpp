@@ -1,0 +1,346 @@
+// Times whole training steps (batch from the shards, forward, backward, clipping, fused AdamW) of
+// the Trainer at 8 samples of 512 tokens, after checking the model against the slow reference and
+// the first step's loss against double precision. bench/train_step.py runs the same shapes in plain
+// PyTorch beside it.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <iostream>
+
+#include "core/base/cpu.h"
+#include "core/base/error.h"
+#include "core/base/rng.h"
+#include "core/config/config.h"
+#include "core/io/json.h"
+#include "core/io/safetensors.h"
+#include "data/shards/shard_writer.h"
+#include "models/model.h"
+#include "tests/reference/reference_model.h"
+#include "train/trainer.h"
+
+namespace ashlar {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kBatch = 8, kContext = 512, kVocabulary = 4096;
+constexpr uint64_t kSeed = 1;
+constexpr double kEnlarged = 4;
+
+struct Shape {
+  std::string name;
+  std::string model;  // the `model:` section
+};
+
+std::vector<Shape> shapes() {
+  const std::string sizes = fmt::format("vocab_size: {}, context_length: {}", kVocabulary, 2048);
+  const auto stack = [](int width, int layers, int inner) {
+    return fmt::format(
+        "{{d_model: {}, layers: {}, attention: {{heads: 8, head_dim: {}}}, ffn: {{d_ff: {}}}}}",
+        width, layers, width / 8, inner);
+  };
+  return {
+      {"decoder-7M", fmt::format("{{kind: decoder, {}, decoder: {}}}", sizes, stack(256, 6, 704))},
+      {"decoder-30M",
+       fmt::format("{{kind: decoder, {}, decoder: {}}}", sizes, stack(512, 8, 1408))},
+      {"block-30M",
+       fmt::format("{{kind: block_transformer, {}, block: {{length: 4, prefix_length: 2}}, "
+                   "global: {}, local: {}}}",
+                   sizes, stack(512, 6, 1408), stack(512, 2, 1408))},
+  };
+}
+
+/// Shards of random tokens in a folder that goes with the object.
+class RandomShards {
+ public:
+  RandomShards()
+      : folder_(fs::temp_directory_path() / fmt::format("ashlar-train-step-{}", ::getpid())) {
+    fs::create_directories(folder_);
+    ShardWriter::Options options;
+    options.folder = folder_;
+    options.vocab_size = kVocabulary;
+    options.vocabulary_sha256 = std::string(64, 'a');
+    ShardWriter writer(options);
+    const Philox random(kSeed);
+    std::vector<int32_t> ids(static_cast<size_t>(kContext) - 1);
+    for (uint64_t d = 0; d < 64; ++d) {
+      for (size_t i = 0; i < ids.size(); ++i) {
+        ids[i] = static_cast<int32_t>(1 + random.below(d * kContext + i, kVocabulary - 1));
+      }
+      writer.add(ids, kContext);
+    }
+    writer.finish();
+  }
+  ~RandomShards() {
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+  }
+  RandomShards(const RandomShards&) = delete;
+  RandomShards& operator=(const RandomShards&) = delete;
+  const fs::path& folder() const { return folder_; }
+
+ private:
+  fs::path folder_;
+};
+
+TrainConfig train_config(const Shape& shape, Precision precision, int threads) {
+  TrainConfig config;
+  config.model = model_spec_from_config(parse_yaml(shape.model, shape.name));
+  config.seed = kSeed;
+  config.steps = int64_t{1} << 30;  // the schedule's length; far beyond what is timed
+  config.context = kContext;
+  config.batch_size = config.micro_batch = kBatch;
+  config.precision = precision;
+  config.threads = threads;
+  config.optimizer.lr = 1e-4;
+  return config;
+}
+
+double eps_of(Precision precision) { return precision == Precision::kBf16 ? 0x1p-8 : 0x1p-23; }
+
+/// Longest chain of roundings from a token to its log-probability: every sum on the way.
+double chain(const ModelSpec& spec) {
+  double terms = static_cast<double>(spec.vocab_size);
+  for (const StackSpec& stack : spec.stacks) {
+    for (const LayerSpec& layer : stack.layers) {
+      terms += static_cast<double>(4 * stack.d_model + layer.ffn.d_ff + kContext);
+    }
+  }
+  return terms;
+}
+
+/// Allowed error of the mean loss in the timed precision: one rounding per norm, product and sum of
+/// the residual stream, eight a layer, of random sign.
+double loss_bound(const ModelSpec& spec, Precision precision, double loss) {
+  double roundings = 2;
+  for (const StackSpec& stack : spec.stacks) {
+    roundings += 8 * static_cast<double>(stack.layers.size());
+  }
+  return std::sqrt(roundings) * eps_of(precision) * loss;
+}
+
+at::Tensor ids_of(const std::vector<int32_t>& ids, std::vector<int64_t> shape) {
+  return at::from_blob(const_cast<int32_t*>(ids.data()), shape, at::kInt).to(at::kLong);
+}
+
+/// One model, checked and ready to be timed.
+class Subject {
+ public:
+  Subject(const Shape& shape, Precision precision, int threads)
+      : shape_(shape),
+        precision_(precision),
+        config_(train_config(shape, precision, threads)),
+        data_(shards_.folder()),
+        source_(data_, kContext, kSeed),
+        trainer_(config_, *data_.eos_id()) {}
+
+  void check() {
+    ParameterSet weights = init_parameters(config_.model, kSeed, at::kDouble);
+    expected_ = exact_loss(weights, kBatch);
+    // Fresh weights are so small that any network predicts next to nothing: enlarged ones tell
+    // networks apart.
+    for (at::Tensor& tensor : weights.tensors) tensor.mul_(kEnlarged);
+    check_scores(weights);
+    enlarged_loss_ = exact_loss(weights, 1);
+    first_loss_ = trainer_.step(source_).loss;
+    const double bound = loss_bound(config_.model, precision_, expected_);
+    require(std::abs(first_loss_ - expected_) <= bound, ErrorCode::kInternal,
+            "{}: the first step's loss is {}, in double precision {} ± {}", shape_.name,
+            first_loss_, expected_, bound);
+  }
+
+  /// Milliseconds of each of `steps` steps.
+  std::vector<double> time(int64_t steps) {
+    std::vector<double> ms;
+    for (int64_t i = 0; i < steps; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      trainer_.step(source_);
+      const std::chrono::duration<double, std::milli> took =
+          std::chrono::steady_clock::now() - start;
+      ms.push_back(took.count());
+    }
+    return ms;
+  }
+
+  /// Initial weights and first batch for another implementation of the same network, and the loss
+  /// it must reach on the first sample with enlarged weights.
+  void dump(const fs::path& path) const;
+
+  Node to_node(const std::vector<double>& ms) const {
+    Node times = Node::list();
+    for (double value : ms) times.push(value);
+    return Node::Map{{"shape", shape_.name},
+                     {"precision", precision_ == Precision::kBf16 ? "bf16" : "fp32"},
+                     {"threads", config_.threads},
+                     {"parameters", trainer_.parameter_count()},
+                     {"batch", kBatch},
+                     {"context", kContext},
+                     {"loss", first_loss_},
+                     {"loss_in_double", expected_},
+                     {"step_ms", std::move(times)}};
+  }
+  std::string row(std::vector<double> ms) const {
+    std::sort(ms.begin(), ms.end());
+    const double median = ms[ms.size() / 2];
+    return fmt::format("| {} | {} | {} | {} | {:.1f} | {:.1f} | {:.0f} |\n", shape_.name,
+                       precision_ == Precision::kBf16 ? "bf16" : "fp32", trainer_.parameter_count(),
+                       config_.threads, median, ms.front(),
+                       1e3 * static_cast<double>(kBatch * kContext) / median);
+  }
+
+ private:
+  ForwardOptions options(at::ScalarType compute) const { return {*data_.eos_id(), compute}; }
+
+  // A short text by the slow loops of tests/reference and by the model, both in double precision.
+  void check_scores(const ParameterSet& set) const {
+    std::vector<int32_t> tokens(17);
+    data_.read(0, tokens);
+    reference::Weights weights;
+    for (size_t i = 0; i < set.specs.size(); ++i) {
+      const double* first = set.tensors[i].data_ptr<double>();
+      weights[set.specs[i].name].assign(first, first + set.specs[i].numel());
+    }
+    const std::vector<int64_t> text(tokens.begin(), tokens.end());
+    const auto expected =
+        reference::log_probabilities(config_.model, weights, text, *data_.eos_id());
+    const at::Tensor ids = ids_of(tokens, {1, static_cast<int64_t>(tokens.size())});
+    const at::Tensor actual =
+        Model(config_.model).score(set, ids, options(at::kDouble)).contiguous();
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const double value = actual.data_ptr<double>()[i];
+      const double bound = 2 * chain(config_.model) * 0x1p-52 * std::abs(expected[i]);
+      require(std::abs(value - expected[i]) <= bound, ErrorCode::kInternal,
+              "{}: log p of token {} is {}, the reference is {} ± {}", shape_.name, i, value,
+              expected[i], bound);
+    }
+  }
+
+  // Mean loss of the first `rows` samples in double precision.
+  double exact_loss(const ParameterSet& set, int64_t rows) const {
+    const at::NoGradGuard no_grad;
+    const Batch batch = source_.batch(0, rows);
+    const std::vector<int64_t> shape = {rows, kContext};
+    const at::Tensor tokens = ids_of(batch.tokens, shape), targets = ids_of(batch.targets, shape);
+    const at::Tensor ones = at::ones(shape, at::kFloat);
+    return Model(config_.model)
+               .loss(set, tokens, targets, ones, options(at::kDouble))
+               .item<double>() /
+           static_cast<double>(rows * kContext);
+  }
+
+  Shape shape_;
+  Precision precision_;
+  TrainConfig config_;
+  RandomShards shards_;
+  ShardSet data_;
+  BatchSource source_;
+  Trainer trainer_;
+  double first_loss_ = 0, expected_ = 0, enlarged_loss_ = 0;
+};
+
+void Subject::dump(const fs::path& path) const {
+  const ParameterSet weights = init_parameters(config_.model, kSeed);
+  const Batch batch = source_.batch(0, kBatch);
+  std::vector<TensorInfo> infos = {{"tokens", DType::kI32, {kBatch, kContext}, 0, 0},
+                                   {"targets", DType::kI32, {kBatch, kContext}, 0, 0}};
+  std::map<std::string, std::span<const std::byte>> bytes = {
+      {"tokens", std::as_bytes(std::span(batch.tokens))},
+      {"targets", std::as_bytes(std::span(batch.targets))}};
+  for (size_t i = 0; i < weights.specs.size(); ++i) {
+    const ParameterSpec& p = weights.specs[i];
+    infos.push_back({p.name, DType::kF32, p.shape, 0, 0});
+    bytes[p.name] = std::as_bytes(
+        std::span(weights.tensors[i].data_ptr<float>(), static_cast<size_t>(p.numel())));
+  }
+  SafetensorsWriter writer(path, infos,
+                           {{"model", shape_.model},
+                            {"eos_id", fmt::format("{}", *data_.eos_id())},
+                            {"enlarged", fmt::format("{}", kEnlarged)},
+                            {"enlarged_loss", fmt::format("{:.17g}", enlarged_loss_)}});
+  for (const TensorInfo& info : writer.layout()) writer.write_next(bytes.at(info.name));
+  writer.commit();
+}
+
+struct Options {
+  std::string shape, precision;
+  int threads = 0;
+  int64_t steps = 5;
+  std::string dump;
+  bool on_demand = false, json = false;
+};
+
+// A round of steps for every line that comes in, one line of JSON for each, so that another
+// program can take turns with this one.
+void serve(Subject& subject, int64_t steps) {
+  std::cout << write_json(subject.to_node({})) << std::endl;
+  for (std::string line; std::getline(std::cin, line);) {
+    std::cout << write_json(subject.to_node(subject.time(steps))) << std::endl;
+  }
+}
+
+void run(const Options& o) {
+  std::vector<Precision> precisions = {Precision::kFp32};
+  const CpuFeatures& cpu = cpu_features();
+  if (cpu.avx512_bf16 || cpu.amx_bf16) precisions.push_back(Precision::kBf16);
+  if (!o.precision.empty()) {
+    precisions = {o.precision == "bf16" ? Precision::kBf16 : Precision::kFp32};
+  }
+  Node results = Node::list();
+  std::string table =
+      "| shape | precision | parameters | threads | ms/step (median) | best | tokens/s |\n"
+      "|---|---|---|---|---|---|---|\n";
+  bool known = false;
+  for (const Shape& shape : shapes()) {
+    if (!o.shape.empty() && shape.name != o.shape) continue;
+    known = true;
+    for (Precision precision : precisions) {
+      Subject subject(shape, precision, o.threads > 0 ? o.threads : cpu.cores);
+      subject.check();
+      if (!o.dump.empty()) subject.dump(o.dump);
+      if (o.on_demand) return serve(subject, o.steps);
+      const auto ms = subject.time(o.steps);
+      results.push(subject.to_node(ms));
+      table += subject.row(ms);
+    }
+  }
+  require(known, ErrorCode::kRequest, "--shape {}: no such shape", o.shape);
+  std::cout << (o.json ? write_json(results, 2) + "\n" : table);
+}
+
+}  // namespace
+}  // namespace ashlar
+
+int main(int argc, char** argv) {
+  CLI::App app("Times whole training steps; checks the model first");
+  ashlar::Options o;
+  app.add_option("--shape", o.shape, "decoder-7M, decoder-30M or block-30M (default: all)");
+  app.add_option("--precision", o.precision, "fp32 or bf16 (default: what the processor has)")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
+  app.add_option("--threads", o.threads, "Threads (default: the cores of this process)")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--steps", o.steps, "Timed steps a round")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  auto* on_demand = app.add_flag("--on-demand", o.on_demand,
+                                 "One round of steps for every line on stdin, one JSON line each");
+  app.add_option("--dump", o.dump, "Write weights and batch to this safetensors file first");
+  app.add_flag("--json", o.json, "Machine-readable result");
+  on_demand->needs(app.get_option("--shape"))->needs(app.get_option("--precision"));
+  app.footer("Example:\n  bench_train_step --shape decoder-7M --precision fp32 --steps 10");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    ashlar::run(o);
+  } catch (const ashlar::Error& error) {
+    fmt::print(stderr, "bench_train_step: {}\n", error.what());
+    return error.code() == ashlar::ErrorCode::kRequest ? 2 : 1;
+  }
+  return 0;
+}
