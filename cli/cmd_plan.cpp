@@ -7,6 +7,7 @@
 #include "cli/app.h"
 #include "cli/commands.h"
 #include "cli/plan_report.h"
+#include "cli/recipe_check.h"
 #include "core/base/checked.h"
 #include "core/config/config.h"
 #include "models/spec/parameters.h"
@@ -33,7 +34,7 @@ RunShape run_shape(const TrainConfig& config, const PlanOptions& options) {
 }
 
 Plan plan_of(const Node& root, const PlanOptions& options) {
-  const TrainConfig config = train_config_from(root);
+  const TrainConfig config = checked_config(root);
   return make_plan(config.model, run_shape(config, options), options);
 }
 

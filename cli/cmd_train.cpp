@@ -6,6 +6,7 @@
 #include "cli/app.h"
 #include "cli/commands.h"
 #include "cli/model_options.h"
+#include "cli/recipe_check.h"
 #include "cli/run_model.h"
 #include "core/base/error.h"
 #include "core/config/config.h"
@@ -73,9 +74,8 @@ void print_result(const TrainArguments& a, const RunResult& r) {
 
 // The weights of --init, adapted to the configuration's model.
 std::function<std::vector<float>(const ParameterSpec&)> initial_values(const TrainArguments& a,
-                                                                       const Node& root) {
+                                                                       const TrainConfig& config) {
   const ModelData source = open_run_or_model(a.init);
-  const TrainConfig config = train_config_from(root);
   check_same_tokenizer(source, config);
   AdaptOptions options;
   if (a.init_kv == "first") options.kv = KvPooling::kFirst;
@@ -89,6 +89,7 @@ void train(const TrainArguments& a) {
   Node root = load_yaml(a.config);
   if (!a.output.empty()) root.set("output", a.output);
   apply_overrides(root, a.overrides);
+  const TrainConfig config = checked_config(root);
   RunOptions options;
   options.stop_after = a.stop_after;
   if (a.resume == "auto") {
@@ -97,7 +98,7 @@ void train(const TrainArguments& a) {
     options.resume = RunOptions::Resume::kFrom;
     options.checkpoint = a.resume;
   }
-  if (!a.init.empty()) options.initial = initial_values(a, root);
+  if (!a.init.empty()) options.initial = initial_values(a, config);
   const RunResult result = run_training(root, options);
   if (a.json) {
     print_json(result_node(result));

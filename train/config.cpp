@@ -129,6 +129,7 @@ TrainConfig train_config_from(const Node& root) {
   read_optimizer(reader.required("optimizer"), config.optimizer);
   read_schedule(reader.optional("schedule"), config);
   read_cadence(reader, config);
+  config.recipe = reader.text_or("quantize", "");
   config.output = reader.text("output");
   reader.finish();
   return config;
@@ -201,6 +202,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
   out.set("checkpoint",
           Node::Map{{"every", config.checkpoint_every}, {"keep", config.checkpoint_keep}});
   out.set("log", Node::Map{{"every", config.log_every}});
+  if (!config.recipe.empty()) out.set("quantize", config.recipe.string());
   out.set("output", config.output.string());
   return out;
 }

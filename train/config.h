@@ -59,6 +59,9 @@ struct TrainConfig {
   int64_t checkpoint_every = 0;    ///< steps; 0: only after the last one
   int64_t checkpoint_keep = 2;
   int64_t log_every = 10;
+  /// Recipe the model is meant to be quantized with; the commands check that it can be, before any
+  /// training. Empty: none.
+  std::filesystem::path recipe;
   std::filesystem::path output;
 };
 

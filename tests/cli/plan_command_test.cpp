@@ -114,5 +114,24 @@ TEST(PlanCommand, HelpShowsAnExample) {
   EXPECT_NE(outcome.out.find("Example:\n"), std::string::npos) << outcome.out;
 }
 
+// A recipe named in the configuration is checked against the architecture before anything runs.
+TEST(PlanCommand, ARecipeThatCannotTurnTheModelIsRefused) {
+  const std::vector<std::string> base = {"configs/smoke/decoder_gqa.yaml", "--set",
+                                         "quantize=configs/quantize/w4_kv4.yaml"};
+  EXPECT_EQ(plan(base).status, 0);
+  const auto refused = [&](const std::string& setting, const std::vector<std::string>& fragments) {
+    auto arguments = base;
+    arguments.insert(arguments.end(), {"--set", setting});
+    const Outcome outcome = plan(arguments);
+    EXPECT_EQ(outcome.status, 2) << setting;
+    for (const std::string& fragment : fragments) {
+      EXPECT_NE(outcome.err.find(fragment), std::string::npos) << outcome.err;
+    }
+  };
+  refused("model.decoder.attention.head_dim=46", {"quantize: rotation: ", "head_dim = 46"});
+  refused("model.decoder.norm.kind=layernorm", {"quantize: rotation: ", "residual"});
+  refused("quantize=configs/quantize/none.yaml", {"none.yaml"});
+}
+
 }  // namespace
 }  // namespace ashlar::cli

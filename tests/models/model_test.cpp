@@ -410,7 +410,8 @@ TEST(Model, BatchRowsAreIndependent) {
 }
 
 TEST(Model, Bf16StaysWithinItsRoundings) {
-  for (const char* name : {"cla2_separate_norm", "block_cla2"}) {
+  for (const char* name : {"cla2_separate_norm", "block_cla2", "neox", "sinks_window_cla2",
+                           "softcap", "mla_query_latent", "block_encoder", "block_cross_neox"}) {
     for (const test::ModelCase& c : test::model_cases()) {
       if (c.name != name) continue;
       const ModelSpec spec = test::spec_of(c);
