@@ -24,7 +24,7 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 
 // Queries per tile: the scores of a group's heads stay in the second-level cache.
-constexpr int64_t kTile = 64;
+constexpr int64_t kTile = 128;
 
 struct Shape {
   int64_t batch, positions, heads, kv_heads, dim, value_dim, window;
