@@ -15,36 +15,6 @@ namespace ashlar::cli {
 namespace fs = std::filesystem;
 namespace {
 
-const char* kind_name(KvKind kind) {
-  switch (kind) {
-    case KvKind::kSelf:
-      return "self";
-    case KvKind::kCross:
-      return "cross";
-    case KvKind::kLatent:
-      return "latent";
-  }
-  fail(ErrorCode::kInternal, "unknown kind of KV group {}", static_cast<int>(kind));
-}
-
-Node describe_group(const ModelSpec& spec, const KvGroup& g) {
-  Node readers = Node::list();
-  for (int64_t r : g.readers) readers.push(r);
-  return Node::Map{{"id", g.id},
-                   {"stack", stack_name(spec.stacks[static_cast<size_t>(g.stack)].role)},
-                   {"owner", g.owner},
-                   {"readers", std::move(readers)},
-                   {"kind", kind_name(g.kind)},
-                   {"entry_tokens", g.entry_tokens},
-                   {"lifetime", g.lifetime == KvLifetime::kSequence ? "sequence" : "block"},
-                   {"heads", g.heads},
-                   {"key_dim", g.key_dim},
-                   {"value_dim", g.value_dim},
-                   {"value_in_key", g.value_in_key},
-                   {"rope_dim", g.rope_dim},
-                   {"window", g.window}};
-}
-
 Node describe_tokenizer(const fs::path& path) {
   const auto tokenizer = load_tokenizer(path);
   return Node::Map{{"kind", "tokenizer"},
@@ -122,7 +92,7 @@ Node describe_model(const ModelData& model, const std::string& kind) {
   out.set("stacks", std::move(stacks));
   if (spec.block) out.set("block", *to_node(spec).find("block"));
   Node groups = Node::list();
-  for (const KvGroup& g : kv_groups(spec)) groups.push(describe_group(spec, g));
+  for (const KvGroup& g : kv_groups(spec)) groups.push(to_node(spec, g));
   out.set("kv_groups", std::move(groups));
   out.set("weights_sha256", weights_sha256(model));
   return out;

@@ -51,18 +51,6 @@ std::string duration(double seconds) {
   return fmt::format("{:.1f} d", seconds / 86400);
 }
 
-const char* kind_name(KvKind kind) {
-  switch (kind) {
-    case KvKind::kSelf:
-      return "self";
-    case KvKind::kCross:
-      return "cross";
-    case KvKind::kLatent:
-      return "latent";
-  }
-  return "";
-}
-
 const char* stack_of(const Plan& plan, const KvGroup& group) {
   return stack_name(plan.spec.stacks[static_cast<size_t>(group.stack)].role);
 }
@@ -89,25 +77,13 @@ Node flops_node(const Flops& f) {
 
 Node group_node(const Plan& plan, const KvCost& cost) {
   const KvGroup& g = cost.group;
-  Node readers = Node::list();
-  for (int64_t r : g.readers) readers.push(r);
-  return Node::Map{{"id", g.id},
-                   {"stack", stack_of(plan, g)},
-                   {"owner", g.owner},
-                   {"readers", std::move(readers)},
-                   {"kind", kind_name(g.kind)},
-                   {"entry_tokens", g.entry_tokens},
-                   {"lifetime", g.lifetime == KvLifetime::kSequence ? "sequence" : "block"},
-                   {"heads", g.heads},
-                   {"key_dim", g.key_dim},
-                   {"value_dim", g.value_dim},
-                   {"value_in_key", g.value_in_key},
-                   {"window", g.window},
-                   {"bytes_per_entry", cost.bytes_per_entry},
-                   {"bytes_per_token", cost.bytes_per_token},
-                   {"rows", cost.rows},
-                   {"bytes", cost.bytes},
-                   {"reads_per_token", cost.reads_per_token}};
+  Node node = to_node(plan.spec, g);
+  node.set("bytes_per_entry", cost.bytes_per_entry);
+  node.set("bytes_per_token", cost.bytes_per_token);
+  node.set("rows", cost.rows);
+  node.set("bytes", cost.bytes);
+  node.set("reads_per_token", cost.reads_per_token);
+  return node;
 }
 
 Node kv_node(const Plan& plan) {
@@ -231,7 +207,7 @@ void add_kv(Table& table, const Plan& plan) {
     const KvGroup& g = cost.group;
     table.line(fmt::format(
         "{:>5} {:<8} {:>5} {:>7} {:<7} {:>6} {:>6} {:>8} {:>11} {:>11}", g.id, stack_of(plan, g),
-        g.owner, g.readers.size(), kind_name(g.kind), g.entry_tokens,
+        g.owner, g.readers.size(), kv_kind_name(g.kind), g.entry_tokens,
         g.window == 0 ? "-" : std::to_string(g.window), cost.rows, cost.bytes_per_entry,
         g.lifetime == KvLifetime::kBlock ? "block" : fmt::format("{}", cost.bytes_per_token)));
   }

@@ -1,3 +1,4 @@
+#include "core/base/error.h"
 #include "models/spec/attention_kind.h"
 
 namespace ashlar {
@@ -61,6 +62,36 @@ std::vector<int64_t> group_of_layer(const ModelSpec& spec, int64_t stack, KvKind
     for (int64_t layer : group.readers) out[static_cast<size_t>(layer)] = group.id;
   }
   return out;
+}
+
+const char* kv_kind_name(KvKind kind) {
+  switch (kind) {
+    case KvKind::kSelf:
+      return "self";
+    case KvKind::kCross:
+      return "cross";
+    case KvKind::kLatent:
+      return "latent";
+  }
+  fail(ErrorCode::kInternal, "unknown kind of KV group {}", static_cast<int>(kind));
+}
+
+Node to_node(const ModelSpec& spec, const KvGroup& g) {
+  Node readers = Node::list();
+  for (int64_t r : g.readers) readers.push(r);
+  return Node::Map{{"id", g.id},
+                   {"stack", stack_name(spec.stacks[static_cast<size_t>(g.stack)].role)},
+                   {"owner", g.owner},
+                   {"readers", std::move(readers)},
+                   {"kind", kv_kind_name(g.kind)},
+                   {"entry_tokens", g.entry_tokens},
+                   {"lifetime", g.lifetime == KvLifetime::kSequence ? "sequence" : "block"},
+                   {"heads", g.heads},
+                   {"key_dim", g.key_dim},
+                   {"value_dim", g.value_dim},
+                   {"value_in_key", g.value_in_key},
+                   {"rope_dim", g.rope_dim},
+                   {"window", g.window}};
 }
 
 }  // namespace ashlar

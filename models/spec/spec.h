@@ -122,6 +122,11 @@ std::vector<KvGroup> kv_groups(const ModelSpec& spec);
 std::vector<int64_t> group_of_layer(const ModelSpec& spec, int64_t stack,
                                     KvKind kind = KvKind::kSelf);
 
+/// "self", "cross" or "latent".
+const char* kv_kind_name(KvKind kind);
+/// What `plan` and `inspect` say of a group.
+Node to_node(const ModelSpec& spec, const KvGroup& group);
+
 /// Reads the `model:` section of a configuration (docs/architecture.md lists the keys). Throws
 /// Error(kRequest) with file:line and key for anything unknown, missing or impossible.
 ModelSpec model_spec_from_config(const Node& section);
