@@ -48,8 +48,9 @@ class Adapter {
   std::vector<int64_t> pooled_layers(size_t stack, int64_t owner) const;
   Values gain(const StackSpec& stack, int64_t layer) const;
   Values shift(const StackSpec& stack, int64_t layer) const;
-  Values folded(const StackSpec& stack, Role weight, int64_t layer) const;
-  Values folded_bias(const StackSpec& stack, Role weight, Role bias, int64_t layer) const;
+  Values folded(const StackSpec& stack, Role weight, int64_t layer, const Values& gain) const;
+  Values folded_bias(const StackSpec& stack, Role weight, Role bias, int64_t layer,
+                     const Values& shift) const;
   Values pooled(const ParameterSpec& p) const;
   std::optional<Values> owner_tensor(const ParameterSpec& p) const;
 
@@ -190,21 +191,22 @@ Values Adapter::shift(const StackSpec& stack, int64_t layer) const {
   return read(stack, own ? Role::kKvNormBias : Role::kAttentionNormBias, layer).value_or(Values{});
 }
 
-Values Adapter::folded(const StackSpec& stack, Role weight, int64_t layer) const {
+Values Adapter::folded(const StackSpec& stack, Role weight, int64_t layer,
+                       const Values& gain) const {
   std::optional<Values> w = read(stack, weight, layer);
   require(w.has_value(), ErrorCode::kRequest, "'{}' is not in the model",
           parameter_name(stack, weight, layer));
-  const Values g = gain(stack, layer);
-  for (size_t i = 0; i < w->size(); ++i) (*w)[i] *= g[i % g.size()];
+  for (size_t i = 0; i < w->size(); ++i) (*w)[i] *= gain[i % gain.size()];
   return *w;
 }
 
 // W(γ∘n + β) + b = (W∘γ)n + (Wβ + b).
-Values Adapter::folded_bias(const StackSpec& stack, Role weight, Role bias, int64_t layer) const {
+Values Adapter::folded_bias(const StackSpec& stack, Role weight, Role bias, int64_t layer,
+                            const Values& shift) const {
   Values out = read(stack, bias, layer).value();
-  const Values beta = shift(stack, layer), w = read(stack, weight, layer).value();
+  const Values w = read(stack, weight, layer).value();
   for (size_t r = 0; r < out.size(); ++r) {
-    for (size_t c = 0; c < beta.size(); ++c) out[r] += w[r * beta.size() + c] * beta[c];
+    for (size_t c = 0; c < shift.size(); ++c) out[r] += w[r * shift.size() + c] * shift[c];
   }
   return out;
 }
@@ -224,10 +226,13 @@ Values Adapter::pooled(const ParameterSpec& p) const {
   const int64_t head = p.numel() / now.kv_heads;
   Values out(static_cast<size_t>(p.numel()), 0.0);
   for (int64_t layer : layers) {
-    const Values own =
-        p.role == Role::kKeyBias     ? folded_bias(stack, Role::kKey, Role::kKeyBias, layer)
-        : p.role == Role::kValueBias ? folded_bias(stack, Role::kValue, Role::kValueBias, layer)
-                                     : folded(stack, p.role, layer);
+    const auto bias_of = [&](Role weight) {
+      return folded_bias(stack, weight, p.role, layer, shift(stack, layer));
+    };
+    const Values own = p.role == Role::kKeyBias ? bias_of(Role::kKey)
+                       : p.role == Role::kValueBias
+                           ? bias_of(Role::kValue)
+                           : folded(stack, p.role, layer, gain(stack, layer));
     require(static_cast<int64_t>(own.size()) == p.numel() * share, ErrorCode::kRequest,
             "'{}': layer {} of the model has another shape", p.name, layer);
     const double weight = 1.0 / static_cast<double>(share * static_cast<int64_t>(layers.size()));
@@ -283,19 +288,12 @@ std::optional<Values> Adapter::owner_tensor(const ParameterSpec& p) const {
   // K/V share the query's norm: its gain goes into W_q as well.
   if (p.role == Role::kAttentionNorm) return ones;
   if (p.role == Role::kAttentionNormBias) return zeros;
-  if (p.role == Role::kQuery || p.role == Role::kQueryBias) {
-    const Values g = read(stack, Role::kAttentionNorm, own).value();
-    const Values beta = read(stack, Role::kAttentionNormBias, own).value_or(Values{});
-    Values w = read(stack, Role::kQuery, own).value();
-    if (p.role == Role::kQuery) {
-      for (size_t i = 0; i < w.size(); ++i) w[i] *= g[i % g.size()];
-      return w;
-    }
-    Values b = read(stack, Role::kQueryBias, own).value();
-    for (size_t r = 0; r < b.size(); ++r) {
-      for (size_t c = 0; c < beta.size(); ++c) b[r] += w[r * beta.size() + c] * beta[c];
-    }
-    return b;
+  if (p.role == Role::kQuery) {
+    return folded(stack, Role::kQuery, own, read(stack, Role::kAttentionNorm, own).value());
+  }
+  if (p.role == Role::kQueryBias) {
+    return folded_bias(stack, Role::kQuery, Role::kQueryBias, own,
+                       read(stack, Role::kAttentionNormBias, own).value_or(Values{}));
   }
   return std::nullopt;
 }

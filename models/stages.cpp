@@ -54,22 +54,32 @@ class StageBuilder {
   }
 
  private:
-  // Adds a stage that owns the parameters of `roles` outside layers (or, with `layer`, all of that
-  // layer's) of the stack; body(weights, input, state) → state.
-  template <typename Body>
-  void add(std::string name, std::vector<std::pair<size_t, Role>> wanted, Body body) {
+  struct Picked {
     std::vector<size_t> indices;
     std::vector<Role> roles;
-    for (const auto& [stack, role] : wanted) {
-      for (size_t i = 0; i < specs_.size(); ++i) {
-        const ParameterSpec& p = specs_[i];
-        if (p.stack != static_cast<int64_t>(stack) || p.layer >= 0 || p.role != role) continue;
-        indices.push_back(i);
-        roles.push_back(role);
-      }
+  };
+  template <typename Wanted>
+  void pick(Picked& out, Wanted wanted) const {
+    for (size_t i = 0; i < specs_.size(); ++i) {
+      if (!wanted(specs_[i])) continue;
+      out.indices.push_back(i);
+      out.roles.push_back(specs_[i].role);
     }
-    stages_.push_back({std::move(name), std::move(indices),
-                       [roles, body](Parameters p, const StageInput& input, StageState state) {
+  }
+
+  // Adds a stage that owns those parameters of (stack, role) outside layers that the model has;
+  // body(weights, input, state) → state.
+  template <typename Body>
+  void add(std::string name, const std::vector<std::pair<size_t, Role>>& wanted, Body body) {
+    Picked picked;
+    for (const auto& [stack, role] : wanted) {
+      pick(picked, [&](const ParameterSpec& p) {
+        return p.stack == static_cast<int64_t>(stack) && p.layer < 0 && p.role == role;
+      });
+    }
+    stages_.push_back({std::move(name), std::move(picked.indices),
+                       [roles = std::move(picked.roles), body](
+                           Parameters p, const StageInput& input, StageState state) {
                          return body(StageWeights(roles, p), input, std::move(state));
                        }});
   }
@@ -182,16 +192,12 @@ void StageBuilder::add_layers(size_t stack_index) {
     plan.last_reader = encoder || std::find(groups.begin() + static_cast<int64_t>(l) + 1,
                                             groups.end(), groups[l]) == groups.end();
     plan.cross = spec_.has_cross_attention(stack);
-    std::vector<size_t> indices;
-    for (size_t i = 0; i < specs_.size(); ++i) {
-      if (specs_[i].stack != static_cast<int64_t>(stack_index) ||
-          specs_[i].layer != static_cast<int64_t>(l)) {
-        continue;
-      }
-      indices.push_back(i);
-      plan.roles.push_back(specs_[i].role);
-    }
-    stages_.push_back({layer_prefix(stack, static_cast<int64_t>(l)), std::move(indices),
+    Picked picked;
+    pick(picked, [&](const ParameterSpec& p) {
+      return p.stack == static_cast<int64_t>(stack_index) && p.layer == static_cast<int64_t>(l);
+    });
+    plan.roles = std::move(picked.roles);
+    stages_.push_back({layer_prefix(stack, static_cast<int64_t>(l)), std::move(picked.indices),
                        [plan](Parameters p, const StageInput& input, StageState state) {
                          return run_layer(plan, p, input, std::move(state));
                        }});

@@ -3,6 +3,7 @@
 #include "cli/app.h"
 #include "cli/commands.h"
 #include "core/io/json.h"
+#include "tests/cli/run_command.h"
 #include "tests/support/files.h"
 
 namespace ashlar::cli {
@@ -10,30 +11,12 @@ namespace {
 
 using test::TempDir;
 
-struct Outcome {
-  int status = 0;
-  std::string out, err;
-};
+using test_commands::json_of;
+using test_commands::Outcome;
 
 Outcome ashlar(std::vector<std::string> arguments) {
   constexpr AddCommand kCommands[] = {add_data_command, add_tokenizer_command};
-  arguments.insert(arguments.begin(), "ashlar");
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
-  Outcome outcome;
-  outcome.status = run(static_cast<int>(argv.size()), argv.data(), "ashlar", "test", kCommands);
-  std::fflush(stdout);
-  outcome.out = testing::internal::GetCapturedStdout();
-  outcome.err = testing::internal::GetCapturedStderr();
-  return outcome;
-}
-
-Node json_of(const Outcome& outcome) {
-  EXPECT_EQ(outcome.status, 0) << outcome.err;
-  EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 1) << outcome.out;
-  return parse_json(outcome.out, "stdout");
+  return test_commands::run_command(kCommands, std::move(arguments));
 }
 
 /// One document per paragraph of the licence.

@@ -5,6 +5,7 @@
 #include "cli/app.h"
 #include "cli/commands.h"
 #include "core/io/json.h"
+#include "tests/cli/run_command.h"
 #include "tests/support/files.h"
 
 namespace ashlar::cli {
@@ -12,32 +13,17 @@ namespace {
 
 using test::TempDir;
 
-struct Outcome {
-  int status = 0;
-  std::string out, err;
-};
+using test_commands::Outcome;
 
 Outcome plan(std::vector<std::string> arguments) {
   constexpr AddCommand kCommands[] = {add_plan_command};
-  arguments.insert(arguments.begin(), {"ashlar", "plan"});
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
-  Outcome outcome;
-  outcome.status = run(static_cast<int>(argv.size()), argv.data(), "ashlar", "test", kCommands);
-  std::fflush(stdout);
-  outcome.out = testing::internal::GetCapturedStdout();
-  outcome.err = testing::internal::GetCapturedStderr();
-  return outcome;
+  arguments.insert(arguments.begin(), "plan");
+  return test_commands::run_command(kCommands, std::move(arguments));
 }
 
 Node json_of(std::vector<std::string> arguments) {
   arguments.push_back("--json");
-  const Outcome outcome = plan(std::move(arguments));
-  EXPECT_EQ(outcome.status, 0) << outcome.err;
-  EXPECT_EQ(std::count(outcome.out.begin(), outcome.out.end(), '\n'), 1) << outcome.out;
-  return parse_json(outcome.out, "stdout");
+  return test_commands::json_of(plan(std::move(arguments)));
 }
 
 const char* const kBlock = "configs/pretrain/block-420m.yaml";
