@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "attention/linear.h"
 #include "attention/row_dispatch.h"
 #include "core/base/error.h"
 
@@ -16,8 +17,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-Tensor flat(const Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
 struct RmsNorm : Function<RmsNorm> {
   static variable_list forward(AutogradContext* ctx, const Tensor& input, const Tensor& gain,
@@ -92,46 +91,6 @@ struct Rotate : Function<Rotate> {
   }
 };
 
-struct LinearMany : Function<LinearMany> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& w0,
-                               const std::optional<Tensor>& w1, const std::optional<Tensor>& w2) {
-    const Tensor x2 = flat(x);
-    variable_list saved = {x2, w0}, out;
-    if (w1) saved.push_back(*w1);
-    if (w2) saved.push_back(*w2);
-    for (size_t i = 1; i < saved.size(); ++i) {
-      auto shape = x.sizes().vec();
-      shape.back() = saved[i].size(0);
-      out.push_back(at::mm(x2, saved[i].t()).view(shape));
-    }
-    ctx->saved_data["shape"] = x.sizes().vec();
-    ctx->save_for_backward(saved);
-    return out;
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto saved = ctx->get_saved_variables();
-    variable_list out(5);
-    Tensor dx;
-    for (size_t i = 0; i + 1 < saved.size(); ++i) {
-      if (!grads[i].defined()) continue;
-      const Tensor g = flat(grads[i]);
-      const Tensor& w = saved[i + 1];
-      if (ctx->needs_input_grad(0)) {
-        if (dx.defined()) {
-          dx.addmm_(g, w);
-        } else {
-          dx = at::mm(g, w);
-        }
-      }
-      out[i + 1] = at::mm(g.t(), saved[0]);
-    }
-    if (dx.defined()) out[0] = dx.view(ctx->saved_data["shape"].toIntVector());
-    out.resize(4);
-    return out;
-  }
-};
-
 struct SwiGlu : Function<SwiGlu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
     ctx->save_for_backward({gate, up});
@@ -176,7 +135,7 @@ Tensor row_losses(const Tensor& hidden, const Tensor& head, const Tensor& target
   for (int64_t at = 0; at < rows; at += kLogitRows) {
     const int64_t count = std::min(kLogitRows, rows - at);
     const Tensor h = hidden.narrow(0, at, count);
-    const Tensor logits = at::mm(h, head.t());
+    const Tensor logits = times_transposed(h, head);
     dispatch(logits.scalar_type(), [&]<typename T>(T) {
       for_row_tasks(count, [&](int64_t, int64_t first, int64_t n) {
         rows::cross_entropy<T>(data<T>(logits) + first * classes,
@@ -186,8 +145,7 @@ Tensor row_losses(const Tensor& hidden, const Tensor& head, const Tensor& target
       });
     });
     if (!gradient) continue;
-    Tensor out = dhidden.narrow(0, at, count);
-    at::mm_out(out, logits, head);
+    dhidden.narrow(0, at, count).copy_(times(logits, head));
     if (dhead.scalar_type() == logits.scalar_type()) {
       dhead.addmm_(logits.t(), h);
     } else {
@@ -262,15 +220,6 @@ Tensor rotate(const Tensor& x, const RopeTable& table, int64_t offset) {
 Tensor layer_norm(const Tensor& x, const Tensor& gain, const std::optional<Tensor>& bias,
                   double eps) {
   return at::layer_norm(x, {x.size(-1)}, gain, bias, eps);
-}
-
-std::vector<Tensor> linear_many(const Tensor& x, const Tensor& w0, const std::optional<Tensor>& w1,
-                                const std::optional<Tensor>& w2) {
-  return LinearMany::apply(x, w0, w1, w2);
-}
-
-Tensor linear_add(const Tensor& residual, const Tensor& x, const Tensor& w) {
-  return at::addmm(flat(residual), flat(x), w.t()).view(residual.sizes());
 }
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include "attention/row_kernels.h"
 #include "models/spec/rope.h"
@@ -40,15 +39,6 @@ at::Tensor rotate(const at::Tensor& x_BTHE, const RopeTable& table, int64_t offs
 /// LayerNorm (arXiv 1607.06450) over the last dimension; gain and bias [D] in fp32 for bf16 x.
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& gain,
                       const std::optional<at::Tensor>& bias, double eps);
-
-/// x·wᵀ for each weight [out, in]; one node in the graph, so that the input gradient is summed
-/// inside the matrix products.
-std::vector<at::Tensor> linear_many(const at::Tensor& x, const at::Tensor& w0,
-                                    const std::optional<at::Tensor>& w1 = {},
-                                    const std::optional<at::Tensor>& w2 = {});
-
-/// residual + x·wᵀ.
-at::Tensor linear_add(const at::Tensor& residual, const at::Tensor& x, const at::Tensor& w);
 
 /// gate·σ(gate)·up (arXiv 2002.05202).
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);

@@ -14,7 +14,7 @@ using Role = ParameterRole;
 
 void leave_kv(const ProjectionInput& in) {
   const AttentionSpec& a = in.plan.spec.attention;
-  const Tensor down = linear_many(kv_input(in), in.w.as(Role::kLatent, in.h))[0];
+  const Tensor down = linear_map(kv_input(in), in.w.as(Role::kLatent, in.h));
   const Tensor latent =
       rms_norm(down.narrow(2, 0, a.latent_dim), in.w[Role::kLatentNorm], in.plan.spec.norm.eps)
           .first;
@@ -32,10 +32,10 @@ Tensor project_latent(const ProjectionInput& in) {
   if (in.plan.owner) leave_kv(in);
   Tensor source = in.h;
   if (in.w.has(Role::kQueryDown)) {
-    const Tensor down = linear_many(in.h, in.w.as(Role::kQueryDown, in.h))[0];
+    const Tensor down = linear_map(in.h, in.w.as(Role::kQueryDown, in.h));
     source = rms_norm(down, in.w[Role::kQueryDownNorm], in.plan.spec.norm.eps).first;
   }
-  const Tensor q = linear_many(source, in.w.as(Role::kQuery, in.h))[0];
+  const Tensor q = linear_map(source, in.w.as(Role::kQuery, in.h));
   return rotate(split_heads(q, a.heads), in.rope, a.rope_offset());
 }
 

@@ -7,6 +7,7 @@
 
 #include <ATen/ATen.h>
 
+#include "attention/linear.h"
 #include "attention/ops.h"
 #include "models/projection.h"
 
@@ -16,8 +17,9 @@ using at::Tensor;
 using Role = ParameterRole;
 
 Tensor apply_linear(const StageWeights& w, const Tensor& x, Role weight, Role bias) {
-  if (!w.has(bias)) return linear_many(x, w.as(weight, x))[0];
-  return at::linear(x, w.as(weight, x), w.as(bias, x));
+  std::optional<Tensor> b;
+  if (w.has(bias)) b = w.as(bias, x);
+  return linear_map(x, w.as(weight, x), b);
 }
 
 Tensor add_linear(const StageWeights& w, const Tensor& residual, const Tensor& x, Role weight,

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "attention/linear.h"
 #include "attention/ops.h"
 #include "core/base/checked.h"
 #include "core/base/error.h"
@@ -110,7 +111,7 @@ Tensor Model::head(const ParameterSet& parameters, const ForwardOptions& options
 Tensor Model::forward(const ParameterSet& parameters, const Tensor& tokens,
                       const ForwardOptions& options) const {
   const Tensor logits =
-      at::linear(hidden(parameters, tokens, options, Rows::kNext), head(parameters, options));
+      linear_map(hidden(parameters, tokens, options, Rows::kNext), head(parameters, options));
   const double cap = spec_.logit_softcap;
   return cap > 0 ? at::tanh(logits / cap) * cap : logits;
 }

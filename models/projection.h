@@ -1,5 +1,6 @@
 #pragma once
 
+#include "attention/linear.h"
 #include "attention/ops.h"
 #include "models/layer_stage.h"
 
