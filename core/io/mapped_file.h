@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <memory>
 #include <span>
 
 namespace ashlar {
@@ -20,15 +21,19 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
-  /// Tells the system that the whole pages of `part`, a piece of bytes(), are not needed for now: a
-  /// file larger than memory can be read piece by piece. Reading them again is allowed.
-  void release(std::span<const std::byte> part) const;
   const std::filesystem::path& path() const { return path_; }
+  /// Hands the pages of `part` back to the system; they are read again when touched again.
+  void release(std::span<const std::byte> part) const;
 
  private:
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
 };
+
+/// Keeps `file` alive; when the last copy goes, the pages of `part` are released, so that walking
+/// through a large file does not keep it in memory.
+std::shared_ptr<const void> hold(std::shared_ptr<const MappedFile> file,
+                                 std::span<const std::byte> part);
 
 }  // namespace ashlar

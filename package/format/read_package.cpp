@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 
 #include "core/base/checked.h"
 #include "core/base/error.h"
@@ -11,9 +12,15 @@ namespace fs = std::filesystem;
 namespace {
 
 struct Encoding {
+  std::optional<BlockKind> block;
   int bits = 0;
   int64_t group = 0;
 };
+
+BlockKind block_kind(NodeReader& reader) {
+  constexpr std::array kinds = {BlockKind::kQ4K, BlockKind::kQ5K, BlockKind::kQ6K};
+  return kinds[reader.choice("blocks", {"Q4_K", "Q5_K", "Q6_K"})];
+}
 
 std::map<std::string, Encoding> read_encodings(const Node* node) {
   std::map<std::string, Encoding> out;
@@ -21,6 +28,12 @@ std::map<std::string, Encoding> read_encodings(const Node* node) {
   for (const auto& [name, entry] : node->as_map()) {
     NodeReader reader(entry, "ashlar.quantized." + name);
     Encoding e;
+    if (entry.is_map() && entry.find("blocks") != nullptr) {
+      e.block = block_kind(reader);
+      reader.finish();
+      out[name] = e;
+      continue;
+    }
     e.bits = static_cast<int>(reader.integer("bits", 4, 8));
     e.group = reader.integer("group", 1, int64_t{1} << 30);
     reader.choice("order", {"sequential"});
@@ -46,6 +59,7 @@ WeightTensor quantized_tensor(const std::shared_ptr<SafetensorsFile>& file, cons
     used[name + suffix] = true;
     return file->data(part(*file, name + suffix, dtype));
   };
+  if (e.block) return {name, shape, BlockTensor{*e.block, take(".blocks", DType::kU8)}, file};
   QuantTensor q;
   q.bits = e.bits;
   q.group = e.group;
@@ -67,8 +81,8 @@ void read_tensors(const fs::path& path, const Node* quantized, ModelData& model)
     const TensorInfo* info = file->find(p.name);
     require(info != nullptr, ErrorCode::kData, "{}: tensor '{}' is missing", path.string(), p.name);
     used[p.name] = true;
-    model.tensors[p.name] = {p.name, info->shape, DenseTensor{info->dtype, file->data(*info)},
-                             file};
+    model.tensors[p.name] =
+        WeightTensor{p.name, info->shape, DenseTensor{info->dtype, file->data(*info)}, file};
   }
   for (const TensorInfo& info : file->tensors()) {
     require(used.count(info.name) != 0, ErrorCode::kData,
@@ -80,9 +94,8 @@ void read_generation(const fs::path& path, ModelData& model) {
   const Node node = load_json(path);
   const Node* start = node.find("bos_token_id");
   const Node* stop = node.find("eos_token_id");
-  require(start != nullptr && start->is_int() && stop != nullptr, ErrorCode::kData,
-          "{}: bos_token_id or eos_token_id is missing", path.string());
-  model.start_token = start->as_int();
+  require(stop != nullptr, ErrorCode::kData, "{}: eos_token_id is missing", path.string());
+  if (start != nullptr && !start->is_null()) model.start_token = start->as_int();
   if (stop->is_int()) {
     model.stop_tokens = {stop->as_int()};
   } else {
@@ -125,6 +138,12 @@ ModelData read_package(const fs::path& path) {
   read_tensors(path / "model.safetensors", quantized, model);
   if (fs::exists(path / "tokenizer.json")) {
     model.tokenizer_json = read_file(path / "tokenizer.json");
+  }
+  if (fs::exists(path / "chat_template.jinja")) {
+    model.chat_template = read_file(path / "chat_template.jinja");
+  }
+  if (const Node* name = config.find("_name_or_path"); name != nullptr && name->is_string()) {
+    model.name = name->as_string();
   }
   validate(model, path.string());
   const std::string actual = weights_sha256(model);
