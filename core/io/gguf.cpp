@@ -266,8 +266,7 @@ const GgufTypeInfo& gguf_type_info(GgufType type) {
   return *info;
 }
 
-GgufFile::GgufFile(const std::filesystem::path& path)
-    : file_(std::make_shared<MappedFile>(path)) {
+GgufFile::GgufFile(const std::filesystem::path& path) : file_(std::make_shared<MappedFile>(path)) {
   Cursor in(file_->bytes(), path.string());
   const auto magic = in.take<std::array<char, 4>>("the magic");
   require(std::string_view(magic.data(), magic.size()) == gguf::kMagic, ErrorCode::kData,
@@ -325,7 +324,7 @@ const GgufTensor* GgufFile::find(const std::string& name) const {
 
 std::span<const std::byte> GgufFile::data(const GgufTensor& tensor) const {
   return file_->bytes().subspan(data_start_ + static_cast<size_t>(tensor.offset),
-                               static_cast<size_t>(tensor.bytes));
+                                static_cast<size_t>(tensor.bytes));
 }
 
 bool is_gguf(const std::filesystem::path& path) {
