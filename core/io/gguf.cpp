@@ -266,8 +266,8 @@ const GgufTypeInfo& gguf_type_info(GgufType type) {
   return *info;
 }
 
-GgufFile::GgufFile(const std::filesystem::path& path) : file_(path) {
-  Cursor in(file_.bytes(), path.string());
+GgufFile::GgufFile(const std::filesystem::path& path) : file_(std::make_shared<MappedFile>(path)) {
+  Cursor in(file_->bytes(), path.string());
   const auto magic = in.take<std::array<char, 4>>("the magic");
   require(std::string_view(magic.data(), magic.size()) == gguf::kMagic, ErrorCode::kData,
           "{}: not a GGUF file", in.file());
@@ -296,7 +296,7 @@ GgufFile::GgufFile(const std::filesystem::path& path) : file_(path) {
 
 void GgufFile::check_extents(size_t end_of_header, int64_t alignment) {
   const std::string file = path().string();
-  const auto size = static_cast<int64_t>(file_.bytes().size());
+  const auto size = static_cast<int64_t>(file_->bytes().size());
   const int64_t start = round_up(static_cast<int64_t>(end_of_header), alignment);
   const int64_t available = std::max<int64_t>(size - start, 0);
   data_start_ = static_cast<size_t>(std::min(start, size));
@@ -323,8 +323,8 @@ const GgufTensor* GgufFile::find(const std::string& name) const {
 }
 
 std::span<const std::byte> GgufFile::data(const GgufTensor& tensor) const {
-  return file_.bytes().subspan(data_start_ + static_cast<size_t>(tensor.offset),
-                               static_cast<size_t>(tensor.bytes));
+  return file_->bytes().subspan(data_start_ + static_cast<size_t>(tensor.offset),
+                                static_cast<size_t>(tensor.bytes));
 }
 
 bool is_gguf(const std::filesystem::path& path) {

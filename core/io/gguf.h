@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -86,16 +87,16 @@ class GgufFile {
   const std::vector<GgufTensor>& tensors() const { return tensors_; }  ///< in file order
   /// nullptr when absent.
   const GgufTensor* find(const std::string& name) const;
-  /// The bytes of a tensor inside the mapping; copy them, do not keep the span.
+  /// The bytes of a tensor inside the mapping.
   std::span<const std::byte> data(const GgufTensor& tensor) const;
-  /// Tells the system that the pages of a tensor are not needed for now.
-  void release(const GgufTensor& tensor) const { file_.release(data(tensor)); }
-  const std::filesystem::path& path() const { return file_.path(); }
+  /// The mapping, for `hold`: whoever keeps a piece of data() keeps this.
+  const std::shared_ptr<const MappedFile>& mapping() const { return file_; }
+  const std::filesystem::path& path() const { return file_->path(); }
 
  private:
   void check_extents(size_t data_start, int64_t alignment);
 
-  MappedFile file_;
+  std::shared_ptr<const MappedFile> file_;
   size_t data_start_ = 0;
   Node metadata_ = Node::map();
   std::vector<GgufTensor> tensors_;

@@ -21,10 +21,10 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::filesystem::path& path() const { return path_; }
   /// Tells the system that the whole pages of `part`, a piece of bytes(), are not needed for now: a
   /// file larger than memory can be read piece by piece. Reading them again is allowed.
   void release(std::span<const std::byte> part) const;
-  const std::filesystem::path& path() const { return path_; }
 
  private:
   std::filesystem::path path_;

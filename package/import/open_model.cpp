@@ -3,6 +3,7 @@
 #include "core/base/error.h"
 #include "data/tokenizer/tokenizer.h"
 #include "package/format/package.h"
+#include "package/import/gguf_model.h"
 #include "package/import/llama2c.h"
 
 namespace ashlar {
@@ -37,10 +38,15 @@ ModelData open_model(const fs::path& path, const fs::path& tokenizer_path) {
   } else if (fs::is_regular_file(path) && path.extension() == ".bin") {
     model = import_llama2c(path, "");
     if (tokenizer.empty()) tokenizer = tokenizer_beside(path, model.spec.vocab_size);
+  } else if (is_gguf(path)) {
+    const GgufFile file(path);
+    model = import_gguf(file);
+    const bool has_tokenizer = file.metadata().find("tokenizer.ggml.model") != nullptr;
+    if (tokenizer.empty() && has_tokenizer) tokenizer = path;
   } else {
     fail(ErrorCode::kRequest,
-         "{}: neither an Ashlar package (a folder whose config.json has an `ashlar` object) nor a "
-         "llama2.c model (.bin)",
+         "{}: no Ashlar package (a folder whose config.json has an `ashlar` object), GGUF "
+         "file or llama2.c model (.bin)",
          path.string());
   }
   if (!tokenizer.empty()) {

@@ -74,7 +74,7 @@ TEST(Gguf, RoundTrips) {
   const GgufTensor& w = *in.find("w");
   EXPECT_EQ(w.shape, (std::vector<int64_t>{2, 64}));
   ASSERT_EQ(in.data(w).size(), 80u);
-  in.release(w);
+  in.mapping()->release(in.data(w));
   EXPECT_EQ(in.data(w)[79], std::byte{6});
   EXPECT_EQ(in.data(in.tensors()[0])[11], std::byte{5});
   EXPECT_EQ(in.find("none"), nullptr);
