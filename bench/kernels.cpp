@@ -62,6 +62,13 @@ struct Weights {
   std::vector<std::byte> data;
   std::vector<uint16_t> scale, min;
 
+  LinearSource source() const {
+    const auto bytes = [](const std::vector<uint16_t>& v) {
+      return v.empty() ? nullptr : reinterpret_cast<const std::byte*>(v.data());
+    };
+    return {data.data(), bytes(scale), bytes(min)};
+  }
+
   explicit Weights(const LinearShape& s) : shape(s) {
     const int64_t n = s.out * s.in;
     const Philox rng(1);
@@ -137,8 +144,7 @@ void bench_linear(benchmark::State& state, LinearShape shape, int64_t tokens, bo
   const Aligned packed = allocate(stride * copies);
   for (int64_t c = 0; c < copies; ++c) {
     if (c == 0) {
-      linear_pack(shape, {weights.data.data(), weights.scale.data(), weights.min.data()},
-                  packed.get());
+      linear_pack(shape, weights.source(), packed.get());
     } else {
       std::memcpy(packed.get() + c * stride, packed.get(), static_cast<size_t>(bytes));
     }

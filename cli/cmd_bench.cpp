@@ -46,6 +46,7 @@ ModelData untrained(const std::string& path) {
     }
     model.tensors[p.name] = make_dense(p.name, p.shape, values);
   }
+  model.start_token = 0;
   model.stop_tokens = {0};
   return model;
 }

@@ -26,13 +26,15 @@ void run(const Options& o) {
   const auto tokenizer = model_tokenizer(model, o.model);
   GenerateRequest request;
   request.prompt = tokenizer->encode(o.prompt);
+  require(!request.prompt.empty() || model.start_token, ErrorCode::kRequest,
+          "--prompt: is empty, and this model's texts begin with no start token");
   request.max_tokens = o.max_tokens;
   request.sampling = o.sampling;
   request.stop_tokens = model.stop_tokens;
   const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
   const CacheChoice cache = choose_cache(o.engine, model, prompt_tokens + o.max_tokens);
   Engine engine(model, o.engine.engine_options());
-  const auto sequence = engine.start(cache.options, cache.policy);
+  const auto sequence = engine.start(cache.options, cache.policy, model.start_token.has_value());
 
   interrupted = 0;
   std::signal(SIGINT, [](int) { interrupted = 1; });

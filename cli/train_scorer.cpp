@@ -14,7 +14,7 @@ namespace {
 class TrainScorer final : public Scorer {
  public:
   explicit TrainScorer(const ModelData& model) : model_(model.spec) {
-    options_.eos_id = model.start_token;
+    options_.eos_id = marker_token(model);
     for (const ParameterSpec& p : parameters(model.spec)) {
       const std::vector<float> values = to_floats(model.tensor(p.name));
       at::Tensor tensor = at::empty(p.shape, at::kFloat);

@@ -124,9 +124,9 @@ void Adapter::plan_blocks() {
 }
 
 std::optional<Values> Adapter::read(const StackSpec& stack, Role role, int64_t layer) const {
-  const auto it = source_.tensors.find(parameter_name(stack, role, layer));
-  if (it == source_.tensors.end()) return std::nullopt;
-  const std::vector<float> floats = to_floats(it->second);
+  const std::string name = parameter_name(stack, role, layer);
+  if (!source_.has(name)) return std::nullopt;
+  const std::vector<float> floats = to_floats(source_.tensor(name));
   return Values(floats.begin(), floats.end());
 }
 
@@ -310,9 +310,13 @@ std::optional<Values> Adapter::layer_tensor(const ParameterSpec& p) const {
 ModelData Adapter::run() {
   ModelData out;
   out.spec = target_;
-  out.start_token = source_.start_token;
+  // A Block Transformer cannot begin bare.
+  out.start_token =
+      target_.block ? std::optional<int64_t>(marker_token(source_)) : source_.start_token;
   out.stop_tokens = source_.stop_tokens;
   out.tokenizer_json = source_.tokenizer_json;
+  out.chat_template = source_.chat_template;
+  out.name = source_.name;
   out.kv_codec = {"fp32", "fp32"};
   for (const ParameterSpec& p : parameters(target_)) {
     const bool global = p.stack == 0 && p.layer < 0;

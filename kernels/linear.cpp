@@ -35,6 +35,7 @@ LinearLayout linear_layout(const LinearShape& shape) {
   ASHLAR_CHECK(shape.out >= 1 && shape.in >= 1);
   ASHLAR_CHECK(quantized ? shape.group >= 1 : shape.group == 0 && !shape.has_min);
   ASHLAR_CHECK(quantized || shape.activation == ActivationKind::kF32);
+  ASHLAR_CHECK(quantized || !shape.wide_parameters);
   const char* what = "packed linear weights";
   LinearLayout layout;
   layout.shape = shape;
@@ -62,7 +63,8 @@ LinearLayout linear_layout(const LinearShape& shape) {
       break;
   }
   layout.group_bytes = checked_mul(ceil_div(layout.group, step), row_bytes, what);
-  const int64_t parameters = quantized ? checked_mul(layout.groups, 2 * kPanel, what) : 0;
+  const int64_t parameters =
+      quantized ? checked_mul(layout.groups, parameter_bytes(shape) * kPanel, what) : 0;
   layout.min_offset = parameters;
   layout.code_offset = round_up(parameters * (shape.has_min ? 2 : 1), 64);
   const int64_t codes = checked_mul(layout.groups, layout.group_bytes, what);

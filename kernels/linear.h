@@ -31,15 +31,16 @@ struct LinearShape {
   WeightKind weight = WeightKind::kF32;
   bool has_min = false;
   ActivationKind activation = ActivationKind::kF32;
+  bool wide_parameters = false;  ///< scales and minima are fp32 instead of fp16 (K-quants)
 };
 
-/// Weights as they lie in a file, ISA-neutral, row-major (out, in).
+/// Weights as they lie in a file, ISA-neutral, row-major (out, in), at any alignment.
 struct LinearSource {
   /// kF32/kF16/kBF16: out·in elements. kQ8: one int8 per code (uint8 when has_min). kQ4: rows of
   /// ceil(in/2) bytes, low nibble = even k; two's complement −8…7, or 0…15 when has_min.
   const std::byte* data = nullptr;
-  const uint16_t* scale = nullptr;  ///< [out, ceil(in/group)] fp16
-  const uint16_t* min = nullptr;    ///< likewise, or null
+  const std::byte* scale = nullptr;  ///< [out, ceil(in/group)] fp16, or fp32 if wide_parameters
+  const std::byte* min = nullptr;    ///< likewise, or null
 };
 
 /// Bytes of the packed form, which is the same for every ISA; 64-byte aligned storage is required.

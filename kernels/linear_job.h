@@ -10,6 +10,9 @@ namespace ashlar {
 /// Outputs per panel of packed weights: one virtual SIMD register of every ISA.
 inline constexpr int64_t kPanel = 16;
 
+/// Bytes of one scale or minimum.
+inline int64_t parameter_bytes(const LinearShape& shape) { return shape.wide_parameters ? 4 : 2; }
+
 /// Where everything lies in packed weights and scratch. The packed form is the same for every ISA:
 ///
 /// - Outputs are cut into panels of 16; a panel is one run of memory of `panel_bytes`.
@@ -17,7 +20,8 @@ inline constexpr int64_t kPanel = 16;
 /// - kQ8: per group and per four k one row of 16 × 4 bytes: lane o holds k…k+3, low byte first.
 /// - kQ4: per group and per eight k one row of 16 × 4 bytes: byte b of lane o holds k+b in its low
 ///   and k+4+b in its high nibble. Groups are padded to whole rows with zero codes.
-/// - kQ8/kQ4 panels begin with their scales: [groups][16] fp16, then the minima likewise.
+/// - kQ8/kQ4 panels begin with their scales: [groups][16] fp16 (fp32 if wide_parameters), then the
+///   minima likewise.
 ///
 /// The k axis is reduced in segments: a group (the whole row for floats) cut every `segment` k.
 struct LinearLayout {

@@ -45,13 +45,14 @@ void pack_q4(const LinearLayout& layout, const std::byte* row, int64_t o, std::b
   }
 }
 
-/// [outputs, groups] halves to [groups, 16].
-void pack_parameters(const LinearLayout& layout, const uint16_t* source, int64_t first,
+/// [outputs, groups] parameters to [groups, 16].
+void pack_parameters(const LinearLayout& layout, const std::byte* source, int64_t first,
                      int64_t outputs, std::byte* out) {
+  const int64_t width = parameter_bytes(layout.shape);
   for (int64_t o = 0; o < outputs; ++o) {
-    const uint16_t* row = source + (first + o) * layout.groups;
+    const std::byte* row = source + (first + o) * layout.groups * width;
     for (int64_t g = 0; g < layout.groups; ++g) {
-      std::memcpy(out + (g * kPanel + o) * 2, &row[g], sizeof(uint16_t));
+      std::memcpy(out + (g * kPanel + o) * width, row + g * width, static_cast<size_t>(width));
     }
   }
 }

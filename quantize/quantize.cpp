@@ -1,8 +1,10 @@
 #include "quantize/quantize.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/base/error.h"
+#include "core/base/log.h"
 #include "core/base/progress.h"
 #include "quantize/fuse.h"
 #include "quantize/rtn.h"
@@ -30,10 +32,17 @@ ModelData quantize_model(const ModelData& model, const Recipe& recipe) {
   require(model.rotation.stacks.empty(), ErrorCode::kRequest,
           "the model is rotated already: quantize the original");
   DoubleWeights weights;
-  for (const auto& [name, tensor] : model.tensors) {
-    require(!tensor.quantized(), ErrorCode::kRequest,
-            "the model is quantized already (tensor '{}'): quantize the original", name);
-    const std::vector<float> floats = to_floats(tensor);
+  require(model.recipe.is_null(), ErrorCode::kRequest,
+          "the model is quantized already, by the recipe in its package: quantize the original");
+  if (const auto it = std::ranges::find_if(
+          model.tensors, [](const auto& entry) { return entry.second.quantized(); });
+      it != model.tensors.end()) {
+    spdlog::warn(
+        "the source is quantized itself (tensor '{}': {}): its rounding stays, this one is added",
+        it->first, it->second.encoding().description());
+  }
+  for (const auto& [name, source] : model.tensors) {
+    const std::vector<float> floats = to_floats(source.load());
     weights[name].assign(floats.begin(), floats.end());
   }
   RotationPlan plan = plan_rotation(model.spec, recipe.rotation);
@@ -47,6 +56,8 @@ ModelData quantize_model(const ModelData& model, const Recipe& recipe) {
   out.start_token = model.start_token;
   out.stop_tokens = model.stop_tokens;
   out.tokenizer_json = model.tokenizer_json;
+  out.chat_template = model.chat_template;
+  out.name = model.name;
   const std::vector<ParameterSpec> wanted = parameters(out.spec);
   Progress progress("quantize", static_cast<int64_t>(wanted.size()));
   int64_t done = 0;

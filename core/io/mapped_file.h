@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <memory>
 #include <span>
 
 namespace ashlar {
@@ -21,11 +22,18 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
+  /// Hands the pages of `part` back to the system; they are read again when touched again.
+  void release(std::span<const std::byte> part) const;
 
  private:
   std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
 };
+
+/// Keeps `file` alive; when the last copy goes, the pages of `part` are released, so that walking
+/// through a large file does not keep it in memory.
+std::shared_ptr<const void> hold(std::shared_ptr<const MappedFile> file,
+                                 std::span<const std::byte> part);
 
 }  // namespace ashlar

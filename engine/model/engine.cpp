@@ -37,7 +37,7 @@ Engine::Engine(const ModelData& model, const EngineOptions& options)
     : spec_(model.spec),
       groups_(kv_groups(model.spec)),
       options_(options),
-      start_token_(static_cast<int32_t>(model.start_token)),
+      start_token_(model.start_token || !model.stop_tokens.empty() ? marker_token(model) : -1),
       memory_(make_host_memory(options.memory_budget)),
       pool_(std::make_unique<ThreadPool>(options.threads)) {
   require(options.chunk_tokens >= 1, ErrorCode::kRequest, "chunk of {} tokens",
@@ -65,6 +65,8 @@ Engine::~Engine() = default;
 
 std::unique_ptr<Sequence> Engine::start(const CacheOptions& cache,
                                         std::shared_ptr<const Policy> policy, bool marker) {
+  require(!marker || start_token_ >= 0, ErrorCode::kRequest,
+          "the model names neither a start nor a stop token to put in front of a text");
   std::unique_ptr<Sequence> sequence(new Sequence(groups_, cache, std::move(policy), *arena_));
   sequence->marker_ = marker || spec_.block.has_value();
   return sequence;

@@ -4,6 +4,7 @@
 
 #include "core/base/checked.h"
 #include "core/base/error.h"
+#include "package/format/k_quants.h"
 
 namespace ashlar {
 namespace {
@@ -24,16 +25,7 @@ WeightKind dense_kind(DType dtype) {
 }  // namespace
 
 void Table::row(int64_t index, float* out) const {
-  const std::byte* source = data + index * width * dtype_bytes(dtype);
-  if (dtype == DType::kF32) {
-    std::memcpy(out, source, static_cast<size_t>(4 * width));
-    return;
-  }
-  for (int64_t i = 0; i < width; ++i) {
-    uint16_t word = 0;
-    std::memcpy(&word, source + 2 * i, 2);
-    out[i] = dtype == DType::kF16 ? half_to_float(word) : bfloat_to_float(word);
-  }
+  dequantize_rows(tensor, index, {out, static_cast<size_t>(width)});
 }
 
 WeightStore::WeightStore(const ModelData& model, ActivationKind activation,
@@ -90,44 +82,44 @@ const float* WeightStore::load_vector(const WeightTensor& tensor) {
 }
 
 Table WeightStore::load_table(const WeightTensor& tensor) {
-  const auto& dense = std::get<DenseTensor>(tensor.value);
-  std::byte* memory = take(static_cast<int64_t>(dense.data.size()));
-  std::memcpy(memory, dense.data.data(), dense.data.size());
-  return {dense.dtype, memory, tensor.shape[1]};
+  Table table{{tensor.name, tensor.shape, tensor.value, nullptr}, tensor.shape[1]};
+  const auto copy = [this](std::span<const std::byte>& bytes) {
+    if (bytes.empty()) return;
+    std::byte* memory = take(static_cast<int64_t>(bytes.size()));
+    std::memcpy(memory, bytes.data(), bytes.size());
+    bytes = {memory, bytes.size()};
+  };
+  if (auto* dense = std::get_if<DenseTensor>(&table.tensor.value)) {
+    copy(dense->data);
+  } else if (auto* blocks = std::get_if<BlockTensor>(&table.tensor.value)) {
+    copy(blocks->data);
+  } else {
+    auto& q = std::get<QuantTensor>(table.tensor.value);
+    copy(q.codes);
+    copy(q.scale);
+    copy(q.min);
+  }
+  return table;
 }
 
-Linear WeightStore::load_linear(const WeightTensor& tensor) {
+Linear WeightStore::load_linear(const WeightTensor& stored) {
+  const WeightTensor tensor = unpacked(stored);
   Linear linear;
   LinearShape& shape = linear.shape;
   shape.out = tensor.shape[0];
   shape.in = tensor.shape[1];
-  // Copies give the packer the alignment that a file does not promise.
   LinearSource source;
-  std::vector<uint16_t> scale, min;
-  const auto halves = [](std::span<const std::byte> bytes, std::vector<uint16_t>& out) {
-    out.resize(bytes.size() / 2);
-    if (!bytes.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
-    return out.empty() ? nullptr : out.data();
-  };
-  std::vector<uint64_t> aligned;
-  const auto align = [&aligned](std::span<const std::byte> bytes) {
-    if (reinterpret_cast<uintptr_t>(bytes.data()) % 8 == 0) return bytes.data();
-    aligned.resize(bytes.size() / 8 + 1);
-    std::memcpy(aligned.data(), bytes.data(), bytes.size());
-    return reinterpret_cast<const std::byte*>(aligned.data());
-  };
   if (const auto* dense = std::get_if<DenseTensor>(&tensor.value)) {
     shape.weight = dense_kind(dense->dtype);
-    source.data = align(dense->data);
+    source.data = dense->data.data();
   } else {
     const auto& q = std::get<QuantTensor>(tensor.value);
     shape.weight = q.bits == 8 ? WeightKind::kQ8 : WeightKind::kQ4;
     shape.group = q.group;
     shape.has_min = !q.min.empty();
+    shape.wide_parameters = q.parameters == DType::kF32;
     shape.activation = activation_;
-    source.data = align(q.codes);
-    source.scale = halves(q.scale, scale);
-    source.min = halves(q.min, min);
+    source = {q.codes.data(), q.scale.data(), q.min.empty() ? nullptr : q.min.data()};
   }
   std::byte* packed = take(linear_packed_bytes(shape));
   linear_pack(shape, source, packed);
@@ -164,10 +156,10 @@ struct Finder {
   const StackSpec& stack;
   int64_t layer = -1;
 
-  /// Null when the model has no such tensor; validate() has checked that none is missing.
-  const WeightTensor* find(ParameterRole role) const {
-    const auto it = model.tensors.find(parameter_name(stack, role, layer));
-    return it == model.tensors.end() ? nullptr : &it->second;
+  /// Nothing when the model has no such tensor; validate() has checked that none is missing.
+  std::optional<WeightTensor> find(ParameterRole role) const {
+    const std::string name = parameter_name(stack, role, layer);
+    return model.has(name) ? std::optional(model.tensor(name)) : std::nullopt;
   }
 };
 
@@ -178,13 +170,13 @@ StackWeights WeightStore::load_stack(const ModelData& model, const StackSpec& st
   const Finder finder{model, stack, -1};
   StackWeights w;
   const auto table = [&](Role role) {
-    const WeightTensor* t = finder.find(role);
-    return t == nullptr ? Table{} : load_table(*t);
+    const auto t = finder.find(role);
+    return t ? load_table(*t) : Table{};
   };
   w.embedding = table(stack.role == StackRole::kGlobal ? Role::kBlockEmbedding : Role::kEmbedding);
   w.positions = table(Role::kPositions);
   w.cls_tokens = table(Role::kClsTokens);
-  if (const WeightTensor* projection = finder.find(Role::kProjection)) {
+  if (const auto projection = finder.find(Role::kProjection)) {
     w.projection = load_linear(*projection);
     w.projection.bias = load_vector(*finder.find(Role::kProjectionBias));
   }
@@ -192,7 +184,7 @@ StackWeights WeightStore::load_stack(const ModelData& model, const StackSpec& st
     w.layers.push_back(load_layer(model, stack, static_cast<int64_t>(l)));
   }
   w.final_norm.gain = load_vector(*finder.find(Role::kFinalNorm));
-  if (const WeightTensor* bias = finder.find(Role::kFinalNormBias)) {
+  if (const auto bias = finder.find(Role::kFinalNormBias)) {
     w.final_norm.bias = load_vector(*bias);
   }
   return w;
@@ -204,13 +196,13 @@ LayerWeights WeightStore::load_layer(const ModelData& model, const StackSpec& st
   const LayerSpec& layer = stack.layers[static_cast<size_t>(index)];
   const Finder finder{model, stack, index};
   const auto vector = [&](Role role) {
-    const WeightTensor* t = finder.find(role);
-    return t == nullptr ? nullptr : load_vector(*t);
+    const auto t = finder.find(role);
+    return t ? load_vector(*t) : nullptr;
   };
   const auto norm = [&](Role gain, Role bias) { return NormWeights{vector(gain), vector(bias)}; };
   const auto linear = [&](Role role) {
-    const WeightTensor* t = finder.find(role);
-    return t == nullptr ? Linear{} : load_linear(*t);
+    const auto t = finder.find(role);
+    return t ? load_linear(*t) : Linear{};
   };
   const auto biased = [&](Role role, Role bias) {
     Linear out = linear(role);

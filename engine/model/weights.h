@@ -19,10 +19,9 @@ struct Linear {
   const float* bias = nullptr;
 };
 
-/// A lookup table kept as stored: rows of F32, F16 or BF16.
+/// A lookup table kept as stored, codes or blocks included; memory belongs to the WeightStore.
 struct Table {
-  DType dtype = DType::kF32;
-  const std::byte* data = nullptr;
+  WeightTensor tensor;
   int64_t width = 0;
   /// Row `index` as floats.
   void row(int64_t index, float* out) const;

@@ -136,7 +136,7 @@ void few_tokens(const LinearJob& job, const TileF32& tile, int64_t panel) {
         for (int t = 0; t < T; ++t) acc[p][t] = vadd(acc[p][t], part[p][t]);
         continue;
       }
-      const Vf scale = panel_scale(base[p], s.group);
+      const Vf scale = panel_scale(layout, base[p], s.group);
       for (int t = 0; t < T; ++t) acc[p][t] = vfma(scale, part[p][t], acc[p][t]);
       if (!layout.shape.has_min) continue;
       const Vf min = panel_min(layout, base[p], s.group);
@@ -236,7 +236,7 @@ void many_tokens(const LinearJob& job, int64_t panel_begin, int64_t panel_end, i
       const std::byte* base = job.packed + panel * layout.panel_bytes;
       p.w = segment_floats<C>(segment_codes(layout, base, s, C::kStep, C::kRowBytes), s.n, buffer);
       p.outputs = panel_outputs(layout, panel);
-      if (p.quantized) p.scale = panel_scale(base, s.group);
+      if (p.quantized) p.scale = panel_scale(layout, base, s.group);
       if (p.has_min) p.min = panel_min(layout, base, s.group);
       if (p.has_bias) p.bias = panel_bias(job, panel);
       for (int64_t i = tile_begin; i < tile_end; ++i) {

@@ -169,7 +169,7 @@ void int8_panels(const LinearJob& job, const TileInt8& tile, int64_t panel) {
     const int64_t quad = s.group * quads + s.in_group / 4;
     segment_dots<Row, T, P>(w, tile.codes + quad * T * kDotBytes, s.n, dot);
     for (int p = 0; p < P; ++p) {
-      const Vf scale = panel_scale(base[p], s.group);
+      const Vf scale = panel_scale(layout, base[p], s.group);
       for (int t = 0; t < T; ++t) {
         acc[p][t] = vfma(vmul(scale, vset(a[t])), vfrom_int(dot[p][t]), acc[p][t]);
       }

@@ -151,11 +151,16 @@ ASHLAR_INLINE int64_t panel_outputs(const LinearLayout& layout, int64_t panel) {
 ASHLAR_INLINE bool is_quantized(const LinearLayout& layout) {
   return layout.shape.weight == WeightKind::kQ8 || layout.shape.weight == WeightKind::kQ4;
 }
-ASHLAR_INLINE Vf panel_scale(const std::byte* panel, int64_t group) {
-  return vload_half(panel + group * 2 * kPanel);
+ASHLAR_INLINE Vf panel_parameter(const LinearLayout& layout, const std::byte* first,
+                                 int64_t group) {
+  if (!layout.shape.wide_parameters) return vload_half(first + group * 2 * kPanel);
+  return vload(reinterpret_cast<const float*>(first + group * 4 * kPanel));
+}
+ASHLAR_INLINE Vf panel_scale(const LinearLayout& layout, const std::byte* panel, int64_t group) {
+  return panel_parameter(layout, panel, group);
 }
 ASHLAR_INLINE Vf panel_min(const LinearLayout& layout, const std::byte* panel, int64_t group) {
-  return vload_half(panel + layout.min_offset + group * 2 * kPanel);
+  return panel_parameter(layout, panel + layout.min_offset, group);
 }
 ASHLAR_INLINE Vf panel_bias(const LinearJob& job, int64_t panel) {
   return vload_span(job.bias + panel * kPanel, panel_outputs(*job.layout, panel));

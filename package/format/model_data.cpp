@@ -5,33 +5,17 @@
 #include "core/base/checked.h"
 #include "core/base/error.h"
 #include "core/io/sha256.h"
+#include "package/format/k_quants.h"
 
 namespace ashlar {
 namespace {
 
-void check_sizes(const WeightTensor& t, const std::string& source) {
-  const int64_t numel = checked_numel(t.shape, t.name.c_str());
-  const auto expect = [&](const char* part, std::span<const std::byte> bytes, int64_t wanted) {
-    require(static_cast<int64_t>(bytes.size()) == wanted, ErrorCode::kData,
-            "{}: tensor '{}': {} has {} bytes, expected {}", source, t.name, part, bytes.size(),
-            wanted);
-  };
-  if (const auto* dense = std::get_if<DenseTensor>(&t.value)) {
-    require(
-        dense->dtype == DType::kF32 || dense->dtype == DType::kF16 || dense->dtype == DType::kBF16,
-        ErrorCode::kData, "{}: tensor '{}': element type {} is no weight type", source, t.name,
-        dtype_name(dense->dtype));
-    expect("data", dense->data, checked_mul(numel, dtype_bytes(dense->dtype), t.name.c_str()));
-    return;
+void check_encoding(const TensorSource& t, const std::string& source) {
+  try {
+    t.check();
+  } catch (const Error& e) {
+    fail(ErrorCode::kData, "{}: {}", source, e.what());
   }
-  const auto& q = std::get<QuantTensor>(t.value);
-  require(t.shape.size() == 2 && (q.bits == 8 || q.bits == 4) && q.group >= 1, ErrorCode::kData,
-          "{}: tensor '{}': {} bits in groups of {} is no known encoding", source, t.name, q.bits,
-          q.group);
-  const int64_t groups = checked_mul(t.shape[0], ceil_div(t.shape[1], q.group), t.name.c_str());
-  expect("codes", q.codes, t.shape[0] * quant_row_bytes(q.bits, t.shape[1]));
-  expect("scale", q.scale, 2 * groups);
-  if (!q.min.empty()) expect("min", q.min, 2 * groups);
 }
 
 void check_token(const char* what, int64_t token, const ModelSpec& spec,
@@ -42,10 +26,10 @@ void check_token(const char* what, int64_t token, const ModelSpec& spec,
 
 }  // namespace
 
-const WeightTensor& ModelData::tensor(const std::string& name) const {
+WeightTensor ModelData::tensor(const std::string& name) const {
   const auto it = tensors.find(name);
   require(it != tensors.end(), ErrorCode::kData, "tensor '{}' is missing", name);
-  return it->second;
+  return it->second.load();
 }
 
 int64_t ModelData::weight_bytes() const {
@@ -60,13 +44,15 @@ void validate(const ModelData& model, const std::string& source) {
     const auto it = model.tensors.find(p.name);
     require(it != model.tensors.end(), ErrorCode::kData, "{}: tensor '{}' is missing", source,
             p.name);
-    const WeightTensor& t = it->second;
-    require(t.shape == p.shape, ErrorCode::kData,
+    const TensorSource& t = it->second;
+    require(t.shape() == p.shape, ErrorCode::kData,
             "{}: tensor '{}' has shape [{}], the model needs [{}]", source, p.name,
-            fmt::join(t.shape, ", "), fmt::join(p.shape, ", "));
-    require(!t.quantized() || p.is_linear(), ErrorCode::kData,
-            "{}: tensor '{}' is quantized, but only linear maps may be", source, p.name);
-    check_sizes(t, source);
+            fmt::join(t.shape(), ", "), fmt::join(p.shape, ", "));
+    require(!t.quantized() || p.is_linear() || p.role == ParameterRole::kEmbedding,
+            ErrorCode::kData,
+            "{}: tensor '{}' is quantized, but only linear maps and the token table may be", source,
+            p.name);
+    check_encoding(t, source);
   }
   if (model.tensors.size() != wanted.size()) {
     std::map<std::string, bool> known;
@@ -76,7 +62,9 @@ void validate(const ModelData& model, const std::string& source) {
               "{}: tensor '{}' does not belong to this model", source, name);
     }
   }
-  check_token("start token", model.start_token, model.spec, source);
+  if (model.start_token) check_token("start token", *model.start_token, model.spec, source);
+  require(model.start_token || !model.spec.block, ErrorCode::kData,
+          "{}: a Block Transformer needs a start token", source);
   for (int64_t token : model.stop_tokens) check_token("stop token", token, model.spec, source);
 }
 
@@ -85,11 +73,15 @@ std::string weights_sha256(const ModelData& model) {
   const auto add = [&](const std::string& text) {
     sha.update(std::as_bytes(std::span(text.data(), text.size())));
   };
-  for (const auto& [name, t] : model.tensors) {
+  for (const auto& [name, source] : model.tensors) {
+    const WeightTensor t = source.load();
     add(fmt::format("{} [{}] ", name, fmt::join(t.shape, ",")));
     if (const auto* dense = std::get_if<DenseTensor>(&t.value)) {
       add(fmt::format("{}\n", dtype_name(dense->dtype)));
       sha.update(dense->data);
+    } else if (const auto* blocks = std::get_if<BlockTensor>(&t.value)) {
+      add(fmt::format("{}\n", block_name(blocks->kind)));
+      sha.update(blocks->data);
     } else {
       const auto& q = std::get<QuantTensor>(t.value);
       add(fmt::format("q{} group {} min {}\n", q.bits, q.group, !q.min.empty()));
@@ -99,6 +91,13 @@ std::string weights_sha256(const ModelData& model) {
     }
   }
   return sha.hex();
+}
+
+int32_t marker_token(const ModelData& model) {
+  require(
+      model.start_token || !model.stop_tokens.empty(), ErrorCode::kRequest,
+      "the model names neither a start nor a stop token, so nothing can stand in front of a text");
+  return static_cast<int32_t>(model.start_token ? *model.start_token : model.stop_tokens[0]);
 }
 
 }  // namespace ashlar

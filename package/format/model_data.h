@@ -28,12 +28,18 @@ struct ModelData {
   RotationManifest rotation;
   Node recipe;  ///< how it was quantized; null when it was not
   KvCodecNames kv_codec;
-  int64_t start_token = 0;  ///< put in front of every text (a block of them for Block Transformers)
+  /// Put in front of every text (a block of them for Block Transformers, which need one). Without
+  /// it texts begin bare, as in Qwen.
+  std::optional<int64_t> start_token;
   std::vector<int64_t> stop_tokens;  ///< generation ends after any of these
   std::string tokenizer_json;        ///< text of tokenizer.json; empty when the model has none
-  std::map<std::string, WeightTensor> tensors;
+  std::string chat_template;         ///< Jinja text as the file has it; empty when it has none
+  std::string name;                  ///< for people; may be empty
+  std::map<std::string, TensorSource> tensors;
 
-  const WeightTensor& tensor(const std::string& name) const;
+  bool has(const std::string& name) const { return tensors.count(name) != 0; }
+  /// Makes the tensor. Throws Error(kData) when there is none of this name.
+  WeightTensor tensor(const std::string& name) const;
   /// Total bytes of the weights as stored.
   int64_t weight_bytes() const;
 };
@@ -44,5 +50,9 @@ void validate(const ModelData& model, const std::string& source);
 
 /// SHA-256 over (name, encoding, shape, bytes) in name order: independent of files and sharding.
 std::string weights_sha256(const ModelData& model);
+
+/// What evaluation puts in front of a text so that its first token can be scored: the start token,
+/// else EOS. Throws Error(kRequest) when the model has neither.
+int32_t marker_token(const ModelData& model);
 
 }  // namespace ashlar

@@ -1,54 +1,76 @@
+#include "core/base/checked.h"
 #include "core/base/error.h"
 #include "core/io/json.h"
 #include "core/io/safetensors.h"
+#include "package/format/k_quants.h"
 #include "package/format/package.h"
 
 namespace ashlar {
 namespace fs = std::filesystem;
 namespace {
 
-// The tensors of the file: dense ones under their name, quantized ones in two or three parts.
+enum class Part : uint8_t { kData, kCodes, kScale, kMin };
+
+// The tensors of the file: dense ones under their name, quantized ones in one to three parts.
 struct Parts {
   std::vector<TensorInfo> infos;
-  std::map<std::string, std::span<const std::byte>> bytes;
+  std::map<std::string, std::pair<std::string, Part>> source;  // of each: tensor and part
 
-  void add(const std::string& name, DType dtype, std::vector<int64_t> shape,
-           std::span<const std::byte> data) {
-    infos.push_back({name, dtype, std::move(shape), 0, 0});
-    bytes[name] = data;
+  void add(const std::string& tensor, const char* suffix, Part part, DType dtype,
+           std::vector<int64_t> shape) {
+    infos.push_back({tensor + suffix, dtype, std::move(shape), 0, 0});
+    source[tensor + suffix] = {tensor, part};
   }
 };
 
 Parts split(const ModelData& model) {
   Parts parts;
   for (const ParameterSpec& p : parameters(model.spec)) {
-    const WeightTensor& t = model.tensor(p.name);
-    if (const auto* dense = std::get_if<DenseTensor>(&t.value)) {
-      parts.add(p.name, dense->dtype, t.shape, dense->data);
+    const TensorSource& t = model.tensors.at(p.name);
+    const TensorEncoding& e = t.encoding();
+    if (e.kind == TensorEncoding::Kind::kDense) {
+      parts.add(p.name, "", Part::kData, e.dtype, t.shape());
       continue;
     }
-    const auto& q = std::get<QuantTensor>(t.value);
-    const int64_t rows = t.shape[0];
-    const auto columns = [rows](std::span<const std::byte> b, int64_t width) {
-      return static_cast<int64_t>(b.size()) / width / rows;
-    };
-    parts.add(p.name + ".codes", DType::kU8, {rows, columns(q.codes, 1)}, q.codes);
-    parts.add(p.name + ".scale", DType::kF16, {rows, columns(q.scale, 2)}, q.scale);
-    if (!q.min.empty()) {
-      parts.add(p.name + ".min", DType::kF16, {rows, columns(q.min, 2)}, q.min);
+    const int64_t rows = t.shape()[0], in = t.shape()[1];
+    if (e.kind == TensorEncoding::Kind::kBlocks) {
+      parts.add(p.name, ".blocks", Part::kData, DType::kU8, {rows, t.stored_bytes() / rows});
+      continue;
     }
+    const int64_t groups = ceil_div(in, e.group);
+    parts.add(p.name, ".codes", Part::kCodes, DType::kU8, {rows, quant_row_bytes(e.bits, in)});
+    parts.add(p.name, ".scale", Part::kScale, e.dtype, {rows, groups});
+    if (e.has_min) parts.add(p.name, ".min", Part::kMin, e.dtype, {rows, groups});
   }
   return parts;
 }
 
+std::span<const std::byte> bytes_of(const WeightTensor& t, Part part) {
+  if (const auto* dense = std::get_if<DenseTensor>(&t.value)) return dense->data;
+  if (const auto* blocks = std::get_if<BlockTensor>(&t.value)) return blocks->data;
+  const auto& q = std::get<QuantTensor>(t.value);
+  return part == Part::kCodes ? q.codes : part == Part::kScale ? q.scale : q.min;
+}
+
+// One tensor in memory at a time.
 void write_weights(const ModelData& model, const fs::path& path) {
   const Parts parts = split(model);
   SafetensorsWriter writer(path, parts.infos, {{"format", "pt"}});
-  for (const TensorInfo& info : writer.layout()) writer.write_next(parts.bytes.at(info.name));
+  std::optional<WeightTensor> tensor;
+  for (const TensorInfo& info : writer.layout()) {
+    const auto& [name, part] = parts.source.at(info.name);
+    if (!tensor || tensor->name != name) {
+      tensor.reset();
+      tensor = model.tensor(name);
+    }
+    writer.write_next(bytes_of(*tensor, part));
+  }
   writer.commit();
 }
 
-Node ashlar_object(const ModelData& model) {
+}  // namespace
+
+Node package_object(const ModelData& model) {
   Node node = Node::map();
   node.set("format_version", kPackageVersion);
   node.set("spec", to_node(model.spec));
@@ -58,15 +80,21 @@ Node ashlar_object(const ModelData& model) {
   Node quantized = Node::map();
   for (const auto& [name, t] : model.tensors) {
     if (!t.quantized()) continue;
-    const auto& q = std::get<QuantTensor>(t.value);
-    quantized.set(name, Node::Map{{"bits", q.bits}, {"group", q.group}, {"order", "sequential"}});
+    const TensorEncoding& e = t.encoding();
+    if (e.kind == TensorEncoding::Kind::kBlocks) {
+      quantized.set(name, Node::Map{{"blocks", block_name(e.block)}});
+      continue;
+    }
+    require(e.dtype == DType::kF16, ErrorCode::kInternal,
+            "tensor '{}': packages hold fp16 parameters", name);
+    quantized.set(name, Node::Map{{"bits", e.bits}, {"group", e.group}, {"order", "sequential"}});
   }
   if (!quantized.as_map().empty()) node.set("quantized", std::move(quantized));
   node.set("weights_sha256", weights_sha256(model));
   return node;
 }
 
-Node llama_rope_scaling(const RopeScaling& s) {
+Node hf_rope_scaling(const RopeScaling& s) {
   switch (s.kind) {
     case RopeScalingKind::kNone:
       return {};
@@ -87,6 +115,8 @@ Node llama_rope_scaling(const RopeScaling& s) {
   }
   return {};
 }
+
+namespace {
 
 // What transformers' LlamaForCausalLM can be told.
 bool is_llama_layer(const LayerSpec& layer) {
@@ -111,14 +141,14 @@ void add_llama_keys(const ModelData& model, Node& config) {
   config.set("rms_norm_eps", layer.norm.eps);
   config.set("rope_theta", layer.attention.rope.theta);
   if (layer.attention.rope.scaling.kind != RopeScalingKind::kNone) {
-    config.set("rope_scaling", llama_rope_scaling(layer.attention.rope.scaling));
+    config.set("rope_scaling", hf_rope_scaling(layer.attention.rope.scaling));
   }
   config.set("max_position_embeddings", model.spec.context_length);
   config.set("hidden_act", "silu");
   config.set("attention_bias", layer.attention.bias == BiasKind::kAll);
   config.set("mlp_bias", layer.ffn.bias);
-  const auto& table = model.tensor(parameter_name(stack, ParameterRole::kEmbedding));
-  const DType dtype = std::get<DenseTensor>(table.value).dtype;
+  const DType dtype =
+      model.tensors.at(parameter_name(stack, ParameterRole::kEmbedding)).encoding().dtype;
   config.set("torch_dtype", dtype == DType::kF32   ? "float32"
                             : dtype == DType::kF16 ? "float16"
                                                    : "bfloat16");
@@ -161,16 +191,21 @@ void write_package(const ModelData& model, const fs::path& path) {
   }
   config.set("vocab_size", model.spec.vocab_size);
   config.set("tie_word_embeddings", model.spec.tied_head);
-  config.set("bos_token_id", model.start_token);
+  if (model.start_token) config.set("bos_token_id", *model.start_token);
   config.set("eos_token_id", stop_node(model));
-  config.set("ashlar", ashlar_object(model));
+  if (!model.name.empty()) config.set("_name_or_path", model.name);
+  config.set("ashlar", package_object(model));
   write_file_atomically(folder.staging() / "config.json", write_json(config, 2) + "\n");
-  const Node generation =
-      Node::Map{{"bos_token_id", model.start_token}, {"eos_token_id", stop_node(model)}};
+  Node generation = Node::map();
+  if (model.start_token) generation.set("bos_token_id", *model.start_token);
+  generation.set("eos_token_id", stop_node(model));
   write_file_atomically(folder.staging() / "generation_config.json",
                         write_json(generation, 2) + "\n");
   if (!model.tokenizer_json.empty()) {
     write_file_atomically(folder.staging() / "tokenizer.json", model.tokenizer_json);
+  }
+  if (!model.chat_template.empty()) {
+    write_file_atomically(folder.staging() / "chat_template.jinja", model.chat_template);
   }
   write_weights(model, folder.staging() / "model.safetensors");
   folder.commit();

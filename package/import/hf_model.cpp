@@ -39,11 +39,11 @@ fs::path snapshot_of(const fs::path& path) {
 // "org/name" if a part of the path is the hub's "models--org--name".
 std::string hub_name(const fs::path& path) {
   for (const fs::path& part : fs::absolute(path).lexically_normal()) {
-    std::string name = part.string();
+    const std::string name = part.string();
     if (!name.starts_with("models--")) continue;
-    name = name.substr(std::strlen("models--"));
-    if (const size_t at = name.find("--"); at != std::string::npos) name.replace(at, 2, "/");
-    return name;
+    const size_t begin = std::strlen("models--"), at = name.find("--", begin);
+    if (at == std::string::npos) return name.substr(begin);
+    return name.substr(begin, at - begin) + "/" + name.substr(at + 2);
   }
   return {};
 }

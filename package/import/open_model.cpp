@@ -3,6 +3,7 @@
 #include "core/base/error.h"
 #include "data/tokenizer/tokenizer.h"
 #include "package/format/package.h"
+#include "package/import/hf_model.h"
 #include "package/import/llama2c.h"
 
 namespace ashlar {
@@ -34,13 +35,17 @@ ModelData open_model(const fs::path& path, const fs::path& tokenizer_path) {
   fs::path tokenizer = tokenizer_path;
   if (is_package(path)) {
     model = read_package(path);
+  } else if (is_hf_folder(path)) {
+    return import_hf(path, tokenizer_path);
   } else if (fs::is_regular_file(path) && path.extension() == ".bin") {
+    refuse_pickle(path);
     model = import_llama2c(path, "");
     if (tokenizer.empty()) tokenizer = tokenizer_beside(path, model.spec.vocab_size);
   } else {
+    if (fs::is_regular_file(path)) refuse_pickle(path);
     fail(ErrorCode::kRequest,
-         "{}: neither an Ashlar package (a folder whose config.json has an `ashlar` object) nor a "
-         "llama2.c model (.bin)",
+         "{}: neither a package or Hugging Face folder (config.json is missing) nor a llama2.c "
+         "model (.bin)",
          path.string());
   }
   if (!tokenizer.empty()) {

@@ -7,6 +7,7 @@
 #include "tests/reference/forward.h"
 #include "tests/support/files.h"
 #include "tests/support/logit_bound.h"
+#include "tests/support/random_blocks.h"
 #include "tests/support/random_model.h"
 #include "tests/support/rotations.h"
 #include "tests/support/specs.h"
@@ -66,11 +67,11 @@ Logits step_by_step(const ModelData& model, const std::vector<int32_t>& tokens, 
 std::vector<double> reference_logits(const ModelData& model, const std::vector<int32_t>& tokens) {
   test::Weights<double> weights;
   for (const auto& [name, t] : model.tensors) {
-    const auto floats = to_floats(t);
+    const auto floats = to_floats(t.load());
     weights[name].assign(floats.begin(), floats.end());
   }
   const auto rows = test::ReferenceModel<double>(model.spec, weights, model.rotation)
-                        .logits(tokens, static_cast<int32_t>(model.start_token));
+                        .logits(tokens, marker_token(model));
   std::vector<double> out;
   for (const auto& row : rows) out.insert(out.end(), row.begin(), row.end());
   return out;
@@ -85,6 +86,14 @@ TEST(Engine, LogitsEqualTheReference) {
     EXPECT_TRUE(
         test::within(one_shot(model, tokens, {}), expected, test::logit_bound(spec, expected)));
   }
+}
+
+TEST(Engine, KQuantLogitsEqualTheReference) {
+  const ModelData model = test::random_block_model(23);
+  const auto tokens = test::random_tokens(21, model.spec.vocab_size, 4);
+  const auto expected = reference_logits(model, tokens);
+  EXPECT_TRUE(
+      test::within(one_shot(model, tokens, {}), expected, test::logit_bound(model.spec, expected)));
 }
 
 TEST(Engine, RotatedLogitsEqualTheReferenceAndTheOriginal) {
@@ -370,7 +379,7 @@ TEST(Generate, GreedyIsTheArgmaxChainAndStopsAtTheContext) {
     const GenerateResult result =
         generate(*engine, *sequence, request, [&](int32_t) { return ++seen < 40; });
     EXPECT_EQ(result.finish, "interrupted");
-    std::vector<int32_t> text = {static_cast<int32_t>(model.start_token)};
+    std::vector<int32_t> text = {marker_token(model)};
     if (spec.block) text.clear();
     text.insert(text.end(), request.prompt.begin(), request.prompt.end());
     const size_t begin = text.size();

@@ -33,7 +33,7 @@ std::vector<float> tensor(const ModelData& m, const std::string& name) {
 std::vector<float> logits(const ModelData& m) {
   test::Weights<double> weights;
   for (const auto& [name, t] : m.tensors) {
-    const auto values = to_floats(t);
+    const auto values = to_floats(t.load());
     weights[name].assign(values.begin(), values.end());
   }
   std::vector<float> out;

@@ -69,7 +69,7 @@ std::vector<float> train_logits(const ModelData& model, const std::vector<int32_
   at::Tensor ids = at::empty({1, static_cast<int64_t>(tokens.size())}, at::kLong);
   std::copy(tokens.begin(), tokens.end(), ids.data_ptr<int64_t>());
   ForwardOptions options;
-  options.eos_id = model.start_token;
+  options.eos_id = marker_token(model);
   const at::Tensor out = network.forward(set, ids, options).contiguous();
   return {out.data_ptr<float>(), out.data_ptr<float>() + out.numel()};
 }

@@ -20,12 +20,23 @@ struct LinearCase {
   LinearShape shape;
   std::vector<std::byte> data;
   std::vector<uint16_t> scale, min;
+  std::vector<float> wide_scale, wide_min;  ///< instead, with wide_parameters
   std::vector<double> weight;  ///< [out, in], the exact value of what data, scale and min say
   std::vector<float> bias;
 
   LinearSource source() const {
-    return {data.data(), scale.empty() ? nullptr : scale.data(),
-            min.empty() ? nullptr : min.data()};
+    const auto bytes = [](const auto& v) {
+      return v.empty() ? nullptr : reinterpret_cast<const std::byte*>(v.data());
+    };
+    return shape.wide_parameters ? LinearSource{data.data(), bytes(wide_scale), bytes(wide_min)}
+                                 : LinearSource{data.data(), bytes(scale), bytes(min)};
+  }
+  float scale_of(size_t g) const {
+    return shape.wide_parameters ? wide_scale[g] : half_to_float(scale[g]);
+  }
+  float min_of(size_t g) const {
+    if (!shape.has_min) return 0;
+    return shape.wide_parameters ? wide_min[g] : half_to_float(min[g]);
   }
   int64_t groups() const {
     return shape.group > 0 ? (shape.in + shape.group - 1) / shape.group : 0;
@@ -34,8 +45,8 @@ struct LinearCase {
 
 inline std::string describe(const LinearShape& s) {
   static const char* const kNames[] = {"f32", "f16", "bf16", "q8", "q4"};
-  return fmt::format("{}×{} {} group {}{}{}", s.out, s.in, kNames[static_cast<int>(s.weight)],
-                     s.group, s.has_min ? " min" : "",
+  return fmt::format("{}×{} {} group {}{}{}{}", s.out, s.in, kNames[static_cast<int>(s.weight)],
+                     s.group, s.has_min ? " min" : "", s.wide_parameters ? " wide" : "",
                      s.activation == ActivationKind::kInt8 ? " int8" : "");
 }
 
@@ -64,9 +75,14 @@ inline void fill_codes(LinearCase& c, const Philox& rng) {
   c.data.assign(static_cast<size_t>(s.out * row_bytes), std::byte{0});
   for (int64_t i = 0; i < s.out * groups; ++i) {
     const uint64_t at = static_cast<uint64_t>(i) + (1u << 30);
-    c.scale.push_back(float_to_half(static_cast<float>(0.01 + 0.02 * rng.uniform(at))));
-    if (s.has_min) {
-      c.min.push_back(float_to_half(static_cast<float>(rng.normal(at + (1u << 30)))));
+    const auto scale = static_cast<float>(0.01 + 0.02 * rng.uniform(at));
+    const auto min = static_cast<float>(rng.normal(at + (1u << 30)));
+    if (s.wide_parameters) {
+      c.wide_scale.push_back(scale);
+      if (s.has_min) c.wide_min.push_back(min);
+    } else {
+      c.scale.push_back(float_to_half(scale));
+      if (s.has_min) c.min.push_back(float_to_half(min));
     }
   }
   const int levels = nibbles ? 16 : 256;
@@ -78,8 +94,7 @@ inline void fill_codes(LinearCase& c, const Philox& rng) {
       const size_t at = static_cast<size_t>(o * row_bytes + (nibbles ? k / 2 : k));
       c.data[at] |= static_cast<std::byte>(nibbles ? raw << (k % 2 * 4) : raw);
       const size_t g = static_cast<size_t>(o * groups + k / s.group);
-      c.weight[i] = static_cast<double>(half_to_float(c.scale[g])) * code +
-                    (s.has_min ? half_to_float(c.min[g]) : 0.0f);
+      c.weight[i] = static_cast<double>(c.scale_of(g)) * code + c.min_of(g);
     }
   }
 }
@@ -142,7 +157,7 @@ inline LinearReference reference_linear(const LinearCase& c, const std::vector<f
         double magnitude = std::abs(w);
         if (s.has_min) {
           const size_t g = static_cast<size_t>(o * c.groups() + k / s.group);
-          const double min = half_to_float(c.min[g]);
+          const double min = c.min_of(g);
           magnitude = std::abs(w - min) + std::abs(min);
         }
         norm += std::abs(v) * magnitude;

@@ -25,7 +25,7 @@ std::vector<LinearShape> kinds(int64_t out, int64_t in, int64_t group) {
   for (const WeightKind w : {WeightKind::kQ8, WeightKind::kQ4}) {
     for (const bool min : {false, true}) {
       for (const ActivationKind a : {kF32Acts, kInt8Acts}) {
-        shapes.push_back({out, in, group, w, min, a});
+        for (const bool wide : {false, true}) shapes.push_back({out, in, group, w, min, a, wide});
       }
     }
   }

@@ -19,7 +19,7 @@ template <typename Real>
 test::Weights<Real> weights_of(const ModelData& model) {
   test::Weights<Real> out;
   for (const auto& [name, t] : model.tensors) {
-    const auto floats = to_floats(t);
+    const auto floats = to_floats(t.load());
     out[name].assign(floats.begin(), floats.end());
   }
   return out;
@@ -322,6 +322,20 @@ TEST(Quantize, RefusesWhatIsQuantizedAlready) {
   EXPECT_TRUE(once.tensor("lm_head.weight").quantized());
   test::expect_error(ErrorCode::kRequest, {"quantized already"},
                      [&] { quantize_model(once, recipe); });
+}
+
+// Codes of a foreign file have no recipe: their values are what is rotated and quantized.
+TEST(Quantize, TakesForeignCodesAsTheirValues) {
+  Recipe recipe;
+  recipe.weights = {4, 8, ClipKind::kNone};
+  const ModelData model = test::random_model(test::small_decoder(), 1);
+  ModelData codes = quantize_model(model, recipe), values = codes;
+  codes.recipe = values.recipe = Node();
+  for (auto& [name, t] : values.tensors) {
+    t = make_dense(name, t.shape(), to_floats(t.load()));
+  }
+  EXPECT_EQ(weights_sha256(quantize_model(codes, recipe)),
+            weights_sha256(quantize_model(values, recipe)));
 }
 
 }  // namespace
