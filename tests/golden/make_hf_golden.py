@@ -52,11 +52,13 @@ def folders():
 
 def write(folder, entry, dtype, shard, seed):
     built = Built(entry, seed)
-    built.model.to(dtype).save_pretrained(folder, max_shard_size=shard)
-    built.model.double()
     ids = text(seed)[0][:LENGTH]
     with torch.no_grad():
+        for value in built.model.parameters():
+            value.copy_(value.to(dtype))
         logits = built.logits(ids[None])[0]
+    # Last, because it rounds the frequencies of RoPE as well.
+    built.model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     assert logits.dtype == torch.float64
     save_file({"tokens": ids.to(torch.int32), "logits": logits}, folder / "expected.safetensors",
               metadata={"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]})
