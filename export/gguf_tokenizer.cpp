@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <unordered_map>
@@ -35,6 +36,18 @@ struct TokenList {
 
 bool is_byte(const std::string& token) {
   return token.size() == 6 && token.starts_with("<0x") && token.back() == '>';
+}
+
+// Token types say what is special, not how tokens treat the spaces beside them.
+void warn_of_spaces(const BpeVocabulary& vocabulary) {
+  for (const AddedToken& token : vocabulary.added) {
+    if (!token.lstrip && !token.rstrip) continue;
+    spdlog::warn(
+        "token '{}' takes the spaces beside it along, which GGUF cannot say: texts where it is "
+        "written out next to spaces have other ids there",
+        token.content);
+    return;
+  }
 }
 
 // Every id up to the model's vocabulary; ids without a token get a name that no text contains.
@@ -205,6 +218,7 @@ void add_tokenizer_keys(const ModelData& model, GgufMetadata& out) {
     const int64_t count = model.spec.vocab_size;
     require(static_cast<int64_t>(vocabulary.spelling.size()) <= count, ErrorCode::kRequest,
             "the tokenizer has {} tokens, the model only {}", vocabulary.spelling.size(), count);
+    warn_of_spaces(vocabulary);
     const TokenList list = list_tokens(vocabulary, count);
     if (vocabulary.byte_level) {
       add_byte_level(vocabulary, list, out);
