@@ -2,28 +2,41 @@
 #include "cli/commands.h"
 #include "cli/run_model.h"
 #include "core/base/error.h"
+#include "export/hf.h"
 #include "package/format/package.h"
 
 namespace ashlar::cli {
 namespace {
 
 struct Options {
-  std::string input, output, format = "package";
+  std::string input, output, format = "package", type;
+  uint64_t shard_bytes = 0;
   bool json = false;
 };
 
-void run(const Options& o) {
-  const ModelData model = open_run_or_model(o.input);
-  require(
-      o.format == "package" || is_plain_llama(model), ErrorCode::kRequest,
-      "{}: a Hugging Face folder can hold only an unquantized decoder whose layers are all alike "
-      "and own their K/V; use --format package",
-      o.input);
+int64_t write_hf(const ModelData& model, const Options& o) {
+  HfExportOptions options;
+  if (o.type == "f32") options.type = DType::kF32;
+  if (o.type == "f16") options.type = DType::kF16;
+  if (o.type == "bf16") options.type = DType::kBF16;
+  if (o.shard_bytes > 0) options.shard_bytes = static_cast<int64_t>(o.shard_bytes);
+  return export_hf(model, o.output, options);
+}
+
+int64_t write(const ModelData& model, const Options& o) {
+  if (o.format == "hf") return write_hf(model, o);
+  require(o.type.empty() && o.shard_bytes == 0, ErrorCode::kRequest,
+          "--type and --shard-size belong to --format hf");
   write_package(model, o.output);
+  return model.weight_bytes();
+}
+
+void run(const Options& o) {
+  const int64_t bytes = write(open_run_or_model(o.input), o);
   if (o.json) {
-    print_json(Node::Map{{"output", o.output}, {"bytes", model.weight_bytes()}});
+    print_json(Node::Map{{"output", o.output}, {"bytes", bytes}});
   } else {
-    fmt::print("{}: {} bytes of weights\n", o.output, model.weight_bytes());
+    fmt::print("{}: {} bytes of weights\n", o.output, bytes);
   }
 }
 
@@ -31,16 +44,26 @@ void run(const Options& o) {
 
 void add_export_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* c = app.add_subcommand("export", "Write a run or model as a package");
+  CLI::App* c = app.add_subcommand("export", "Write a run or model for other programs");
   c->add_option("model", options->input, "Run, checkpoint, package or importable model")
       ->required();
-  c->add_option("--format", options->format,
-                "package, or hf: a package that stock transformers loads as well")
+  c->add_option(
+       "--format", options->format,
+       "package, or hf: a folder for transformers (with trust_remote_code=True where it has "
+       "no class of its own)")
       ->check(CLI::IsMember({"package", "hf"}))
       ->capture_default_str();
+  c->add_option("--type", options->type, "hf: f32, f16 or bf16 (default: as stored)")
+      ->check(CLI::IsMember({"f32", "f16", "bf16"}));
+  c->add_option("--shard-size", options->shard_bytes,
+                "hf: bytes of one weights file, such as 2GB (default: 5GB)")
+      ->transform(CLI::AsSizeValue(true))
+      ->check(CLI::PositiveNumber);
   c->add_option("--output", options->output, "Folder to create")->required();
   add_json_flag(c, options->json);
-  c->footer("Example:\n  ashlar export runs/demo/decoder --output runs/demo/decoder-package");
+  c->footer(
+      "Examples:\n  ashlar export runs/demo/decoder --output runs/demo/decoder-package\n"
+      "  ashlar export runs/demo/decoder --format hf --type bf16 --output decoder-hf");
   c->callback([options] { run(*options); });
 }
 

@@ -31,13 +31,16 @@ void run(const Options& o) {
 void add_import_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("import", "Turn a foreign model into a package");
-  c->add_option("path", options->input, "GGUF file, or llama2.c model (.bin)")->required();
+  c->add_option("path", options->input, "Hugging Face folder, GGUF file or llama2.c model (.bin)")
+      ->required();
   c->add_option("--tokenizer", options->tokenizer,
                 "Tokenizer (default: the one inside, else tokenizer.json, tok<vocab>.bin or "
                 "tokenizer.bin beside it)");
   c->add_option("--output", options->output, "Folder to create")->required();
   add_json_flag(c, options->json);
-  c->footer("Example:\n  ashlar import stories260K.bin --output packages/stories");
+  c->footer(
+      "Examples:\n  ashlar import SmolLM2-135M --output packages/smollm2\n"
+      "  ashlar import stories260K.bin --output packages/stories");
   c->callback([options] { run(*options); });
 }
 

@@ -38,6 +38,7 @@ class SafetensorsFile {
   /// The bytes of a tensor inside the mapping; copy them, do not keep the span.
   std::span<const std::byte> data(const TensorInfo& tensor) const;
   const std::filesystem::path& path() const { return file_.path(); }
+  const MappedFile& mapping() const { return file_; }
 
  private:
   MappedFile file_;

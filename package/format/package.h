@@ -22,6 +22,12 @@ ModelData read_package(const std::filesystem::path& path);
 /// Writes a package folder whole or not at all. Throws Error(kRequest) if `path` exists.
 void write_package(const ModelData& model, const std::filesystem::path& path);
 
+/// The `ashlar` object of config.json: what the reader checks the weights against.
+Node package_object(const ModelData& model);
+
+/// `rope_scaling` as transformers spells it; null without scaling.
+Node hf_rope_scaling(const RopeScaling& scaling);
+
 /// True if the weights are those of a stock Hugging Face Llama: one decoder, every layer alike and
 /// owning its K/V, nothing quantized, no online rotation. Such a package also carries the HF keys.
 bool is_plain_llama(const ModelData& model);

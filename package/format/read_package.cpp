@@ -4,7 +4,7 @@
 #include "core/base/checked.h"
 #include "core/base/error.h"
 #include "core/io/json.h"
-#include "core/io/safetensors.h"
+#include "core/io/safetensors_folder.h"
 #include "package/format/package.h"
 
 namespace ashlar {
@@ -43,50 +43,59 @@ std::map<std::string, Encoding> read_encodings(const Node* node) {
   return out;
 }
 
-const TensorInfo& part(const SafetensorsFile& file, const std::string& name, DType dtype) {
-  const TensorInfo* info = file.find(name);
-  require(info != nullptr, ErrorCode::kData, "{}: tensor '{}' is missing", file.path().string(),
-          name);
-  require(info->dtype == dtype, ErrorCode::kData, "{}: tensor '{}' is {}, expected {}",
-          file.path().string(), name, dtype_name(info->dtype), dtype_name(dtype));
-  return *info;
+using Entry = SafetensorsFolder::Entry;
+
+const Entry& part(const SafetensorsFolder& weights, const fs::path& path, const std::string& name,
+                  DType dtype) {
+  const Entry* entry = weights.find(name);
+  require(entry != nullptr, ErrorCode::kData, "{}: tensor '{}' is missing", path.string(), name);
+  require(entry->info.dtype == dtype, ErrorCode::kData, "{}: tensor '{}' is {}, expected {}",
+          path.string(), name, dtype_name(entry->info.dtype), dtype_name(dtype));
+  return *entry;
 }
 
-WeightTensor quantized_tensor(const std::shared_ptr<SafetensorsFile>& file, const std::string& name,
-                              const Encoding& e, const std::vector<int64_t>& shape,
+WeightTensor quantized_tensor(const std::shared_ptr<const SafetensorsFolder>& weights,
+                              const fs::path& path, const std::string& name, const Encoding& e,
+                              const std::vector<int64_t>& shape,
                               std::map<std::string, bool>& used) {
   const auto take = [&](const std::string& suffix, DType dtype) {
     used[name + suffix] = true;
-    return file->data(part(*file, name + suffix, dtype));
+    return part(*weights, path, name + suffix, dtype).bytes();
   };
-  if (e.block) return {name, shape, BlockTensor{*e.block, take(".blocks", DType::kU8)}, file};
+  if (e.block) return {name, shape, BlockTensor{*e.block, take(".blocks", DType::kU8)}, weights};
   QuantTensor q;
   q.bits = e.bits;
   q.group = e.group;
   q.codes = take(".codes", DType::kU8);
   q.scale = take(".scale", DType::kF16);
-  if (file->find(name + ".min") != nullptr) q.min = take(".min", DType::kF16);
-  return {name, shape, q, file};
+  if (weights->find(name + ".min") != nullptr) q.min = take(".min", DType::kF16);
+  return {name, shape, q, weights};
+}
+
+TensorSource dense_tensor(const std::string& name, const Entry& e) {
+  return {name, e.info.shape, TensorEncoding::dense(e.info.dtype), [name, e]() -> WeightTensor {
+            return {name, e.info.shape, DenseTensor{e.info.dtype, e.bytes()}, e.owner()};
+          }};
 }
 
 void read_tensors(const fs::path& path, const Node* quantized, ModelData& model) {
-  auto file = std::make_shared<SafetensorsFile>(path);
+  const auto weights = std::make_shared<const SafetensorsFolder>(path);
   const std::map<std::string, Encoding> encodings = read_encodings(quantized);
   std::map<std::string, bool> used;
   for (const ParameterSpec& p : parameters(model.spec)) {
     if (const auto it = encodings.find(p.name); it != encodings.end()) {
-      model.tensors[p.name] = quantized_tensor(file, p.name, it->second, p.shape, used);
+      model.tensors[p.name] = quantized_tensor(weights, path, p.name, it->second, p.shape, used);
       continue;
     }
-    const TensorInfo* info = file->find(p.name);
-    require(info != nullptr, ErrorCode::kData, "{}: tensor '{}' is missing", path.string(), p.name);
+    const Entry* entry = weights->find(p.name);
+    require(entry != nullptr, ErrorCode::kData, "{}: tensor '{}' is missing", path.string(),
+            p.name);
     used[p.name] = true;
-    model.tensors[p.name] =
-        WeightTensor{p.name, info->shape, DenseTensor{info->dtype, file->data(*info)}, file};
+    model.tensors[p.name] = dense_tensor(p.name, *entry);
   }
-  for (const TensorInfo& info : file->tensors()) {
-    require(used.count(info.name) != 0, ErrorCode::kData,
-            "{}: tensor '{}' does not belong to this model", path.string(), info.name);
+  for (const auto& [name, entry] : weights->tensors()) {
+    require(used.count(name) != 0, ErrorCode::kData,
+            "{}: tensor '{}' does not belong to this model", path.string(), name);
   }
 }
 
@@ -135,7 +144,7 @@ ModelData read_package(const fs::path& path) {
   const std::string digest = reader.text("weights_sha256");
   reader.finish();
   read_generation(path / "generation_config.json", model);
-  read_tensors(path / "model.safetensors", quantized, model);
+  read_tensors(path, quantized, model);
   if (fs::exists(path / "tokenizer.json")) {
     model.tokenizer_json = read_file(path / "tokenizer.json");
   }

@@ -68,7 +68,9 @@ void write_weights(const ModelData& model, const fs::path& path) {
   writer.commit();
 }
 
-Node ashlar_object(const ModelData& model) {
+}  // namespace
+
+Node package_object(const ModelData& model) {
   Node node = Node::map();
   node.set("format_version", kPackageVersion);
   node.set("spec", to_node(model.spec));
@@ -92,7 +94,7 @@ Node ashlar_object(const ModelData& model) {
   return node;
 }
 
-Node llama_rope_scaling(const RopeScaling& s) {
+Node hf_rope_scaling(const RopeScaling& s) {
   switch (s.kind) {
     case RopeScalingKind::kNone:
       return {};
@@ -113,6 +115,8 @@ Node llama_rope_scaling(const RopeScaling& s) {
   }
   return {};
 }
+
+namespace {
 
 // What transformers' LlamaForCausalLM can be told.
 bool is_llama_layer(const LayerSpec& layer) {
@@ -137,7 +141,7 @@ void add_llama_keys(const ModelData& model, Node& config) {
   config.set("rms_norm_eps", layer.norm.eps);
   config.set("rope_theta", layer.attention.rope.theta);
   if (layer.attention.rope.scaling.kind != RopeScalingKind::kNone) {
-    config.set("rope_scaling", llama_rope_scaling(layer.attention.rope.scaling));
+    config.set("rope_scaling", hf_rope_scaling(layer.attention.rope.scaling));
   }
   config.set("max_position_embeddings", model.spec.context_length);
   config.set("hidden_act", "silu");
@@ -190,7 +194,7 @@ void write_package(const ModelData& model, const fs::path& path) {
   if (model.start_token) config.set("bos_token_id", *model.start_token);
   config.set("eos_token_id", stop_node(model));
   if (!model.name.empty()) config.set("_name_or_path", model.name);
-  config.set("ashlar", ashlar_object(model));
+  config.set("ashlar", package_object(model));
   write_file_atomically(folder.staging() / "config.json", write_json(config, 2) + "\n");
   Node generation = Node::map();
   if (model.start_token) generation.set("bos_token_id", *model.start_token);

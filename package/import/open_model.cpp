@@ -4,6 +4,7 @@
 #include "data/tokenizer/tokenizer.h"
 #include "package/format/package.h"
 #include "package/import/gguf_model.h"
+#include "package/import/hf_model.h"
 #include "package/import/llama2c.h"
 
 namespace ashlar {
@@ -35,7 +36,10 @@ ModelData open_model(const fs::path& path, const fs::path& tokenizer_path) {
   fs::path tokenizer = tokenizer_path;
   if (is_package(path)) {
     model = read_package(path);
+  } else if (is_hf_folder(path)) {
+    return import_hf(path, tokenizer_path);
   } else if (fs::is_regular_file(path) && path.extension() == ".bin") {
+    refuse_pickle(path);
     model = import_llama2c(path, "");
     if (tokenizer.empty()) tokenizer = tokenizer_beside(path, model.spec.vocab_size);
   } else if (is_gguf(path)) {
@@ -44,9 +48,10 @@ ModelData open_model(const fs::path& path, const fs::path& tokenizer_path) {
     const bool has_tokenizer = file.metadata().find("tokenizer.ggml.model") != nullptr;
     if (tokenizer.empty() && has_tokenizer) tokenizer = path;
   } else {
+    if (fs::is_regular_file(path)) refuse_pickle(path);
     fail(ErrorCode::kRequest,
-         "{}: no Ashlar package (a folder whose config.json has an `ashlar` object), GGUF "
-         "file or llama2.c model (.bin)",
+         "{}: neither a package or Hugging Face folder (config.json is missing) nor a GGUF file or "
+         "llama2.c model (.bin)",
          path.string());
   }
   if (!tokenizer.empty()) {

@@ -6,10 +6,10 @@
 
 namespace ashlar {
 
-/// Opens whatever a command line may call MODEL: an Ashlar package, or a foreign file imported in
-/// memory (GGUF, llama2.c). `tokenizer` overrides the one inside a GGUF file or found beside the
-/// model (empty: look for tokenizer.json, tok<vocab>.bin or tokenizer.bin in the same folder).
-/// Throws Error(kRequest) that lists what is accepted.
+/// Opens whatever a command line may call MODEL: an Ashlar package, or a foreign model imported in
+/// memory: a Hugging Face folder, a GGUF or a llama2.c file. `tokenizer` overrides the one inside
+/// or beside the model (empty: look for tokenizer.json, tok<vocab>.bin or tokenizer.bin in the same
+/// folder). Throws Error(kRequest) that lists what is accepted.
 ModelData open_model(const std::filesystem::path& path,
                      const std::filesystem::path& tokenizer = {});
 
