@@ -1,9 +1,24 @@
 #include "cli/chat_session.h"
 
+#include <algorithm>
+
 #include "core/base/error.h"
 
 namespace ashlar::cli {
 namespace {
+
+/// What the tokenizer and the model say: the model knows which token begins and ends its texts,
+/// which a tokenizer.json alone cannot always tell.
+ChatContext context_of(const ModelData& model, const Tokenizer& tokenizer) {
+  ChatContext context = chat_context(tokenizer);
+  const auto text = [&](int64_t id) { return tokenizer.token_bytes(static_cast<int32_t>(id)); };
+  if (model.start_token) context.bos = text(*model.start_token);
+  const auto& stops = model.stop_tokens;
+  const std::optional<int32_t> eos = tokenizer.eos_id();
+  const bool known = eos && std::find(stops.begin(), stops.end(), *eos) != stops.end();
+  if (!stops.empty() && !known) context.eos = text(stops.front());
+  return context;
+}
 
 std::unique_ptr<ChatFormat> choose_format(const ModelData& model, const std::string& path,
                                           const std::string& name, const ChatContext& context) {
@@ -21,10 +36,7 @@ ChatSession::ChatSession(const ModelData& model, const std::string& path,
     : tokenizer_(model_tokenizer(model, path)),
       start_token_(model.start_token),
       stop_tokens_(model.stop_tokens) {
-  ChatContext context = chat_context(*tokenizer_);
-  // The model says which token begins its texts; a tokenizer.json alone cannot always.
-  if (start_token_) context.bos = tokenizer_->token_bytes(static_cast<int32_t>(*start_token_));
-  format_ = choose_format(model, path, template_name, context);
+  format_ = choose_format(model, path, template_name, context_of(model, *tokenizer_));
   check_chat_tokens(*format_, *tokenizer_, path);
   for (const std::string& name : format_->stops()) {
     if (const auto id = tokenizer_->find_token(name)) stop_tokens_.push_back(*id);
