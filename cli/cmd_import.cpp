@@ -31,9 +31,11 @@ void run(const Options& o) {
 void add_import_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("import", "Turn a foreign model into a package");
-  c->add_option("path", options->input, "Hugging Face folder or llama2.c model (.bin)")->required();
+  c->add_option("path", options->input, "Hugging Face folder, GGUF file or llama2.c model (.bin)")
+      ->required();
   c->add_option("--tokenizer", options->tokenizer,
-                "Tokenizer (default: tokenizer.json, tok<vocab>.bin or tokenizer.bin beside it)");
+                "Tokenizer (default: the one inside, else tokenizer.json, tok<vocab>.bin or "
+                "tokenizer.bin beside it)");
   c->add_option("--output", options->output, "Folder to create")->required();
   add_json_flag(c, options->json);
   c->footer(

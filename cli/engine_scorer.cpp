@@ -54,6 +54,15 @@ std::vector<double> EngineScorer::token_log_probabilities(std::span<const int32_
   return out;
 }
 
+std::vector<double> EngineScorer::continuation_log_probabilities(std::span<const int32_t> tokens) {
+  std::vector<double> out;
+  const auto sequence = engine_.start(cache_.options, cache_.policy, /*marker=*/false);
+  feed(*sequence, tokens.first(tokens.size() - 1), [&](size_t i, std::span<const float> logits) {
+    out.push_back(log_probability(logits, tokens[i + 1]));
+  });
+  return out;
+}
+
 std::vector<float> EngineScorer::logits(std::span<const int32_t> tokens) {
   std::vector<float> out;
   const auto sequence = engine_.start(cache_.options, cache_.policy, /*marker=*/false);

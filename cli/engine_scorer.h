@@ -14,6 +14,7 @@ class EngineScorer final : public Scorer {
   int64_t vocab_size() const override;
   int64_t context_length() const override;
   std::vector<double> token_log_probabilities(std::span<const int32_t> tokens) override;
+  std::vector<double> continuation_log_probabilities(std::span<const int32_t> tokens) override;
   std::vector<float> logits(std::span<const int32_t> tokens) override;
 
  private:

@@ -16,7 +16,7 @@ namespace {
 struct Options {
   std::string model, scorer, output, protocol = "sliding";
   std::vector<std::string> tasks;
-  int64_t context = 0, stride = 0;
+  int64_t context = 0, stride = 0, chunks = 0;
   EngineArguments engine;
   bool json = false;
 };
@@ -66,13 +66,28 @@ class Evaluation {
   }
 
   void perplexity(const Task& task) {
-    const TokenStream stream = read_text(task.argument);
+    TokenStream stream = read_text(task.argument);
+    if (o_.protocol == "llama") return llama_perplexity(task, std::move(stream.tokens));
     PerplexityOptions options;
     options.context = o_.context > 0 ? o_.context : scorer_->context_length();
     options.stride = o_.stride > 0 ? o_.stride : options.context;
     const PerplexityResult result =
         sliding_perplexity(*scorer_, stream.tokens, stream.bytes, options);
     for (const EvalRow& row : result.rows(task.text)) rows_.push_back(row);
+  }
+
+  void llama_perplexity(const Task& task, std::vector<int32_t> tokens) {
+    ChunkedPerplexityOptions options;
+    options.context =
+        o_.context > 0 ? o_.context : std::min<int64_t>(512, scorer_->context_length());
+    options.chunks = o_.chunks;
+    if (model_.start_token) {
+      options.first_token = static_cast<int32_t>(*model_.start_token);
+      tokens.insert(tokens.begin(), *options.first_token);
+    }
+    for (const EvalRow& row : chunked_perplexity(*scorer_, tokens, options).rows(task.text)) {
+      rows_.push_back(row);
+    }
   }
 
   void logits(const Task& task) {
@@ -106,6 +121,10 @@ class Evaluation {
 };
 
 void run(const Options& o, const EvalSupport& support) {
+  const bool llama = o.protocol == "llama";
+  require(!llama || o.stride == 0, ErrorCode::kRequest,
+          "--stride: the llama protocol has no stride, its chunks are independent");
+  require(llama || o.chunks == 0, ErrorCode::kRequest, "--chunks: belongs to --protocol llama");
   std::vector<Task> tasks;
   for (const std::string& text : o.tasks) tasks.push_back(parse_task(text));
   Evaluation evaluation(o, support);
@@ -135,12 +154,16 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
   c->add_option("--scorer", options->scorer, "Which side computes: train or engine")
       ->check(CLI::IsMember(support.scorers));
   c->add_option("--protocol", options->protocol,
-                "sliding: windows of --context tokens every --stride, each token scored once")
-      ->check(CLI::IsMember({"sliding"}))
+                "sliding: windows of --context tokens every --stride, each token scored once; "
+                "llama: llama-perplexity's, independent chunks of --context (default 512), second "
+                "half scored")
+      ->check(CLI::IsMember({"sliding", "llama"}))
       ->capture_default_str();
   c->add_option("--context", options->context, "Window in tokens (default: the model's context)")
       ->check(CLI::PositiveNumber);
   c->add_option("--stride", options->stride, "Step between windows (default: the window)")
+      ->check(CLI::PositiveNumber);
+  c->add_option("--chunks", options->chunks, "Chunks of the llama protocol (default: all)")
       ->check(CLI::PositiveNumber);
   c->add_option("--output", options->output, "File for logits (.npy, float32 [n, vocab])");
   add_engine_options(c, options->engine);

@@ -35,6 +35,16 @@ class TrainScorer final : public Scorer {
     return {data, data + out.numel()};
   }
 
+  std::vector<double> continuation_log_probabilities(std::span<const int32_t> tokens) override {
+    const c10::AutoGradMode guard(false);
+    const auto inputs = tokens.first(tokens.size() - 1), targets = tokens.subspan(1);
+    const at::Tensor logits = model_.forward(parameters_, to_tensor(inputs), options_);
+    const at::Tensor out =
+        at::log_softmax(logits, 2, at::kDouble).gather(2, to_tensor(targets).unsqueeze(2));
+    const at::Tensor flat = out.reshape({-1}).contiguous();
+    return {flat.data_ptr<double>(), flat.data_ptr<double>() + flat.numel()};
+  }
+
   std::vector<float> logits(std::span<const int32_t> tokens) override {
     const c10::AutoGradMode guard(false);
     const at::Tensor out = model_.forward(parameters_, to_tensor(tokens), options_).contiguous();

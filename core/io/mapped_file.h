@@ -22,7 +22,8 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
-  /// Hands the pages of `part` back to the system; they are read again when touched again.
+  /// Tells the system that the whole pages of `part`, a piece of bytes(), are not needed for now: a
+  /// file larger than memory can be read piece by piece. Reading them again is allowed.
   void release(std::span<const std::byte> part) const;
 
  private:

@@ -34,31 +34,6 @@ const AddedToken* AddedTokenFinder::match(std::string_view text, size_t position
   return nullptr;
 }
 
-namespace {
-
-/// Where the white space that ends at `end` begins, not before `from`.
-size_t white_space_before(std::string_view text, size_t from, size_t end) {
-  while (end > from) {
-    size_t begin = end - 1;
-    while (begin > from && (static_cast<uint8_t>(text[begin]) & 0xc0) == 0x80) --begin;
-    const Utf8Char c = utf8_at(text, begin);
-    if (begin + static_cast<size_t>(c.length) != end || !is_white_space(c.code_point)) break;
-    end = begin;
-  }
-  return end;
-}
-
-size_t white_space_after(std::string_view text, size_t end) {
-  while (end < text.size()) {
-    const Utf8Char c = utf8_at(text, end);
-    if (!is_white_space(c.code_point)) break;
-    end += static_cast<size_t>(c.length);
-  }
-  return end;
-}
-
-}  // namespace
-
 void AddedTokenFinder::split(std::string_view text, bool plain, const Piece& piece) const {
   size_t done = 0;
   if (!tokens_.empty()) {

@@ -1,5 +1,6 @@
 #include "data/tokenizer/bpe_tokenizer.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "core/base/error.h"
@@ -29,6 +30,13 @@ std::string replace_all(std::string_view text, const std::string& from, const st
 }
 
 }  // namespace
+
+SplitStep split_step(const std::string& regex, const std::string& where) {
+  SplitStep step;
+  step.regex = regex;
+  step.pattern = std::make_shared<const SplitPattern>(regex, where);
+  return step;
+}
 
 BpeTokenizer::BpeTokenizer(BpeVocabulary vocabulary, const std::string& file)
     : vocabulary_(std::move(vocabulary)), model_(vocabulary_.merges) {
@@ -114,22 +122,62 @@ std::optional<int32_t> BpeTokenizer::find_token(std::string_view content) const 
   return found->second;
 }
 
+void BpeTokenizer::encode_plain(std::string_view text, bool plain, bool first,
+                                std::vector<int32_t>& ids) const {
+  raw_tokens_.split(text, plain, [&](std::string_view piece, const AddedToken* token) {
+    if (token != nullptr) {
+      ids.push_back(token->id);
+    } else {
+      encode_segment(piece, plain, first && piece.data() == text.data(), ids);
+    }
+  });
+}
+
 std::vector<int32_t> BpeTokenizer::encode(std::string_view text,
                                           const EncodeOptions& options) const {
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 3 + 8);
   if (options.add_special) ids = vocabulary_.prefix;
-  const bool plain = !options.parse_special;
-  raw_tokens_.split(text, plain, [&](std::string_view piece, const AddedToken* token) {
-    if (token != nullptr) {
-      ids.push_back(token->id);
-    } else {
-      encode_segment(piece, plain, ids);
-    }
-  });
+  encode_plain(text, !options.parse_special, true, ids);
   if (options.add_special) {
     ids.insert(ids.end(), vocabulary_.suffix.begin(), vocabulary_.suffix.end());
   }
+  return ids;
+}
+
+const AddedToken* BpeTokenizer::special_token(std::string_view content) const {
+  for (const AddedToken& token : vocabulary_.added) {
+    if (token.special && token.content == content) return &token;
+  }
+  return nullptr;
+}
+
+std::vector<int32_t> BpeTokenizer::encode_pieces(std::span<const TextPiece> pieces,
+                                                 bool text_start) const {
+  std::vector<int32_t> ids;
+  std::string run;  // plain text since the last special token
+  bool first = text_start, strip = false;
+  const auto flush = [&](bool strip_end) {
+    std::string_view text = run;
+    if (strip) text.remove_prefix(white_space_after(text, 0));
+    if (strip_end) text = text.substr(0, white_space_before(text, 0, text.size()));
+    // As in a search of the whole text: what a neighbour stripped does not begin the text.
+    if (!text.empty()) encode_plain(text, true, first && text.data() == run.data(), ids);
+    if (!run.empty()) first = false;
+    run.clear();
+  };
+  for (const TextPiece& piece : pieces) {
+    const AddedToken* token = piece.special ? special_token(piece.text) : nullptr;
+    if (token == nullptr) {
+      run += piece.text;
+      continue;
+    }
+    flush(token->lstrip);
+    ids.push_back(token->id);
+    strip = token->rstrip;
+    first = false;
+  }
+  flush(false);
   return ids;
 }
 
@@ -151,7 +199,7 @@ std::string BpeTokenizer::normalized(std::string_view text) const {
   return out;
 }
 
-void BpeTokenizer::encode_segment(std::string_view text, bool plain,
+void BpeTokenizer::encode_segment(std::string_view text, bool plain, bool first,
                                   std::vector<int32_t>& ids) const {
   std::string storage;
   if (!vocabulary_.normalizers.empty()) {
@@ -161,10 +209,27 @@ void BpeTokenizer::encode_segment(std::string_view text, bool plain,
   normalized_tokens_.split(text, plain, [&](std::string_view piece, const AddedToken* token) {
     if (token != nullptr) {
       ids.push_back(token->id);
+    } else if (vocabulary_.metaspace) {
+      pre_tokenize_metaspace(piece, first && piece.data() == text.data(), ids);
     } else {
       pre_tokenize(piece, 0, ids);
     }
   });
+}
+
+void BpeTokenizer::pre_tokenize_metaspace(std::string_view text, bool first,
+                                          std::vector<int32_t>& ids) const {
+  const Metaspace& meta = *vocabulary_.metaspace;
+  std::string piece = replace_all(text, " ", meta.replacement);
+  const bool prepend = meta.prepend == Metaspace::Prepend::kAlways ||
+                       (meta.prepend == Metaspace::Prepend::kFirst && first);
+  if (prepend && !piece.starts_with(meta.replacement)) piece.insert(0, meta.replacement);
+  if (!meta.split) return encode_piece(piece, ids);
+  for (size_t begin = 0; begin < piece.size();) {
+    const size_t end = std::min(piece.find(meta.replacement, begin + 1), piece.size());
+    encode_piece(std::string_view(piece).substr(begin, end - begin), ids);
+    begin = end;
+  }
 }
 
 void BpeTokenizer::pre_tokenize(std::string_view text, size_t step,

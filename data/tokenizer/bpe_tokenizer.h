@@ -23,9 +23,22 @@ struct NormalizerStep {
 };
 
 struct SplitStep {
+  std::string regex;                            ///< the pattern as written; empty: none
   std::shared_ptr<const SplitPattern> pattern;  ///< null: only the prefix space
   bool matches_only = false;                    ///< drops the gaps between matches
   bool prefix_space = false;                    ///< puts a space before a piece without one
+};
+
+/// Compiles `regex`; `where` names it in messages.
+SplitStep split_step(const std::string& regex, const std::string& where);
+
+/// Llama's pre-tokenizer: spaces become `replacement`, which is also put in front of a piece that
+/// does not begin with it.
+struct Metaspace {
+  enum class Prepend { kAlways, kFirst, kNever };
+  std::string replacement;
+  Prepend prepend = Prepend::kAlways;  ///< kFirst: only where a text begins
+  bool split = true;                   ///< every replacement begins a piece
 };
 
 /// Everything a BPE vocabulary is, whatever file it came from.
@@ -38,7 +51,8 @@ struct BpeVocabulary {
   std::vector<BpeModel::Merge> merges;
   std::vector<AddedToken> added;
   std::vector<NormalizerStep> normalizers;
-  std::vector<SplitStep> splits;
+  std::vector<SplitStep> splits;       ///< of byte-level vocabularies the last one maps to bytes
+  std::optional<Metaspace> metaspace;  ///< instead of splits
   /// Symbols are bytes in GPT-2's alphabet; otherwise characters, and the tokens <0xNN> express
   /// those without a token of their own.
   bool byte_level = false;
@@ -58,6 +72,8 @@ class BpeTokenizer : public Tokenizer {
   BpeTokenizer(BpeVocabulary vocabulary, const std::string& file);
 
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override;
+  std::vector<int32_t> encode_pieces(std::span<const TextPiece> pieces,
+                                     bool text_start) const override;
   const std::string& token_bytes(int32_t id) const override;
   bool is_special(int32_t id) const override;
   bool strips_leading_space() const override { return vocabulary_.strip_leading_space; }
@@ -72,7 +88,11 @@ class BpeTokenizer : public Tokenizer {
   void build_decoder();
   void build_symbols(const std::string& file);
   std::string normalized(std::string_view text) const;
-  void encode_segment(std::string_view text, bool plain, std::vector<int32_t>& ids) const;
+  const AddedToken* special_token(std::string_view content) const;
+  void encode_plain(std::string_view text, bool plain, bool first, std::vector<int32_t>& ids) const;
+  void encode_segment(std::string_view text, bool plain, bool first,
+                      std::vector<int32_t>& ids) const;
+  void pre_tokenize_metaspace(std::string_view text, bool first, std::vector<int32_t>& ids) const;
   void pre_tokenize(std::string_view text, size_t step, std::vector<int32_t>& ids) const;
   void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
   void push_character(std::string_view bytes, bool valid, std::vector<int32_t>& symbols) const;

@@ -28,8 +28,8 @@ std::unique_ptr<Tokenizer> parse_hf_tokenizer(const std::string& text, const std
                                               const TokenizerHints& hints = {});
 
 /// Writes the tokenizer.json of `vocabulary` (its `json` is ignored): loadable by the Python
-/// library `tokenizers` ≥ 0.20, which gives the same ids. Only what Ashlar makes itself can be
-/// written: byte-level with GPT-2's pattern, or byte fallback with a prepended space.
+/// library `tokenizers` ≥ 0.20, which gives the same ids. A byte-level vocabulary's last split is
+/// the ByteLevel step: with GPT-2's pattern or none.
 std::string write_hf_tokenizer(const BpeVocabulary& vocabulary);
 
 }  // namespace ashlar

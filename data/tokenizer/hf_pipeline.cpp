@@ -91,14 +91,37 @@ SplitStep read_split(NodeReader& reader, const Node& node, const std::string& fi
   if (pattern.find("String") != nullptr) regex = escape_regex(regex);
   const std::string behavior = reader.text("behavior");
   const bool invert = reader.boolean_or("invert", false);
-  SplitStep step;
-  step.matches_only = behavior == "Removed" && invert;
-  if (behavior != "Isolated" && !step.matches_only) {
+  const bool matches_only = behavior == "Removed" && invert;
+  if (behavior != "Isolated" && !matches_only) {
     fail_at(node, "pre_tokenizer.behavior",
             fmt::format("'{}' with invert {} is not supported", behavior, invert));
   }
-  step.pattern = std::make_shared<const SplitPattern>(regex, file + ": pre_tokenizer.pattern");
+  SplitStep step = split_step(regex, file + ": pre_tokenizer.pattern");
+  step.matches_only = matches_only;
   return step;
+}
+
+SplitStep read_byte_level(NodeReader& reader, const std::string& where) {
+  const bool prefix_space = reader.boolean_or("add_prefix_space", true);
+  reader.boolean_or("trim_offsets", true);
+  SplitStep step;
+  if (reader.boolean_or("use_regex", true)) step = split_step(kGpt2Pattern, where);
+  step.prefix_space = prefix_space;
+  return step;
+}
+
+Metaspace read_metaspace(NodeReader& reader, const Node& node) {
+  Metaspace meta;
+  meta.replacement = reader.text("replacement");
+  if (meta.replacement.empty()) fail_at(node, "pre_tokenizer.replacement", "is empty");
+  // Files of tokenizers < 0.15 say add_prefix_space (and str_rep, which repeats the replacement).
+  const bool old_prefix = reader.boolean_or("add_prefix_space", true);
+  reader.text_or("str_rep", {});
+  const size_t scheme =
+      reader.choice_or("prepend_scheme", old_prefix ? 0 : 2, {"always", "first", "never"});
+  meta.prepend = static_cast<Metaspace::Prepend>(scheme);
+  meta.split = reader.boolean_or("split", true);
+  return meta;
 }
 
 }  // namespace
@@ -112,23 +135,19 @@ void read_pre_tokenizer(const Node* node, const std::string& file, BpeVocabulary
       fail_at(*step, "pre_tokenizer", "a step after ByteLevel is not supported");
     }
     const std::string where = file + ": pre_tokenizer";
+    if (out.metaspace || (type == "Metaspace" && !out.splits.empty())) {
+      fail_at(*step, "pre_tokenizer", "Metaspace beside another step is not supported");
+    }
     if (type == "ByteLevel") {
-      SplitStep bytes;
-      bytes.prefix_space = reader.boolean_or("add_prefix_space", true);
-      reader.boolean_or("trim_offsets", true);
-      if (reader.boolean_or("use_regex", true)) {
-        bytes.pattern = std::make_shared<const SplitPattern>(kGpt2Pattern, where);
-      }
       out.byte_level = true;
-      out.splits.push_back(std::move(bytes));
+      out.splits.push_back(read_byte_level(reader, where));
+    } else if (type == "Metaspace") {
+      out.metaspace = read_metaspace(reader, *step);
     } else if (type == "Split") {
       out.splits.push_back(read_split(reader, *step, file));
     } else if (type == "Digits") {
-      SplitStep digits;
       const bool individual = reader.boolean_or("individual_digits", false);
-      digits.pattern =
-          std::make_shared<const SplitPattern>(individual ? R"(\p{N})" : R"(\p{N}+)", where);
-      out.splits.push_back(std::move(digits));
+      out.splits.push_back(split_step(individual ? R"(\p{N})" : R"(\p{N}+)", where));
     } else {
       refuse_type(*step, "pre_tokenizer", type);
     }

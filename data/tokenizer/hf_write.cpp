@@ -5,18 +5,17 @@
 namespace ashlar {
 namespace {
 
-Node byte_level_step() {
-  Node node = Node::map();
-  node.set("type", "ByteLevel");
-  node.set("add_prefix_space", false);
-  node.set("trim_offsets", true);
-  node.set("use_regex", true);
-  return node;
-}
-
 Node typed(const char* type) {
   Node node = Node::map();
   node.set("type", type);
+  return node;
+}
+
+Node byte_level_step(bool prefix_space, bool use_regex) {
+  Node node = typed("ByteLevel");
+  node.set("add_prefix_space", prefix_space);
+  node.set("trim_offsets", true);
+  node.set("use_regex", use_regex);
   return node;
 }
 
@@ -50,7 +49,7 @@ Node model(const BpeVocabulary& vocabulary) {
   node.set("end_of_word_suffix", nullptr);
   node.set("fuse_unk", false);
   node.set("byte_fallback", !vocabulary.byte_level);
-  node.set("ignore_merges", false);
+  node.set("ignore_merges", vocabulary.ignore_merges);
   Node::Map vocab;  // filled directly: set() looks for an equal key each time
   for (size_t id = 0; id < vocabulary.spelling.size(); ++id) {
     if (vocabulary.present[id]) {
@@ -69,12 +68,86 @@ Node model(const BpeVocabulary& vocabulary) {
   return node;
 }
 
-Node strip_one_space() {
-  Node strip = typed("Strip");
-  strip.set("content", " ");
-  strip.set("start", 1);
-  strip.set("stop", 0);
-  return strip;
+Node pattern(const char* kind, const std::string& text) {
+  Node node = Node::map();
+  node.set(kind, text);
+  return node;
+}
+
+Node normalizer(const BpeVocabulary& vocabulary) {
+  Node::List steps;
+  for (const NormalizerStep& step : vocabulary.normalizers) {
+    if (step.kind == NormalizerStep::Kind::kForm) {
+      constexpr const char* kForms[] = {"NFC", "NFD", "NFKC", "NFKD"};
+      steps.push_back(typed(kForms[static_cast<size_t>(step.form)]));
+    } else if (step.kind == NormalizerStep::Kind::kPrepend) {
+      Node node = typed("Prepend");
+      node.set("prepend", step.to);
+      steps.push_back(std::move(node));
+    } else {
+      Node node = typed("Replace");
+      node.set("pattern", pattern("String", step.from));
+      node.set("content", step.to);
+      steps.push_back(std::move(node));
+    }
+  }
+  if (steps.empty()) return nullptr;
+  return steps.size() == 1 ? std::move(steps[0]) : sequence("normalizers", std::move(steps));
+}
+
+Node split_node(const SplitStep& step) {
+  Node node = typed("Split");
+  node.set("pattern", pattern("Regex", step.regex));
+  node.set("behavior", step.matches_only ? "Removed" : "Isolated");
+  node.set("invert", step.matches_only);
+  return node;
+}
+
+Node pre_tokenizer(const BpeVocabulary& vocabulary) {
+  if (vocabulary.metaspace) {
+    ASHLAR_CHECK(!vocabulary.byte_level && vocabulary.splits.empty());
+    constexpr const char* kSchemes[] = {"always", "first", "never"};
+    Node node = typed("Metaspace");
+    node.set("replacement", vocabulary.metaspace->replacement);
+    node.set("prepend_scheme", kSchemes[static_cast<size_t>(vocabulary.metaspace->prepend)]);
+    node.set("split", vocabulary.metaspace->split);
+    return node;
+  }
+  Node::List steps;
+  for (size_t i = 0; i < vocabulary.splits.size(); ++i) {
+    const SplitStep& step = vocabulary.splits[i];
+    if (vocabulary.byte_level && i + 1 == vocabulary.splits.size()) {
+      ASHLAR_CHECK(!step.matches_only && (step.regex.empty() || step.regex == kGpt2Pattern));
+      steps.push_back(byte_level_step(step.prefix_space, !step.regex.empty()));
+    } else {
+      ASHLAR_CHECK(!step.prefix_space);
+      steps.push_back(split_node(step));
+    }
+  }
+  ASHLAR_CHECK(!vocabulary.byte_level || !steps.empty());
+  if (steps.empty()) return nullptr;
+  return steps.size() == 1 ? std::move(steps[0]) : sequence("pretokenizers", std::move(steps));
+}
+
+Node decoder(const BpeVocabulary& vocabulary) {
+  if (vocabulary.byte_level) return byte_level_step(false, true);
+  Node::List steps;
+  if (!vocabulary.decode_from.empty()) {
+    Node replace = typed("Replace");
+    replace.set("pattern", pattern("String", vocabulary.decode_from));
+    replace.set("content", vocabulary.decode_to);
+    steps.push_back(std::move(replace));
+  }
+  steps.push_back(typed("ByteFallback"));
+  steps.push_back(typed("Fuse"));
+  if (vocabulary.strip_leading_space) {
+    Node strip = typed("Strip");
+    strip.set("content", " ");
+    strip.set("start", 1);
+    strip.set("stop", 0);
+    steps.push_back(std::move(strip));
+  }
+  return sequence("decoders", std::move(steps));
 }
 
 Node special_part(const BpeVocabulary& vocabulary, int32_t id) {
@@ -129,24 +202,10 @@ std::string write_hf_tokenizer(const BpeVocabulary& vocabulary) {
   root.set("truncation", nullptr);
   root.set("padding", nullptr);
   root.set("added_tokens", added_tokens(vocabulary));
-  if (vocabulary.byte_level) {
-    ASHLAR_CHECK(vocabulary.normalizers.empty());
-    root.set("normalizer", nullptr);
-    root.set("pre_tokenizer", byte_level_step());
-    root.set("post_processor", post_processor(vocabulary));
-    root.set("decoder", byte_level_step());
-  } else {
-    ASHLAR_CHECK_EQ(vocabulary.normalizers.size(), size_t{1});
-    ASHLAR_CHECK(vocabulary.normalizers[0].kind == NormalizerStep::Kind::kPrepend);
-    ASHLAR_CHECK(vocabulary.strip_leading_space && vocabulary.decode_from.empty());
-    Node prepend = typed("Prepend");
-    prepend.set("prepend", vocabulary.normalizers[0].to);
-    root.set("normalizer", std::move(prepend));
-    root.set("pre_tokenizer", nullptr);
-    root.set("post_processor", post_processor(vocabulary));
-    root.set("decoder",
-             sequence("decoders", {typed("ByteFallback"), typed("Fuse"), strip_one_space()}));
-  }
+  root.set("normalizer", normalizer(vocabulary));
+  root.set("pre_tokenizer", pre_tokenizer(vocabulary));
+  root.set("post_processor", post_processor(vocabulary));
+  root.set("decoder", decoder(vocabulary));
   root.set("model", model(vocabulary));
   return write_json(root, 2) + "\n";
 }

@@ -168,14 +168,16 @@ void SplitPattern::split(std::string_view text, const Piece& piece) const {
       if (count == PCRE2_ERROR_NOMATCH) break;
       require(count > 0 || count == 0, ErrorCode::kResource,
               "{}: pattern exceeds PCRE2's limits on this text (error {})", code_->where, count);
-      const size_t* ends = pcre2_get_ovector_pointer(match.data);
-      if (ends[1] == ends[0]) {  // an empty match takes nothing
-        start = ends[1] + static_cast<size_t>(utf8_at(run.bytes, ends[1]).length);
+      // Copies: `piece` may split what it gets by another pattern, which uses the same match data.
+      const size_t begin = pcre2_get_ovector_pointer(match.data)[0];
+      const size_t end = pcre2_get_ovector_pointer(match.data)[1];
+      if (end == begin) {  // an empty match takes nothing
+        start = end + static_cast<size_t>(utf8_at(run.bytes, end).length);
         continue;
       }
-      if (ends[0] > done) piece(run.bytes.substr(done, ends[0] - done), false);
-      piece(run.bytes.substr(ends[0], ends[1] - ends[0]), true);
-      done = start = ends[1];
+      if (begin > done) piece(run.bytes.substr(done, begin - done), false);
+      piece(run.bytes.substr(begin, end - begin), true);
+      done = start = end;
     }
     if (done < run.bytes.size()) piece(run.bytes.substr(done), false);
   }

@@ -42,6 +42,27 @@ bool is_white_space(int32_t c) {
          c == 0x3000;
 }
 
+size_t white_space_before(std::string_view text, size_t from, size_t end) {
+  while (end > from) {
+    size_t begin = end - 1;
+    while (begin > from && (static_cast<uint8_t>(text[begin]) & 0xc0) == 0x80) --begin;
+    const Utf8Char c = utf8_at(text, begin);
+    if (begin + static_cast<size_t>(c.length) != end || !is_white_space(c.code_point)) break;
+    end = begin;
+  }
+  return end;
+}
+
+size_t white_space_after(std::string_view text, size_t begin) {
+  size_t end = begin;
+  while (end < text.size()) {
+    const Utf8Char c = utf8_at(text, end);
+    if (!is_white_space(c.code_point)) break;
+    end += static_cast<size_t>(c.length);
+  }
+  return end;
+}
+
 namespace {
 
 int form_options(NormalForm form) {

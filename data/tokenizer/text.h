@@ -33,6 +33,11 @@ Utf8Run next_utf8_run(std::string_view text, size_t position);
 /// U+180E.
 bool is_white_space(int32_t code_point);
 
+/// Where the white space that ends at `end` begins, not before `from`.
+size_t white_space_before(std::string_view text, size_t from, size_t end);
+/// Where the white space that begins at `begin` ends.
+size_t white_space_after(std::string_view text, size_t begin);
+
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 /// Normalises every valid run (utf8proc, Unicode 15); invalid bytes stay as they are.
 std::string normalize(std::string_view text, NormalForm form);

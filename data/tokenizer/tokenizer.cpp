@@ -4,9 +4,12 @@
 
 #include "core/base/error.h"
 #include "core/io/atomic_file.h"
+#include "core/io/gguf.h"
 #include "core/io/json.h"
+#include "data/tokenizer/gguf_vocabulary.h"
 #include "data/tokenizer/hf_json.h"
 #include "data/tokenizer/llama2c.h"
+#include "data/tokenizer/sentencepiece.h"
 #include "data/tokenizer/text.h"
 
 namespace ashlar {
@@ -101,20 +104,25 @@ std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path) {
   std::error_code error;
   if (fs::is_directory(path, error)) {
     const fs::path file = path / "tokenizer.json";
-    require(fs::exists(file, error), ErrorCode::kRequest, "{}: no tokenizer.json in this folder",
-            path.string());
+    const fs::path model = path / "tokenizer.model";
+    if (!fs::exists(file, error) && fs::exists(model, error)) return load_tokenizer(model);
+    require(fs::exists(file, error), ErrorCode::kRequest,
+            "{}: no tokenizer.json or tokenizer.model in this folder", path.string());
     TokenizerHints hints;
     const fs::path config = path / "tokenizer_config.json";
     if (fs::exists(config, error)) hints = read_tokenizer_config(load_json(config));
     return parse_hf_tokenizer(read_file(file), file.string(), hints);
   }
+  if (is_gguf(path)) return parse_gguf_tokenizer(GgufFile(path).metadata(), path.string());
   const std::string bytes = read_file(path);
   const size_t first = bytes.find_first_not_of(" \t\r\n");
   if (first != std::string::npos && bytes[first] == '{') {
     return parse_hf_tokenizer(bytes, path.string());
   }
   if (path.extension() == ".bin") return parse_llama2c_tokenizer(bytes, path.string());
-  fail(ErrorCode::kData, "{}: neither a tokenizer.json nor a llama2.c .bin vocabulary",
+  if (path.extension() == ".model") return parse_sentencepiece(bytes, path.string());
+  fail(ErrorCode::kData,
+       "{}: neither a tokenizer.json nor a GGUF file, a SentencePiece .model or a llama2.c .bin",
        path.string());
 }
 

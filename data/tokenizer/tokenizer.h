@@ -19,6 +19,13 @@ struct EncodeOptions {
   bool parse_special = false;
 };
 
+/// A part of a text whose structure is known, such as a rendered chat.
+struct TextPiece {
+  std::string text;
+  bool special = false;  ///< the name of a special token, where the vocabulary has it
+  bool operator==(const TextPiece&) const = default;
+};
+
 /// Text to token ids and back. Immutable: one object serves any number of threads.
 class Tokenizer {
  public:
@@ -28,6 +35,12 @@ class Tokenizer {
   /// only for a byte that no UTF-8 text contains and the vocabulary has no token for.
   virtual std::vector<int32_t> encode(std::string_view text,
                                       const EncodeOptions& options = {}) const = 0;
+
+  /// Ids of the pieces' joined text, in which only pieces marked special become special tokens: the
+  /// rest is plain, whatever is written in it. A marked piece that is no special token of this
+  /// vocabulary is plain too. `text_start` false: the pieces continue a text.
+  virtual std::vector<int32_t> encode_pieces(std::span<const TextPiece> pieces,
+                                             bool text_start = true) const = 0;
 
   /// The bytes of a whole sequence. Special tokens are left out unless `keep_special`. Throws
   /// Error(kRequest) for an id outside the vocabulary.
@@ -58,8 +71,9 @@ class Tokenizer {
   std::string hash_;
 };
 
-/// Opens a `tokenizer.json`, a llama2.c `.bin`, or a folder that holds `tokenizer.json` (where
-/// `tokenizer_config.json`, if present, names BOS and EOS). Throws Error(kRequest) when there is no
+/// Opens a `tokenizer.json`, a llama2.c `.bin`, a SentencePiece `.model`, a GGUF file, or a folder
+/// that holds `tokenizer.json` (where `tokenizer_config.json`, if present, names BOS and EOS) or
+/// else `tokenizer.model`. Throws Error(kRequest) when there is no
 /// such file and Error(kData) for one that is damaged or of a kind that is not supported.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path);
 

@@ -214,6 +214,7 @@ std::string BpeTrainer::train() {
   }
   BpeVocabulary vocabulary;
   vocabulary.byte_level = true;
+  vocabulary.splits.push_back(split_step(kGpt2Pattern, "pre_tokenizer"));
   for (const std::string& content : state_->options.special_tokens) {
     AddedToken token;
     token.id = static_cast<int32_t>(vocabulary.spelling.size());

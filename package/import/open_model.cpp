@@ -3,6 +3,7 @@
 #include "core/base/error.h"
 #include "data/tokenizer/tokenizer.h"
 #include "package/format/package.h"
+#include "package/import/gguf_model.h"
 #include "package/import/hf_model.h"
 #include "package/import/llama2c.h"
 
@@ -41,11 +42,16 @@ ModelData open_model(const fs::path& path, const fs::path& tokenizer_path) {
     refuse_pickle(path);
     model = import_llama2c(path, "");
     if (tokenizer.empty()) tokenizer = tokenizer_beside(path, model.spec.vocab_size);
+  } else if (is_gguf(path)) {
+    const GgufFile file(path);
+    model = import_gguf(file);
+    const bool has_tokenizer = file.metadata().find("tokenizer.ggml.model") != nullptr;
+    if (tokenizer.empty() && has_tokenizer) tokenizer = path;
   } else {
     if (fs::is_regular_file(path)) refuse_pickle(path);
     fail(ErrorCode::kRequest,
-         "{}: neither a package or Hugging Face folder (config.json is missing) nor a llama2.c "
-         "model (.bin)",
+         "{}: neither a package or Hugging Face folder (config.json is missing) nor a GGUF file or "
+         "llama2.c model (.bin)",
          path.string());
   }
   if (!tokenizer.empty()) {

@@ -247,7 +247,9 @@ TEST(HfJson, UnsupportedPartsAreRefusedByName) {
   refuse({"model", "WordPiece"}, [](Node& j) { j.find("model")->set("type", "WordPiece"); });
   refuse({"normalizer", "BertNormalizer"},
          [&](Node& j) { j.set("normalizer", typed("BertNormalizer")); });
-  refuse({"pre_tokenizer", "Metaspace"},
+  refuse({"pre_tokenizer", "Punctuation"},
+         [&](Node& j) { j.set("pre_tokenizer", typed("Punctuation")); });
+  refuse({"pre_tokenizer.replacement", "missing"},
          [&](Node& j) { j.set("pre_tokenizer", typed("Metaspace")); });
   refuse({"decoder", "WordPiece"}, [&](Node& j) { j.set("decoder", typed("WordPiece")); });
   refuse({"post_processor", "BertProcessing"},

@@ -148,7 +148,14 @@ class FakeScorer : public Scorer {
     }
     return out;
   }
+  std::vector<double> continuation_log_probabilities(std::span<const int32_t> tokens) override {
+    first_tokens.push_back(tokens[0]);
+    std::vector<double> out = token_log_probabilities(tokens);
+    out.erase(out.begin());
+    return out;
+  }
   std::vector<float> logits(std::span<const int32_t>) override { return {}; }
+  std::vector<int32_t> first_tokens;
   static double log_p(int32_t token, int64_t before) {
     return -0.5 - 0.01 * token - 1.0 / static_cast<double>(before + 1);
   }
@@ -183,6 +190,42 @@ TEST(Perplexity, EveryTokenIsScoredOnceWithEnoughContext) {
       }
     }
   }
+}
+
+// By llama-perplexity's loop: logits at positions N/2 … N−2 of each whole chunk are scored.
+TEST(Perplexity, ChunksScoreTheirSecondHalf) {
+  for (int64_t context : {3, 8, 15, 16}) {
+    const std::vector<int32_t> tokens = random_tokens(9, 3 * context + 1, 50);
+    FakeScorer scorer;
+    ChunkedPerplexityOptions options;
+    options.context = context;
+    options.first_token = 7;
+    const PerplexityResult result = chunked_perplexity(scorer, tokens, options);
+    double expected = 0;
+    int64_t count = 0;
+    for (int64_t c = 0; c < 3; ++c) {
+      for (int64_t j = context / 2; j < context - 1; ++j, ++count) {
+        expected -= FakeScorer::log_p(tokens[static_cast<size_t>(c * context + j + 1)], j + 1);
+      }
+    }
+    EXPECT_EQ(result.tokens, count);
+    EXPECT_DOUBLE_EQ(result.perplexity.value, std::exp(expected / static_cast<double>(count)));
+    EXPECT_EQ(scorer.first_tokens, (std::vector<int32_t>{7, 7, 7}));
+    EXPECT_EQ(result.rows("t").size(), 1u) << "bits per byte are not defined";
+    options.chunks = 2;
+    options.first_token.reset();
+    EXPECT_EQ(chunked_perplexity(scorer, tokens, options).windows, 2);
+    EXPECT_EQ(scorer.first_tokens.back(), tokens[static_cast<size_t>(context)]);
+  }
+  FakeScorer scorer;
+  const std::vector<int32_t> few(7, 1);
+  ChunkedPerplexityOptions options;
+  options.context = 8;
+  expect_error(ErrorCode::kRequest, {"7 tokens", "chunk 8"},
+               [&] { chunked_perplexity(scorer, few, options); });
+  options.context = 2;
+  expect_error(ErrorCode::kRequest, {"context 2", "three"},
+               [&] { chunked_perplexity(scorer, few, options); });
 }
 
 // Windows of independent tokens: the bootstrap's interval should match the normal one,
