@@ -95,6 +95,10 @@ TEST(HfExport, OtherNetworksAreNotGivenToAStockClass) {
       test::decoder_variant(kGqa, ", overrides: [{layers: [0], ffn: {d_ff: 28}}]"),
       test::decoder_variant(kGqa + ", bias: all", ", norm: {kind: layernorm}",
                             "kind: gelu, d_ff: 24, bias: true"),
+      test::decoder_variant("heads: 4, head_dim: 8, window: 9", ", norm: {kind: layernorm}",
+                            "kind: gelu, d_ff: 24, bias: true"),
+      test::decoder_variant("heads: 4, head_dim: 12", ", norm: {kind: layernorm}",
+                            "kind: gelu, d_ff: 24, bias: true"),
   };
   for (const ModelSpec& spec : specs) {
     EXPECT_EQ(stock_family(spec), std::nullopt) << write_json(to_node(spec));
