@@ -168,10 +168,11 @@ void write_tokenizer(const ModelData& model, const fs::path& folder) {
   if (model.tokenizer_json.empty()) return;
   write_file_atomically(folder / "tokenizer.json", model.tokenizer_json);
   const auto tokenizer = parse_hf_tokenizer(model.tokenizer_json, "tokenizer.json");
+  // A Block Transformer puts its block of start tokens there by itself.
   Node config = Node::Map{{"tokenizer_class", "PreTrainedTokenizerFast"},
                           {"model_max_length", model.spec.context_length},
                           {"clean_up_tokenization_spaces", false},
-                          {"add_bos_token", model.start_token.has_value()}};
+                          {"add_bos_token", model.start_token && !model.spec.block}};
   const auto name = [&](const char* key, int64_t id) {
     if (id < tokenizer->vocab_size()) {
       config.set(key, tokenizer->token_bytes(static_cast<int32_t>(id)));

@@ -140,6 +140,16 @@ class Folders(LiveCase):
                 self.generates(model, ids)
         self.assertGreaterEqual(remote, 25)
 
+    def test_stretched_positions_by_our_modelling_file(self):
+        for kind in ("linear, factor: 4", "yarn, factor: 4, original_context: 32",
+                     "llama3, factor: 4, original_context: 32"):
+            with self.subTest(kind):
+                name = kind.split(",")[0]
+                package = self.train(name, "model.decoder.kv_sharing=cla2",
+                                     f"model.decoder.attention.rope_scaling={{kind: {kind}}}")
+                randomise(package, SEED)
+                self.remote(package, numpy.random.Generator(numpy.random.Philox(SEED)).integers(0, 512, 100).tolist())
+
     def generates(self, model, ids):
         """Greedy decoding, which is what evaluation tools do with it, follows the logits."""
         short = torch.tensor([ids[:5]])
@@ -172,16 +182,21 @@ class Folders(LiveCase):
         self.agree(ours, first[0].numpy(), limit)
 
     def test_the_tokenizer_comes_along(self):
-        package = self.train("tokens")
-        done("export", package, "--format", "hf", "--output", self.dir / "tokens_hf")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(self.dir / "tokens_hf")
         line = "Unless required by applicable law or agreed to in writing"
         (self.dir / "line.txt").write_text(line)
-        ours = json.loads(done("tokenizer", "encode", "--tokenizer", package, "--input", self.dir / "line.txt",
-                               "--json").stdout)["ids"]
-        self.assertEqual(tokenizer.encode(line, add_special_tokens=False), ours)
-        self.assertEqual(tokenizer.bos_token_id, json.loads((package / "config.json").read_text())["bos_token_id"])
-        self.assertEqual(tokenizer.decode(ours), line)
+        for name in ("decoder_gqa", "block"):
+            package = self.train(f"tokens_{name}", config=f"configs/smoke/{name}.yaml")
+            done("export", package, "--format", "hf", "--output", self.dir / f"tokens_{name}_hf")
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self.dir / f"tokens_{name}_hf",
+                                                                   trust_remote_code=True)
+            ours = json.loads(done("tokenizer", "encode", "--tokenizer", package, "--input", self.dir / "line.txt",
+                                   "--json").stdout)["ids"]
+            self.assertEqual(tokenizer.encode(line, add_special_tokens=False), ours)
+            self.assertEqual(tokenizer.decode(ours), line)
+            start = json.loads((package / "config.json").read_text())["bos_token_id"]
+            self.assertEqual(tokenizer.bos_token_id, start)
+            # A Block Transformer puts its start tokens in front by itself.
+            self.assertEqual(tokenizer.encode(line), ours if name == "block" else [start, *ours])
 
     def test_what_a_folder_cannot_say_is_refused(self):
         package = self.train("codes")
