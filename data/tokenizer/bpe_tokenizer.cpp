@@ -94,9 +94,11 @@ void BpeTokenizer::build_symbols(const std::string& file) {
       spelling = fmt::format("<0x{:02X}>", byte);
     }
     const auto found = id_of_.find(spelling);
-    // Bytes that no UTF-8 text contains are often missing from byte-level vocabularies.
-    const bool in_utf8 = byte < 0xf5 && byte != 0xc0 && byte != 0xc1;
-    if (found == id_of_.end() && vocabulary_.byte_level && !in_utf8) continue;
+    // Bytes that its training text lacked are missing from many a byte-level vocabulary (SmolLM2:
+    // control characters): a text that has one is refused when it comes. Without printable ASCII it
+    // is no byte-level vocabulary.
+    const bool printable = byte >= 0x20 && byte < 0x7f;
+    if (found == id_of_.end() && vocabulary_.byte_level && !printable) continue;
     require(found != id_of_.end(), ErrorCode::kData, "{}: model.vocab: no token for byte 0x{:02X}",
             file, byte);
     byte_ids_[static_cast<size_t>(byte)] = found->second;

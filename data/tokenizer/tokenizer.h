@@ -32,7 +32,7 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   /// Ids of `text`, any bytes; bytes that are not UTF-8 survive a round trip. Throws Error(kData)
-  /// only for a byte that no UTF-8 text contains and the vocabulary has no token for.
+  /// for a byte that the vocabulary has no token for, rather than drop it.
   virtual std::vector<int32_t> encode(std::string_view text,
                                       const EncodeOptions& options = {}) const = 0;
 

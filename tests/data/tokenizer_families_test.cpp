@@ -156,7 +156,7 @@ TEST(TokenizerFamilies, BadGgufVocabulariesAreRefused) {
     node.set("tokenizer.ggml." + key, std::move(value));
     return node;
   };
-  refused(good, {"x.gguf", "no token for byte 0x00"});
+  refused(good, {"x.gguf", "no token for byte 0x20"});
   refused(Node::map(), {"tokenizer.ggml.model", "is missing"});
   refused(with("model", "t5"), {"model: 't5' is not supported", "gpt2, llama"});
   refused(with("model", 3), {"model: expected text"});
