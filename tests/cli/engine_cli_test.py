@@ -111,7 +111,7 @@ class EngineCommandLine(unittest.TestCase):
         self.assertEqual(row["kind"], "package")
 
     def test_hugging_face_folders(self):
-        folder = pathlib.Path("tests/golden/hf/llama_llama3_sharded").resolve()
+        folder = pathlib.Path(__file__).resolve().parents[1] / "golden/hf/llama_llama3_sharded"
         package = self.dir / "from_hf"
         result = self.run_engine("import", folder, "--output", package)
         self.assertEqual(result.returncode, 0, result.stderr)

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -69,6 +70,9 @@ def main():
         folder = pathlib.Path(temporary) / "hf"
         folder.mkdir()
         total = write_folder(folder)
+        if shutil.disk_usage(temporary).free < 1.2 * total:
+            print(f"skipped: less than {1.2 * total / 1e9:.1f} GB free in {temporary}")
+            sys.exit(77)
         result = subprocess.run([ENGINE, "import", folder, "--output", folder.parent / "package", "--json"],
                                 capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
