@@ -62,7 +62,7 @@ void add_export_command(CLI::App& app) {
   c->add_option("--output", options->output, "Folder to create")->required();
   add_json_flag(c, options->json);
   c->footer(
-      "Example:\n  ashlar export runs/demo/decoder --output runs/demo/decoder-package\n"
+      "Examples:\n  ashlar export runs/demo/decoder --output runs/demo/decoder-package\n"
       "  ashlar export runs/demo/decoder --format hf --type bf16 --output decoder-hf");
   c->callback([options] { run(*options); });
 }
