@@ -4,6 +4,7 @@
 
 #include "cli/app.h"
 #include "core/base/error.h"
+#include "core/io/gguf.h"
 #include "core/io/json.h"
 #include "data/tokenizer/tokenizer.h"
 #include "engine/decode/budget.h"
@@ -31,6 +32,7 @@ Node describe(const fs::path& path, std::span<const Inspector> inspectors) {
     if (inspector.matches(path)) return inspector.describe(path);
   }
   if (is_package(path)) return describe_model(read_package(path), "package");
+  if (is_gguf(path)) return describe_model(open_model(path), "gguf");
   if (is_hf_folder(path)) return describe_model(open_model(path), "huggingface");
   if (fs::is_regular_file(path) && path.extension() == ".bin" && looks_like_llama2c(path)) {
     return describe_model(open_model(path), "llama2c");

@@ -122,6 +122,12 @@ class Gguf(unittest.TestCase):
                 for key in set(wanted) - REWRITTEN - {scores} - (set() if begins else {"tokenizer.ggml.bos_token_id"}):
                     self.assertEqual(found.get(key), wanted[key], key)
 
+    def test_inspect_sees_the_same_weights_in_file_and_package(self):
+        for name in MODELS:
+            file, package = done("inspect", GOLDEN / f"{name}.gguf", "--json"), done("inspect", self.dir / name, "--json")
+            self.assertEqual(file["kind"], "gguf")
+            self.assertEqual(file["weights_sha256"], package["weights_sha256"])
+
     def test_wrong_requests(self):
         for fragments, arguments in [
             (["--type belongs to --format hf and --format gguf"], ["--type", "f16"]),
