@@ -233,7 +233,11 @@ GgufModel read_gguf_spec(const GgufFile& file) {
     stack.layers.push_back(layer);
   }
   spec.stacks.push_back(std::move(stack));
-  validate(spec);
+  try {
+    validate(spec);
+  } catch (const Error& error) {
+    fail(ErrorCode::kData, "{}: {}", file.path().string(), error.what());
+  }
   return model;
 }
 

@@ -237,6 +237,8 @@ TEST_F(BadGguf, Keys) {
   refuses_key("gptneox", "gptneox.use_parallel_residual", Node(), {"use_parallel_residual"});
   refuses_key("qwen3", "qwen3.attention.causal", false, {"qwen3.attention.causal"});
   const auto data = ErrorCode::kData;
+  refuses_key("qwen2", "qwen2.rope.dimension_count", 7, {"impossible sizes"}, data);
+  refuses_key("llama_legacy", "llama.attention.head_count_kv", 3, {"impossible sizes"}, data);
   refuses_key("llama_k", "llama.rope.freq_base", 10000, {"rope_freqs.weight", "not Llama 3's"},
               data);
   refuses_key("llama_k", "llama.rope.scaling.factor", 2.0, {"both rope.scaling.type and"}, data);
