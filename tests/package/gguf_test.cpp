@@ -82,6 +82,36 @@ TEST(GgufBlocks, CodesBecomeTheSameBlocksAgain) {
   }
 }
 
+TEST(GgufBlocks, WiderGroupsRepeatTheirScale) {
+  constexpr int64_t kRows = 3, kIn = 128;
+  for (const int bits : {4, 8}) {
+    for (const int64_t group : {int64_t{64}, kIn, int64_t{1000}}) {
+      const int64_t groups = (kIn + group - 1) / group;
+      std::vector<std::byte> codes(static_cast<size_t>(kRows * kIn * bits / 8));
+      for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::byte>(i * 37);
+      std::vector<uint16_t> scale;
+      for (int64_t i = 0; i < kRows * groups; ++i) {
+        scale.push_back(float_to_half(0.25f * static_cast<float>(i + 1)));
+      }
+      QuantTensor q;
+      q.bits = bits;
+      q.codes = codes;
+      q.scale = std::as_bytes(std::span(scale));
+      q.group = group;
+      const WeightTensor tensor{"w", {kRows, kIn}, q, nullptr};
+      for (const GgufType type : {GgufType::kQ4_0, GgufType::kQ8_0}) {
+        const bool fits = bits == 4 || type == GgufType::kQ8_0;
+        ASSERT_EQ(fits_gguf_blocks(tensor.encoding(), kIn, type), fits);
+        if (!fits) continue;
+        const auto blocks = blocks_from_codes(tensor, type);
+        const auto back = weight_from_gguf("w", tensor.shape, type, blocks, nullptr);
+        EXPECT_TRUE(test::within(to_floats(back), to_floats(tensor), test::exact()));
+      }
+    }
+  }
+  EXPECT_FALSE(fits_gguf_blocks(TensorEncoding::quantized(4, 48, false), kIn, GgufType::kQ8_0));
+}
+
 TEST(GgufBlocks, ValuesThatCannotBeStoredAreRefused) {
   std::vector<float> values(32, 1.0f);
   const auto refuses = [&](GgufType type, float value, const std::string& fragment) {
