@@ -36,7 +36,7 @@ constexpr const char* kTemplate =
 ModelData chat_model(int64_t context = 256) {
   ModelData model = test::random_model(
       test::spec_from_yaml(
-          "kind: decoder\nvocab_size: 600\ncontext_length: " + std::to_string(context) +
+          "kind: decoder\nvocab_size: 602\ncontext_length: " + std::to_string(context) +
           "\ndecoder: {d_model: 32, layers: 2, attention: {heads: 4, kv_heads: 2, "
           "head_dim: 8}, ffn: {d_ff: 24}}\n"),
       7);
@@ -233,6 +233,24 @@ TEST(ChatSession, TurnsEqualTheWholeTextFedAtOnce) {
   const GenerateResult whole = generate(engine, *sequence, request, [](int32_t) { return true; });
   EXPECT_EQ(whole.tokens, three.result.tokens);
   EXPECT_EQ(sequence->length(), three.context_tokens);
+}
+
+TEST(ChatSession, AnswersDrawWithSeedsOfTheirOwn) {
+  const ModelData model = chat_model();
+  const auto ignore = [](const std::string&) { return true; };
+  const auto fresh = [&](uint64_t seed) {
+    ChatSession session(model, "test", {}, "");
+    session.settings().sampling.temperature = 5;
+    session.settings().sampling.seed = seed;
+    session.settings().max_tokens = 8;
+    const ChatAnswer first = session.answer("Hello", ignore);
+    session.reset();
+    return std::pair(first.text, session.answer("Hello", ignore).text);
+  };
+  const auto [first, second] = fresh(3);
+  EXPECT_NE(first, second);
+  EXPECT_EQ(fresh(3), std::pair(first, second));
+  EXPECT_EQ(fresh(4).first, second);
 }
 
 TEST(ChatSession, AFullContextLeavesTheConversation) {
