@@ -39,7 +39,7 @@ void add_import_command(CLI::App& app) {
   c->add_option("--output", options->output, "Folder to create")->required();
   add_json_flag(c, options->json);
   c->footer(
-      "Examples:\n  ashlar import SmolLM2-135M --output packages/smollm2\n"
+      "Example:\n  ashlar import SmolLM2-135M --output packages/smollm2\n"
       "  ashlar import stories260K.bin --output packages/stories");
   c->callback([options] { run(*options); });
 }

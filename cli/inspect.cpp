@@ -8,6 +8,7 @@
 #include "data/tokenizer/tokenizer.h"
 #include "engine/decode/budget.h"
 #include "package/format/package.h"
+#include "package/import/hf_model.h"
 #include "package/import/llama2c.h"
 #include "package/import/open_model.h"
 
@@ -30,6 +31,7 @@ Node describe(const fs::path& path, std::span<const Inspector> inspectors) {
     if (inspector.matches(path)) return inspector.describe(path);
   }
   if (is_package(path)) return describe_model(read_package(path), "package");
+  if (is_hf_folder(path)) return describe_model(open_model(path), "huggingface");
   if (fs::is_regular_file(path) && path.extension() == ".bin" && looks_like_llama2c(path)) {
     return describe_model(open_model(path), "llama2c");
   }

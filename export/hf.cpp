@@ -161,17 +161,47 @@ void write_config(const ModelData& model, std::optional<HfFamily> family, const 
   write_file_atomically(folder / "generation_config.json", write_json(generation, 2) + "\n");
 }
 
+// tokenizer.json whose post-processor puts `start` in front of every text: transformers looks
+// nowhere else.
+std::string with_start(const std::string& json, const Tokenizer& tokenizer, int32_t start) {
+  const std::vector<int32_t> around = tokenizer.encode("", {.add_special = true});
+  if (!around.empty() && around.front() == start) return json;
+  Node root = parse_json(json, "tokenizer.json");
+  const std::string text = tokenizer.token_bytes(start);
+  const auto piece = [](const char* kind, const std::string& id, int64_t type) {
+    return Node(Node::Map{{kind, Node::Map{{"id", id}, {"type_id", type}}}});
+  };
+  const Node begin = piece("SpecialToken", text, 0), first = piece("Sequence", "A", 0);
+  const Node adds =
+      Node::Map{{"id", text}, {"ids", Node::List{start}}, {"tokens", Node::List{text}}};
+  Node processors = Node::list();
+  const Node* present = root.find("post_processor");
+  if (present != nullptr && !present->is_null()) processors.push(*present);
+  processors.push(Node::Map{{"type", "TemplateProcessing"},
+                            {"single", Node::List{begin, first}},
+                            {"pair", Node::List{begin, first, piece("Sequence", "B", 1)}},
+                            {"special_tokens", Node::Map{{text, adds}}}});
+  root.set("post_processor", Node::Map{{"type", "Sequence"}, {"processors", processors}});
+  return write_json(root, 2);
+}
+
 void write_tokenizer(const ModelData& model, const fs::path& folder) {
   if (!model.chat_template.empty()) {
     write_file_atomically(folder / "chat_template.jinja", model.chat_template);
   }
   if (model.tokenizer_json.empty()) return;
-  write_file_atomically(folder / "tokenizer.json", model.tokenizer_json);
   const auto tokenizer = parse_hf_tokenizer(model.tokenizer_json, "tokenizer.json");
+  // A Block Transformer puts its block of start tokens there by itself.
+  const bool begins =
+      model.start_token && !model.spec.block && *model.start_token < tokenizer->vocab_size();
+  write_file_atomically(folder / "tokenizer.json",
+                        begins ? with_start(model.tokenizer_json, *tokenizer,
+                                            static_cast<int32_t>(*model.start_token))
+                               : model.tokenizer_json);
   Node config = Node::Map{{"tokenizer_class", "PreTrainedTokenizerFast"},
                           {"model_max_length", model.spec.context_length},
                           {"clean_up_tokenization_spaces", false},
-                          {"add_bos_token", model.start_token.has_value()}};
+                          {"add_bos_token", begins}};
   const auto name = [&](const char* key, int64_t id) {
     if (id < tokenizer->vocab_size()) {
       config.set(key, tokenizer->token_bytes(static_cast<int32_t>(id)));

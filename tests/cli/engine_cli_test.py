@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -108,6 +109,26 @@ class EngineCommandLine(unittest.TestCase):
         row = json.loads(self.run_engine("inspect", self.package, "--json").stdout)
         self.assertTrue(row["valid"])
         self.assertEqual(row["kind"], "package")
+
+    def test_hugging_face_folders(self):
+        folder = pathlib.Path(__file__).resolve().parents[1] / "golden/hf/llama_llama3_sharded"
+        package = self.dir / "from_hf"
+        result = self.run_engine("import", folder, "--output", package)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        rows = [json.loads(self.run_engine("inspect", path, "--json").stdout) for path in (folder, package)]
+        self.assertEqual([row["kind"] for row in rows], ["huggingface", "package"])
+        self.assertEqual(rows[0]["weights_sha256"], rows[1]["weights_sha256"])
+        # One shard cut: refused whole, and nothing is left.
+        copy = self.dir / "cut"
+        shutil.copytree(folder, copy)
+        shard = copy / "model-00003-of-00003.safetensors"
+        shard.write_bytes(shard.read_bytes()[:-1])
+        self.refused(1, ["model-00003-of-00003", "truncated"], "import", copy, "--output", self.dir / "cut_package")
+        (copy / "model.safetensors.index.json").unlink()
+        (copy / "pytorch_model.bin").write_bytes(b"")
+        self.refused(2, ["pytorch_model.bin", "pickle"], "generate", copy, "--prompt", "a")
+        self.refused(2, ["exists already"], "import", folder, "--output", package)
+        self.assertFalse(any(path.name.startswith("cut_package") for path in self.dir.iterdir()))
 
     def test_wrong_requests_exit_2(self):
         self.refused(2, ["--help"])

@@ -95,6 +95,10 @@ TEST(HfExport, OtherNetworksAreNotGivenToAStockClass) {
       test::decoder_variant(kGqa, ", overrides: [{layers: [0], ffn: {d_ff: 28}}]"),
       test::decoder_variant(kGqa + ", bias: all", ", norm: {kind: layernorm}",
                             "kind: gelu, d_ff: 24, bias: true"),
+      test::decoder_variant("heads: 4, head_dim: 8, window: 9", ", norm: {kind: layernorm}",
+                            "kind: gelu, d_ff: 24, bias: true"),
+      test::decoder_variant("heads: 4, head_dim: 12", ", norm: {kind: layernorm}",
+                            "kind: gelu, d_ff: 24, bias: true"),
   };
   for (const ModelSpec& spec : specs) {
     EXPECT_EQ(stock_family(spec), std::nullopt) << write_json(to_node(spec));
@@ -232,19 +236,7 @@ class HfTokenizer : public testing::Test {
     Node node = load_json(dir / "hf/tokenizer_config.json");
     config(node);
     test::write_text(dir / "hf/tokenizer_config.json", write_json(node));
-    if (template_adds_it) {
-      Node tokenizer = load_json(dir / "hf/tokenizer.json");
-      tokenizer.set(
-          "post_processor",
-          Node::Map{
-              {"type", "TemplateProcessing"},
-              {"single",
-               Node::List{Node::Map{{"SpecialToken", Node::Map{{"id", "<s>"}, {"type_id", 0}}}},
-                          Node::Map{{"Sequence", Node::Map{{"id", "A"}, {"type_id", 0}}}}}},
-              {"pair", Node::list()},
-              {"special_tokens", Node::map()}});
-      test::write_text(dir / "hf/tokenizer.json", write_json(tokenizer));
-    }
+    if (!template_adds_it) test::write_text(dir / "hf/tokenizer.json", model_.tokenizer_json);
     return import_hf(dir / "hf").start_token;
   }
 
@@ -257,7 +249,13 @@ TEST_F(HfTokenizer, TokensAndTemplateComeBack) {
   const ModelData back = open_model(dir / "hf");
   EXPECT_EQ(back.start_token, model_.start_token);
   EXPECT_EQ(back.stop_tokens, model_.stop_tokens);
-  EXPECT_EQ(back.tokenizer_json, model_.tokenizer_json);
+  // Only the post-processor is new: it puts the start token in front.
+  const auto before = parse_hf_tokenizer(model_.tokenizer_json, "tokenizer.json");
+  const auto after = parse_hf_tokenizer(back.tokenizer_json, "tokenizer.json");
+  std::vector<int32_t> ids = before->encode("some text");
+  EXPECT_EQ(after->encode("some text"), ids);
+  ids.insert(ids.begin(), static_cast<int32_t>(*model_.start_token));
+  EXPECT_EQ(after->encode("some text", {.add_special = true}), ids);
   EXPECT_EQ(back.chat_template, model_.chat_template);
   const Node config = load_json(dir / "hf/tokenizer_config.json");
   EXPECT_EQ(config.find("bos_token")->as_string(), "<s>");
@@ -275,6 +273,14 @@ TEST_F(HfTokenizer, ATextBeginsWithBosOnlyIfTheTokenizerPutsItThere) {
   EXPECT_EQ(start_token_with(drop, true), model_.start_token);
   EXPECT_EQ(start_token_with(yes, false), model_.start_token);
   EXPECT_EQ(start_token_with(no, true), std::nullopt);
+}
+
+TEST_F(HfTokenizer, ATokenizerThatPutsItThereIsLeftAsItIs) {
+  const test::TempDir dir;
+  export_hf(model_, dir / "once");
+  model_.tokenizer_json = test::read_text(dir / "once/tokenizer.json");
+  export_hf(model_, dir / "twice");
+  EXPECT_EQ(test::read_text(dir / "twice/tokenizer.json"), model_.tokenizer_json);
 }
 
 TEST_F(HfTokenizer, OneOfSeveralTemplatesIsTheDefault) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/base/rng.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
 #include "core/io/safetensors_folder.h"
@@ -217,6 +218,37 @@ TEST_F(HfFolder, WhatIsNoModelFolderIsRefused) {
   const fs::path folder = copy("qwen3");
   test::write_text(folder / "config.json", "{\"model_type\": ");
   refuses(ErrorCode::kData, folder, {"config.json", "invalid JSON"});
+}
+
+// Every file with random bytes overwritten: it is read, or refused with an Error that names the
+// folder.
+TEST_F(HfFolder, DamagedFilesAreReadOrRefused) {
+  const fs::path folder = copy("llama_llama3_sharded");
+  const std::vector<std::string> files = {"config.json", "generation_config.json",
+                                          "model.safetensors.index.json",
+                                          "model-00001-of-00003.safetensors"};
+  int refused = 0;
+  for (uint64_t round = 0; round < 400; ++round) {
+    const Philox rng(20261121, round);
+    const fs::path file = folder / files[rng.below(0, files.size())];
+    const std::string good = read_file(file);
+    std::string bad = good;
+    const uint64_t reach = std::min<uint64_t>(bad.size(), 1500);  // a shard's header, mostly
+    for (uint64_t i = 0; i <= rng.below(1, 3); ++i) {
+      bad[rng.below(10 + 2 * i, reach)] = static_cast<char>(rng.below(11 + 2 * i, 256));
+    }
+    test::write_text(file, bad);
+    try {
+      const ModelData model = import_hf(folder);
+      for (const auto& [name, t] : model.tensors) t.load();
+    } catch (const Error& error) {
+      ++refused;
+      const std::string message = error.what();
+      EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+    }
+    test::write_text(file, good);
+  }
+  EXPECT_GT(refused, 200);
 }
 
 }  // namespace

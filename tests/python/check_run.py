@@ -124,7 +124,7 @@ class Run(unittest.TestCase):
                      "--output", d / "x")
         self.refused(2, ["weights.bits"], "quantize", self.folder, "--recipe", self.recipe("weights: {bits: 7}\n"),
                      "--output", d / "x")
-        self.refused(2, ["Hugging Face"], "export", self.folder, "--format", "hf", "--output", d / "x")
+        self.refused(2, ["--format hf"], "export", self.folder, "--type", "f16", "--output", d / "x")
         self.assertFalse(any(p.name.startswith("x") for p in d.iterdir()))
 
     def recipe(self, text):
