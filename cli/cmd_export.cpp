@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/run_model.h"
 #include "core/base/error.h"
+#include "export/gguf.h"
 #include "export/hf.h"
 #include "package/format/package.h"
 
@@ -16,6 +17,8 @@ struct Options {
 
 int64_t write_hf(const ModelData& model, const Options& o) {
   HfExportOptions options;
+  require(o.type.empty() || o.type == "f32" || o.type == "f16" || o.type == "bf16",
+          ErrorCode::kRequest, "--type {} belongs to --format gguf", o.type);
   if (o.type == "f32") options.type = DType::kF32;
   if (o.type == "f16") options.type = DType::kF16;
   if (o.type == "bf16") options.type = DType::kBF16;
@@ -25,8 +28,11 @@ int64_t write_hf(const ModelData& model, const Options& o) {
 
 int64_t write(const ModelData& model, const Options& o) {
   if (o.format == "hf") return write_hf(model, o);
-  require(o.type.empty() && o.shard_bytes == 0, ErrorCode::kRequest,
-          "--type and --shard-size belong to --format hf");
+  require(o.shard_bytes == 0, ErrorCode::kRequest, "--shard-size belongs to --format hf");
+  if (o.format == "gguf") {
+    return write_gguf(model, o.output, gguf_file_type(o.type.empty() ? "f16" : o.type));
+  }
+  require(o.type.empty(), ErrorCode::kRequest, "--type belongs to --format hf and --format gguf");
   write_package(model, o.output);
   return model.weight_bytes();
 }
@@ -50,20 +56,22 @@ void add_export_command(CLI::App& app) {
   c->add_option(
        "--format", options->format,
        "package, or hf: a folder for transformers (with trust_remote_code=True where it has "
-       "no class of its own)")
-      ->check(CLI::IsMember({"package", "hf"}))
+       "no class of its own), or gguf: a plain decoder as one file for llama.cpp")
+      ->check(CLI::IsMember({"package", "hf", "gguf"}))
       ->capture_default_str();
-  c->add_option("--type", options->type, "hf: f32, f16 or bf16 (default: as stored)")
-      ->check(CLI::IsMember({"f32", "f16", "bf16"}));
+  c->add_option("--type", options->type,
+                "hf: f32, f16 or bf16 (default: as stored); gguf: f16 (default), q8_0 or q4_0")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "q8_0", "q4_0"}));
   c->add_option("--shard-size", options->shard_bytes,
                 "hf: bytes of one weights file, such as 2GB (default: 5GB)")
       ->transform(CLI::AsSizeValue(true))
       ->check(CLI::PositiveNumber);
-  c->add_option("--output", options->output, "Folder to create")->required();
+  c->add_option("--output", options->output, "Folder or GGUF file to create")->required();
   add_json_flag(c, options->json);
   c->footer(
       "Examples:\n  ashlar export runs/demo/decoder --output runs/demo/decoder-package\n"
-      "  ashlar export runs/demo/decoder --format hf --type bf16 --output decoder-hf");
+      "  ashlar export runs/demo/decoder --format hf --type bf16 --output decoder-hf\n"
+      "  ashlar export runs/demo/decoder --format gguf --type q8_0 --output decoder.gguf");
   c->callback([options] { run(*options); });
 }
 

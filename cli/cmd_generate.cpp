@@ -92,13 +92,7 @@ void add_generate_command(CLI::App& app) {
   c->add_option("--max-tokens", options->max_tokens, "Tokens to generate at most")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
-  c->add_option("--temperature", options->sampling.temperature, "0 is greedy")
-      ->capture_default_str();
-  c->add_option("--top-k", options->sampling.top_k, "Sample among the K most likely (0: all)")
-      ->capture_default_str();
-  c->add_option("--top-p", options->sampling.top_p, "Sample among the head of this probability")
-      ->capture_default_str();
-  c->add_option("--seed", options->sampling.seed, "Seed of the sampler")->capture_default_str();
+  add_sampling_options(c, options->sampling);
   add_engine_options(c, options->engine);
   add_json_flag(c, options->json);
   c->footer(

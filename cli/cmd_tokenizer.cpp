@@ -117,7 +117,9 @@ void run_decode(const DecodeArguments& a) {
 }
 
 constexpr const char* kTokenizerHelp =
-    "tokenizer.json, a folder that holds one (a package), or a llama2.c .bin";
+    "tokenizer.json, a folder that holds one (a package), a GGUF file, a SentencePiece .model, or "
+    "a "
+    "llama2.c .bin";
 
 void add_train(CLI::App& tokenizer) {
   auto a = std::make_shared<TrainArguments>();

@@ -15,6 +15,15 @@ EngineOptions EngineArguments::engine_options() const {
   return options;
 }
 
+void add_sampling_options(CLI::App* command, SamplingOptions& sampling) {
+  command->add_option("--temperature", sampling.temperature, "0 is greedy")->capture_default_str();
+  command->add_option("--top-k", sampling.top_k, "Sample among the K most likely (0: all)")
+      ->capture_default_str();
+  command->add_option("--top-p", sampling.top_p, "Sample among the head of this probability")
+      ->capture_default_str();
+  command->add_option("--seed", sampling.seed, "Seed of the sampler")->capture_default_str();
+}
+
 void add_engine_options(CLI::App* command, EngineArguments& a) {
   add_threads_option(command, a.threads);
   command

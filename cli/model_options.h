@@ -6,6 +6,7 @@
 
 #include "data/tokenizer/tokenizer.h"
 #include "engine/decode/budget.h"
+#include "engine/decode/sampler.h"
 #include "engine/model/engine.h"
 
 namespace ashlar::cli {
@@ -18,6 +19,9 @@ struct EngineArguments {
 
   EngineOptions engine_options() const;
 };
+
+/// Adds --temperature, --top-k, --top-p and --seed.
+void add_sampling_options(CLI::App* command, SamplingOptions& sampling);
 
 /// Adds --threads, --activation and the --kv-* options.
 void add_engine_options(CLI::App* command, EngineArguments& arguments);

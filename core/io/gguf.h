@@ -137,7 +137,10 @@ class GgufWriter {
 
   /// The tensors with offsets and bytes filled in.
   const std::vector<GgufTensor>& layout() const { return tensors_; }
-  /// Bytes of the next tensor of the layout; the size must match.
+  /// The next bytes of the current tensor of the layout: it, or a part that does not reach beyond
+  /// it.
+  void write_part(std::span<const std::byte> bytes);
+  /// All bytes of the next tensor of the layout; the size must match.
   void write_next(std::span<const std::byte> bytes);
   /// Makes the file appear under its name; every tensor must have been written.
   void commit();
@@ -148,6 +151,7 @@ class GgufWriter {
   AtomicFile file_;
   std::vector<GgufTensor> tensors_;
   size_t next_ = 0;
+  int64_t written_ = 0;  ///< of tensor next_
 };
 
 }  // namespace ashlar

@@ -107,12 +107,21 @@ void GgufWriter::pad(int64_t written) {
   file_.write(std::string(static_cast<size_t>(missing), '\0'));
 }
 
-void GgufWriter::write_next(std::span<const std::byte> bytes) {
+void GgufWriter::write_part(std::span<const std::byte> bytes) {
   ASHLAR_CHECK(next_ < tensors_.size());
-  ASHLAR_CHECK_EQ(static_cast<int64_t>(bytes.size()), tensors_[next_].bytes);
+  written_ += static_cast<int64_t>(bytes.size());
+  ASHLAR_CHECK_LE(written_, tensors_[next_].bytes);
   file_.write(bytes);
-  pad(tensors_[next_].bytes);
+  if (written_ < tensors_[next_].bytes) return;
+  pad(written_);
+  written_ = 0;
   ++next_;
+}
+
+void GgufWriter::write_next(std::span<const std::byte> bytes) {
+  ASHLAR_CHECK(next_ < tensors_.size() && written_ == 0);
+  ASHLAR_CHECK_EQ(static_cast<int64_t>(bytes.size()), tensors_[next_].bytes);
+  write_part(bytes);
 }
 
 void GgufWriter::commit() {

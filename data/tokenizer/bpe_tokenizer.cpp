@@ -124,13 +124,13 @@ std::optional<int32_t> BpeTokenizer::find_token(std::string_view content) const 
   return found->second;
 }
 
-void BpeTokenizer::encode_plain(std::string_view text, bool plain, bool first,
+void BpeTokenizer::encode_plain(std::string_view text, bool plain, Start start,
                                 std::vector<int32_t>& ids) const {
   raw_tokens_.split(text, plain, [&](std::string_view piece, const AddedToken* token) {
     if (token != nullptr) {
       ids.push_back(token->id);
     } else {
-      encode_segment(piece, plain, first && piece.data() == text.data(), ids);
+      encode_segment(piece, plain, piece.data() == text.data() ? start : Start::kSegment, ids);
     }
   });
 }
@@ -140,7 +140,7 @@ std::vector<int32_t> BpeTokenizer::encode(std::string_view text,
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 3 + 8);
   if (options.add_special) ids = vocabulary_.prefix;
-  encode_plain(text, !options.parse_special, true, ids);
+  encode_plain(text, !options.parse_special, Start::kText, ids);
   if (options.add_special) {
     ids.insert(ids.end(), vocabulary_.suffix.begin(), vocabulary_.suffix.end());
   }
@@ -158,14 +158,13 @@ std::vector<int32_t> BpeTokenizer::encode_pieces(std::span<const TextPiece> piec
                                                  bool text_start) const {
   std::vector<int32_t> ids;
   std::string run;  // plain text since the last special token
-  bool first = text_start, strip = false;
+  Start start = text_start ? Start::kText : Start::kMiddle;
+  bool strip = false;
   const auto flush = [&](bool strip_end) {
     std::string_view text = run;
     if (strip) text.remove_prefix(white_space_after(text, 0));
     if (strip_end) text = text.substr(0, white_space_before(text, 0, text.size()));
-    // As in a search of the whole text: what a neighbour stripped does not begin the text.
-    if (!text.empty()) encode_plain(text, true, first && text.data() == run.data(), ids);
-    if (!run.empty()) first = false;
+    if (!text.empty()) encode_plain(text, true, start, ids);
     run.clear();
   };
   for (const TextPiece& piece : pieces) {
@@ -177,13 +176,13 @@ std::vector<int32_t> BpeTokenizer::encode_pieces(std::span<const TextPiece> piec
     flush(token->lstrip);
     ids.push_back(token->id);
     strip = token->rstrip;
-    first = false;
+    start = Start::kSegment;
   }
   flush(false);
   return ids;
 }
 
-std::string BpeTokenizer::normalized(std::string_view text) const {
+std::string BpeTokenizer::normalized(std::string_view text, Start start) const {
   std::string out(text);
   for (const NormalizerStep& step : vocabulary_.normalizers) {
     switch (step.kind) {
@@ -191,7 +190,7 @@ std::string BpeTokenizer::normalized(std::string_view text) const {
         out = normalize(out, step.form);
         break;
       case NormalizerStep::Kind::kPrepend:
-        if (!out.empty()) out.insert(0, step.to);
+        if (!out.empty() && start != Start::kMiddle) out.insert(0, step.to);
         break;
       case NormalizerStep::Kind::kReplace:
         out = replace_all(out, step.from, step.to);
@@ -201,30 +200,30 @@ std::string BpeTokenizer::normalized(std::string_view text) const {
   return out;
 }
 
-void BpeTokenizer::encode_segment(std::string_view text, bool plain, bool first,
+void BpeTokenizer::encode_segment(std::string_view text, bool plain, Start start,
                                   std::vector<int32_t>& ids) const {
   std::string storage;
   if (!vocabulary_.normalizers.empty()) {
-    storage = normalized(text);
+    storage = normalized(text, start);
     text = storage;
   }
   normalized_tokens_.split(text, plain, [&](std::string_view piece, const AddedToken* token) {
     if (token != nullptr) {
       ids.push_back(token->id);
     } else if (vocabulary_.metaspace) {
-      pre_tokenize_metaspace(piece, first && piece.data() == text.data(), ids);
+      pre_tokenize_metaspace(piece, piece.data() == text.data() ? start : Start::kSegment, ids);
     } else {
       pre_tokenize(piece, 0, ids);
     }
   });
 }
 
-void BpeTokenizer::pre_tokenize_metaspace(std::string_view text, bool first,
+void BpeTokenizer::pre_tokenize_metaspace(std::string_view text, Start start,
                                           std::vector<int32_t>& ids) const {
   const Metaspace& meta = *vocabulary_.metaspace;
   std::string piece = replace_all(text, " ", meta.replacement);
-  const bool prepend = meta.prepend == Metaspace::Prepend::kAlways ||
-                       (meta.prepend == Metaspace::Prepend::kFirst && first);
+  const bool prepend = (meta.prepend == Metaspace::Prepend::kAlways && start != Start::kMiddle) ||
+                       (meta.prepend == Metaspace::Prepend::kFirst && start == Start::kText);
   if (prepend && !piece.starts_with(meta.replacement)) piece.insert(0, meta.replacement);
   if (!meta.split) return encode_piece(piece, ids);
   for (size_t begin = 0; begin < piece.size();) {

@@ -87,12 +87,16 @@ class BpeTokenizer : public Tokenizer {
  private:
   void build_decoder();
   void build_symbols(const std::string& file);
-  std::string normalized(std::string_view text) const;
+  /// What is in front of a piece of text: nothing, an added token, or text encoded earlier.
+  enum class Start { kText, kSegment, kMiddle };
+
+  std::string normalized(std::string_view text, Start start = Start::kText) const;
   const AddedToken* special_token(std::string_view content) const;
-  void encode_plain(std::string_view text, bool plain, bool first, std::vector<int32_t>& ids) const;
-  void encode_segment(std::string_view text, bool plain, bool first,
+  void encode_plain(std::string_view text, bool plain, Start start,
+                    std::vector<int32_t>& ids) const;
+  void encode_segment(std::string_view text, bool plain, Start start,
                       std::vector<int32_t>& ids) const;
-  void pre_tokenize_metaspace(std::string_view text, bool first, std::vector<int32_t>& ids) const;
+  void pre_tokenize_metaspace(std::string_view text, Start start, std::vector<int32_t>& ids) const;
   void pre_tokenize(std::string_view text, size_t step, std::vector<int32_t>& ids) const;
   void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
   void push_character(std::string_view bytes, bool valid, std::vector<int32_t>& symbols) const;

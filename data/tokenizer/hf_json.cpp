@@ -222,15 +222,20 @@ TokenizerHints read_tokenizer_config(const Node& config) {
   return {token("bos_token"), token("eos_token")};
 }
 
-std::unique_ptr<Tokenizer> parse_hf_tokenizer(const std::string& text, const std::string& file,
-                                              const TokenizerHints& hints) {
+BpeVocabulary parse_hf_vocabulary(const std::string& text, const std::string& file,
+                                  const TokenizerHints& hints) {
   try {
-    return std::make_unique<BpeTokenizer>(Reader(text, file).run(hints), file);
+    return Reader(text, file).run(hints);
   } catch (const Error& error) {
     // Typed access to a Node blames the request; here it is the file that is wrong.
     if (error.code() != ErrorCode::kRequest) throw;
     throw Error(ErrorCode::kData, error.what());
   }
+}
+
+std::unique_ptr<Tokenizer> parse_hf_tokenizer(const std::string& text, const std::string& file,
+                                              const TokenizerHints& hints) {
+  return std::make_unique<BpeTokenizer>(parse_hf_vocabulary(text, file, hints), file);
 }
 
 }  // namespace ashlar

@@ -27,6 +27,10 @@ TokenizerHints read_tokenizer_config(const Node& config);
 std::unique_ptr<Tokenizer> parse_hf_tokenizer(const std::string& text, const std::string& file,
                                               const TokenizerHints& hints = {});
 
+/// The same before a tokenizer is made of it; `json` holds the text.
+BpeVocabulary parse_hf_vocabulary(const std::string& text, const std::string& file,
+                                  const TokenizerHints& hints = {});
+
 /// Writes the tokenizer.json of `vocabulary` (its `json` is ignored): loadable by the Python
 /// library `tokenizers` ≥ 0.20, which gives the same ids. A byte-level vocabulary's last split is
 /// the ByteLevel step: with GPT-2's pattern or none.

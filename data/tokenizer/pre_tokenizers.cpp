@@ -1,5 +1,7 @@
 #include "data/tokenizer/pre_tokenizers.h"
 
+#include <algorithm>
+
 namespace ashlar {
 namespace {
 
@@ -47,6 +49,34 @@ std::string known_pre_tokenizers() {
     names += (names.empty() ? "" : ", ") + std::string(entry.name);
   }
   return names;
+}
+
+namespace {
+
+bool same_steps(const BpeVocabulary& a, const BpeVocabulary& b) {
+  const auto normalizer = [](const NormalizerStep& x, const NormalizerStep& y) {
+    return x.kind == y.kind && x.form == y.form && x.from == y.from && x.to == y.to;
+  };
+  const auto split = [](const SplitStep& x, const SplitStep& y) {
+    return x.regex == y.regex && x.matches_only == y.matches_only &&
+           x.prefix_space == y.prefix_space;
+  };
+  return std::equal(a.normalizers.begin(), a.normalizers.end(), b.normalizers.begin(),
+                    b.normalizers.end(), normalizer) &&
+         std::equal(a.splits.begin(), a.splits.end(), b.splits.begin(), b.splits.end(), split) &&
+         a.byte_level == b.byte_level && a.ignore_merges == b.ignore_merges &&
+         a.metaspace.has_value() == b.metaspace.has_value();
+}
+
+}  // namespace
+
+const PreTokenizer* match_pre_tokenizer(const BpeVocabulary& vocabulary) {
+  for (const PreTokenizer& entry : table()) {
+    BpeVocabulary steps;
+    apply_pre_tokenizer(entry, steps);
+    if (same_steps(steps, vocabulary)) return &entry;
+  }
+  return nullptr;
 }
 
 void apply_pre_tokenizer(const PreTokenizer& pre, BpeVocabulary& out) {

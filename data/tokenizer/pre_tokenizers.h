@@ -22,6 +22,8 @@ struct PreTokenizer {
 const PreTokenizer* find_pre_tokenizer(const std::string& name);
 /// The names, for messages.
 std::string known_pre_tokenizers();
+/// The first entry whose steps are those of a byte-level vocabulary, or nullptr.
+const PreTokenizer* match_pre_tokenizer(const BpeVocabulary& vocabulary);
 /// Sets normalizers, splits, byte_level and ignore_merges of `out`.
 void apply_pre_tokenizer(const PreTokenizer& pre, BpeVocabulary& out);
 

@@ -38,7 +38,8 @@ class Tokenizer {
 
   /// Ids of the pieces' joined text, in which only pieces marked special become special tokens: the
   /// rest is plain, whatever is written in it. A marked piece that is no special token of this
-  /// vocabulary is plain too. `text_start` false: the pieces continue a text.
+  /// vocabulary is plain too. `text_start` false: the pieces continue
+  /// a text, so that no space is put in front.
   virtual std::vector<int32_t> encode_pieces(std::span<const TextPiece> pieces,
                                              bool text_start = true) const = 0;
 

@@ -10,6 +10,7 @@
 #include "core/base/checked.h"
 #include "core/base/error.h"
 #include "core/io/gguf.h"
+#include "data/tokenizer/pre_tokenizers.h"
 #include "package/import/gguf_blocks.h"
 #include "package/import/gguf_spec.h"
 
@@ -173,9 +174,8 @@ bool Importer::begins_with_bos(const std::string& tokenizer) const {
             where());
     return node->as_bool();
   }
-  const std::string split = text("tokenizer.ggml.pre");
-  return tokenizer == "llama" || split == "llama-bpe" || split == "llama3" || split == "llama-v3" ||
-         split == "tekken";
+  const PreTokenizer* pre = find_pre_tokenizer(text("tokenizer.ggml.pre"));
+  return tokenizer == "llama" || (pre != nullptr && pre->add_bos);
 }
 
 void Importer::read_tokens() {
@@ -200,6 +200,11 @@ void Importer::read_tokens() {
 }
 
 }  // namespace
+
+bool has_gguf_tokenizer(const GgufFile& file) {
+  const Node* model = file.metadata().find("tokenizer.ggml.model");
+  return model != nullptr && !(model->is_string() && model->as_string() == "no_vocab");
+}
 
 ModelData import_gguf(const GgufFile& file) { return Importer(file).run(); }
 

@@ -21,4 +21,7 @@ ModelData import_gguf(const std::filesystem::path& path);
 /// The same of an opened file.
 ModelData import_gguf(const GgufFile& file);
 
+/// Whether the file holds a vocabulary.
+bool has_gguf_tokenizer(const GgufFile& file);
+
 }  // namespace ashlar

@@ -97,10 +97,11 @@ RopeScaling read_scaling(const Node& node, NodeReader& reader, int64_t context) 
 }
 
 // `rope_freqs.weight` says what Llama 3's stretching divides each frequency by, but not its
-// parameters. Those published are tried, with the factor the tensor shows; the one that gives this
-// tensor is it. The converter computes frequencies in fp32: θ^x has a relative error of about
-// ln θ · eps.
-RopeScaling llama3_scaling(const GgufFile& file, const GgufTensor& tensor, RopeSpec rope) {
+// parameters. Those published are tried, with the factor the tensor shows, and with the original
+// context if the file names it; the ones that give this tensor are it. The converter computes
+// frequencies in fp32: θ^x has a relative error of about ln θ · eps.
+RopeScaling llama3_scaling(const GgufFile& file, const GgufTensor& tensor, RopeSpec rope,
+                           int64_t original_context) {
   const std::string where = file.path().string();
   require(tensor.type == GgufType::kF32 && tensor.shape == std::vector<int64_t>{rope.dim / 2},
           ErrorCode::kData, "{}: tensor '{}' is not F32 [{}]", where, tensor.name, rope.dim / 2);
@@ -108,22 +109,24 @@ RopeScaling llama3_scaling(const GgufFile& file, const GgufTensor& tensor, RopeS
           "{}: both rope.scaling.type and tensor '{}' stretch RoPE", where, tensor.name);
   std::vector<float> divisors(static_cast<size_t>(rope.dim / 2));
   std::memcpy(divisors.data(), file.data(tensor).data(), divisors.size() * 4);
-  const float largest = divisors.empty() ? 1 : *std::max_element(divisors.begin(), divisors.end());
   if (std::all_of(divisors.begin(), divisors.end(), [](float d) { return d == 1; })) return {};
+  const double largest = *std::max_element(divisors.begin(), divisors.end());
   const double tolerance = 4 * std::log(rope.theta) * std::numeric_limits<float>::epsilon();
-  for (const double factor : {8.0, 32.0, static_cast<double>(largest)}) {
-    if (!(factor >= 1 && factor <= kMaxFactor)) continue;
-    rope.scaling = {RopeScalingKind::kLlama3, factor, 8192, 1, 4, 32, 1};
-    const std::vector<float> expected = llama3_divisors(rope);
-    const bool same =
-        std::equal(divisors.begin(), divisors.end(), expected.begin(),
-                   [&](float a, float b) { return std::abs(a - b) <= tolerance * b; });
-    if (same) return rope.scaling;
+  for (const int64_t original : {original_context, int64_t{8192}}) {
+    for (const double factor : {8.0, 32.0, largest}) {
+      if (!(factor >= 1 && factor <= kMaxFactor)) continue;
+      rope.scaling = {RopeScalingKind::kLlama3, factor, original, 1, 4, 32, 1};
+      const std::vector<float> expected = llama3_divisors(rope);
+      const auto close = [&](float a, float b) { return std::abs(a - b) <= tolerance * b; };
+      if (std::equal(divisors.begin(), divisors.end(), expected.begin(), close)) {
+        return rope.scaling;
+      }
+    }
   }
   fail(ErrorCode::kData,
-       "{}: tensor '{}' stretches RoPE in a way that is not Llama 3's (original context 8192, "
-       "low_freq_factor 1, high_freq_factor 4)",
-       where, tensor.name);
+       "{}: tensor '{}' stretches RoPE in a way that is not Llama 3's (original context {} or "
+       "8192, low_freq_factor 1, high_freq_factor 4)",
+       where, tensor.name, original_context);
 }
 
 struct Sizes {
@@ -210,7 +213,10 @@ GgufModel read_gguf_spec(const GgufFile& file) {
   find_biases(file, model.arch, layer);
   const GgufTensor* divisors = file.find(kRopeDivisors);
   if (divisors != nullptr && model.arch == GgufArch::kLlama) {
-    layer.attention.rope.scaling = llama3_scaling(file, *divisors, layer.attention.rope);
+    const Node* original = node.find("rope.scaling.original_context_length");
+    layer.attention.rope.scaling =
+        llama3_scaling(file, *divisors, layer.attention.rope,
+                       original != nullptr ? original->as_int() : int64_t{8192});
   }
   const GgufTensor* table = file.find("token_embd.weight");
   require(table != nullptr && table->shape.size() == 2, ErrorCode::kData,

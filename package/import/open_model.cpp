@@ -45,8 +45,7 @@ ModelData open_model(const fs::path& path, const fs::path& tokenizer_path) {
   } else if (is_gguf(path)) {
     const GgufFile file(path);
     model = import_gguf(file);
-    const bool has_tokenizer = file.metadata().find("tokenizer.ggml.model") != nullptr;
-    if (tokenizer.empty() && has_tokenizer) tokenizer = path;
+    if (tokenizer.empty() && has_gguf_tokenizer(file)) tokenizer = path;
   } else {
     if (fs::is_regular_file(path)) refuse_pickle(path);
     fail(ErrorCode::kRequest,

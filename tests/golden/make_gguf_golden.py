@@ -179,7 +179,8 @@ def llama_k():
     divisors = np.where(wavelength < 8192 / 4, 1, np.where(wavelength > 8192, 32, 1 / ((1 - smooth) / 32 + smooth)))
     assert {1, 32} < set(divisors)  # and some between
     m.write("rope_freqs.weight", divisors.astype(np.float32), Type.F32)
-    kinds = {"embed": Type.Q6_K, "attn_k": Type.Q5_K, "attn_v": Type.Q6_K, "attn_output": Type.Q5_0, "ffn_down": Type.Q4_0}
+    kinds = {"embed": Type.Q6_K, "attn_k": Type.Q5_K, "attn_v": Type.Q6_K, "attn_output": Type.Q5_0}
+    kinds["ffn_down"] = Type.Q4_0
     decoder(m, 24, 256, 32, 1, 2, 1, 32, tied=True, kinds=kinds)
     m.golden |= {"start": None, "stop": [], "name": "", "chat_template": ""}
     return m.close()

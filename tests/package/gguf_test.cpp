@@ -5,6 +5,7 @@
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
 #include "core/io/sha256.h"
+#include "package/format/k_quants.h"
 #include "package/format/package.h"
 #include "package/import/gguf_blocks.h"
 #include "package/import/gguf_model.h"
@@ -38,6 +39,7 @@ TEST(GgufBlocks, EveryTypeHasTheValuesOfTheReference) {
   for (const auto& [name, hash] : expected.as_map()) {
     const WeightTensor tensor = block_tensor(file, name);
     EXPECT_EQ(hash_of(tensor), hash.as_string()) << name;
+    EXPECT_EQ(hash_of(unpacked(tensor)), hash.as_string()) << name;
     EXPECT_EQ(tensor.encoding(), gguf_encoding(file.find(name)->type)) << name;
   }
 }
