@@ -25,6 +25,30 @@ from transformers.modeling_outputs import CausalLMOutput
 from .configuration_ashlar import AshlarConfig
 
 
+def one_of(value, *names):
+    """A description that says something this file does not know is refused, not guessed at."""
+    if value not in names:
+        raise ValueError(f"'{value}' is not known: this file computes {', '.join(names)}")
+    return value
+
+
+KNOWN_KEYS = {
+    "spec": "kind vocab_size context_length tied_head logit_softcap block stacks",
+    "block": "length embedder context pad embedding_dim cls_tokens prefix_length",
+    "layer": "norm attention ffn residual kv_owner",
+    "attention": "kind heads kv_heads head_dim rope_dim rope_theta rope_scaling window qk_norm sinks bias kv_norm "
+    "latent_dim query_latent_dim value_dim",
+    "ffn": "kind d_ff bias",
+}
+
+
+def known(part, spec):
+    """The same for keys: a later version may describe networks that this file does not compute."""
+    for key in spec:
+        one_of(key, *KNOWN_KEYS[part].split())
+    return spec
+
+
 def wide(x):
     """Norms and softmax are computed in float32 at least."""
     return x if x.dtype == torch.float64 else x.float()
@@ -57,7 +81,7 @@ class LayerNorm(nn.Module):
 
 
 def make_norm(spec, width):
-    if spec["kind"] == "rmsnorm":
+    if one_of(spec["kind"], "rmsnorm", "layernorm") == "rmsnorm":
         return RmsNorm(width, spec["eps"])
     return LayerNorm(width, spec["eps"], spec["bias"])
 
@@ -68,7 +92,7 @@ def rope_frequencies(spec):
     pair = torch.arange(dim // 2, dtype=torch.float64)
     plain = theta ** (-2.0 * pair / dim)
     scaling = spec.get("rope_scaling") or {"kind": "none"}
-    kind = scaling["kind"]
+    kind = one_of(scaling["kind"], "none", "linear", "llama3", "yarn")
     if kind == "none":
         return plain, 1.0
     factor = scaling["factor"]
@@ -80,16 +104,14 @@ def rope_frequencies(spec):
         turns = original * plain / (2 * math.pi)  # within the original context
         keep = ((turns - low) / (high - low)).clamp(0, 1)
         return plain * ((1 - keep) / factor + keep), 1.0
-    if kind == "yarn":
 
-        def dimension(turns):
-            return dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+    def dimension(turns):
+        return dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
-        low = max(math.floor(dimension(scaling["beta_fast"])), 0)
-        high = min(math.ceil(dimension(scaling["beta_slow"])), dim - 1)
-        stretched = ((pair - low) / (high - low if high != low else 0.001)).clamp(0, 1)
-        return plain * (stretched / factor + 1 - stretched), 0.1 * math.log(factor) + 1
-    raise ValueError(f"rope_scaling: kind '{kind}' is not known")
+    low = max(math.floor(dimension(scaling["beta_fast"])), 0)
+    high = min(math.ceil(dimension(scaling["beta_slow"])), dim - 1)
+    stretched = ((pair - low) / (high - low if high != low else 0.001)).clamp(0, 1)
+    return plain * (stretched / factor + 1 - stretched), 0.1 * math.log(factor) + 1
 
 
 def rotate(x, spec):
@@ -135,12 +157,12 @@ class Attention(nn.Module):
 
     def __init__(self, layer, width, owner):
         super().__init__()
-        self.spec = spec = layer["attention"]
+        self.spec = spec = known("attention", layer["attention"])
         self.owner = owner
-        self.latent = spec["kind"] == "mla"
+        self.latent = one_of(spec["kind"], "gqa", "mla") == "mla"
         heads, dim = spec["heads"], spec["head_dim"]
         eps = layer["norm"]["eps"]
-        bias = spec["bias"] != "none"
+        bias = one_of(spec["bias"], "none", "qkv", "all") != "none"
         if owner and spec["kv_norm"] == "separate":
             self.kv_layernorm = make_norm(layer["norm"], width)
         if self.latent:
@@ -227,7 +249,7 @@ class CrossAttention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, spec, width):
         super().__init__()
-        self.kind = spec["kind"]
+        self.kind = one_of(known("ffn", spec)["kind"], "swiglu", "gelu", "relu2")
         if self.kind == "swiglu":
             self.gate_proj = nn.Linear(width, spec["d_ff"], bias=spec["bias"])
         self.up_proj = nn.Linear(width, spec["d_ff"], bias=spec["bias"])
@@ -245,7 +267,7 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     def __init__(self, spec, width, index, cross):
         super().__init__()
-        self.residual = spec["residual"]
+        self.residual = one_of(known("layer", spec)["residual"], "sequential", "parallel", "post")
         self.kv_owner = spec["kv_owner"]
         self.input_layernorm = make_norm(spec["norm"], width)
         self.self_attn = Attention(spec, width, self.kv_owner == index)
@@ -297,7 +319,7 @@ class AshlarForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config):
         super().__init__(config)
-        self.spec = spec = config.spec
+        self.spec = spec = known("spec", config.spec)
         self.block = block = spec.get("block")
         self.stacks = {stack["role"]: stack for stack in spec["stacks"]}
         for role, stack in self.stacks.items():
@@ -315,6 +337,8 @@ class AshlarForCausalLM(PreTrainedModel, GenerationMixin):
     def make_block_parts(self, block):
         stack, width = getattr(self, "global"), self.stacks["global"]["d_model"]
         local, length, vocabulary = self.stacks["local"]["d_model"], block["length"], self.spec["vocab_size"]
+        one_of(known("block", block)["embedder"], "lookup", "projection", "encoder")
+        one_of(block["context"], "prefix", "summation", "cross_attention")
         if block["embedder"] == "lookup":
             stack.embed_tokens = nn.Embedding(vocabulary, width // length)
         elif block["embedder"] == "projection":

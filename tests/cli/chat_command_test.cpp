@@ -36,7 +36,7 @@ constexpr const char* kTemplate =
 ModelData chat_model(int64_t context = 256) {
   ModelData model = test::random_model(
       test::spec_from_yaml(
-          "kind: decoder\nvocab_size: 600\ncontext_length: " + std::to_string(context) +
+          "kind: decoder\nvocab_size: 602\ncontext_length: " + std::to_string(context) +
           "\ndecoder: {d_model: 32, layers: 2, attention: {heads: 4, kv_heads: 2, "
           "head_dim: 8}, ffn: {d_ff: 24}}\n"),
       7);
@@ -118,13 +118,16 @@ TEST_F(ChatCommand, ResetBeginsAfresh) {
 TEST_F(ChatCommand, SaveWritesTheMessages) {
   const std::filesystem::path file = dir_ / "saved.jsonl";
   const Outcome outcome =
-      chat(package(), "Hello \"you\"\n/save " + file.string() + "\n/exit\nnever\n",
+      chat(package(), "Hello \"you\"\xff\n/save " + file.string() + "\n/exit\nnever\n",
            {"--system", "Be brief."});
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   const std::string text = test::read_text(file);
   ASSERT_EQ(std::count(text.begin(), text.end(), '\n'), 3);
   EXPECT_EQ(text.find(R"({"role":"system","content":"Be brief."})"), 0u) << text;
-  EXPECT_NE(text.find(R"({"role":"user","content":"Hello \"you\""})"), std::string::npos);
+  // What was typed need not be UTF-8, JSON is.
+  EXPECT_NE(text.find("{\"role\":\"user\",\"content\":\"Hello \\\"you\\\"\xef\xbf\xbd\"}"),
+            std::string::npos)
+      << text;
   const Node last = parse_json(text.substr(text.rfind("\n{") + 1), "saved");
   EXPECT_EQ(last.find("content")->as_string() + "\n", outcome.out);
 }
@@ -233,6 +236,24 @@ TEST(ChatSession, TurnsEqualTheWholeTextFedAtOnce) {
   const GenerateResult whole = generate(engine, *sequence, request, [](int32_t) { return true; });
   EXPECT_EQ(whole.tokens, three.result.tokens);
   EXPECT_EQ(sequence->length(), three.context_tokens);
+}
+
+TEST(ChatSession, AnswersDrawWithSeedsOfTheirOwn) {
+  const ModelData model = chat_model();
+  const auto ignore = [](const std::string&) { return true; };
+  const auto fresh = [&](uint64_t seed) {
+    ChatSession session(model, "test", {}, "");
+    session.settings().sampling.temperature = 5;
+    session.settings().sampling.seed = seed;
+    session.settings().max_tokens = 8;
+    const ChatAnswer first = session.answer("Hello", ignore);
+    session.reset();
+    return std::pair(first.text, session.answer("Hello", ignore).text);
+  };
+  const auto [first, second] = fresh(3);
+  EXPECT_NE(first, second);
+  EXPECT_EQ(fresh(3), std::pair(first, second));
+  EXPECT_EQ(fresh(4).first, second);
 }
 
 TEST(ChatSession, AFullContextLeavesTheConversation) {

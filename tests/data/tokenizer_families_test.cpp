@@ -193,6 +193,17 @@ TEST(TokenizerFamilies, SentencePiece) {
   EXPECT_EQ(tokenizer->encode("a", {.add_special = true}).front(), 1);
 }
 
+TEST(TokenizerFamilies, FoldersHoldOneOfTwoFiles) {
+  const TempDir folder;
+  expect_error(ErrorCode::kRequest, {"no tokenizer.json or tokenizer.model in this folder"},
+               [&] { load_tokenizer(folder.path()); });
+  write_file_atomically(folder / "tokenizer.model",
+                        read_file("tests/golden/sentencepiece_tiny.model"));
+  expect_sentencepiece("tiny", *load_tokenizer(folder.path()));
+  write_file_atomically(folder / "tokenizer.json", write_json(shape_of("smollm")));
+  EXPECT_EQ(load_tokenizer(folder.path())->vocab_size(), 602);  // preferred
+}
+
 TEST(TokenizerFamilies, PublishedSentencePiece) {
   const auto path = test::shared_data("tokenizers/mistral-v3.tokenizer.model");
   if (path.empty()) GTEST_SKIP() << "needs shared data: tokenizers/mistral-v3.tokenizer.model";

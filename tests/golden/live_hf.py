@@ -198,6 +198,18 @@ class Folders(LiveCase):
             # A Block Transformer puts its start tokens in front by itself.
             self.assertEqual(tokenizer.encode(line), ours if name == "block" else [start, *ours])
 
+    def test_the_modelling_file_refuses_what_it_does_not_know(self):
+        package = self.train("unknown", "model.decoder.kv_sharing=cla2")
+        done("export", package, "--format", "hf", "--output", self.dir / "unknown_hf")
+        path = self.dir / "unknown_hf" / "config.json"
+        good = path.read_text()
+        for key, value in (("kind", "lightning"), ("clip", 3)):
+            config = json.loads(good)
+            config["ashlar"]["spec"]["stacks"][0]["layers"][1]["attention"][key] = value
+            path.write_text(json.dumps(config))
+            with self.assertRaisesRegex(ValueError, "is not known"):
+                self.load(self.dir / "unknown_hf", "AshlarForCausalLM")
+
     def test_what_a_folder_cannot_say_is_refused(self):
         package = self.train("codes")
         done("quantize", package, "--recipe", "configs/quantize/w4_kv4.yaml", "--output", self.dir / "codes_w4")

@@ -44,7 +44,11 @@ def base_byte_level():
     trainer = trainers.BpeTrainer(vocab_size=600, min_frequency=0, special_tokens=SPECIAL, show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(corpus(), trainer)
-    return tokenizer
+    data = json.loads(tokenizer.to_str())
+    for token in ["Hello", "\u0120quick"]:  # no merge makes them: only ignore_merges finds them
+        assert token not in data["model"]["vocab"]
+        data["model"]["vocab"][token] = len(data["model"]["vocab"])
+    return Tokenizer.from_str(json.dumps(data))
 
 
 def base_fallback():
