@@ -7,7 +7,6 @@
 #include "core/io/gguf.h"
 #include "core/io/json.h"
 #include "data/tokenizer/tokenizer.h"
-#include "engine/decode/budget.h"
 #include "package/format/package.h"
 #include "package/import/hf_model.h"
 #include "package/import/llama2c.h"
@@ -44,6 +43,39 @@ std::string scalar(const Node& node) {
   return node.is_string() ? node.as_string() : write_json(node);
 }
 
+// "3", or "0 … 29" for a run.
+std::string span_of(const Node& first, const Node& last) {
+  const std::string from = scalar(first), to = scalar(last);
+  return from == to ? from : from + " … " + to;
+}
+
+// Neighbouring rows that differ only in what counts up (`id`, `owner`, `readers`) are one line.
+void print_rows(const Node::List& rows) {
+  const auto counts = [](const std::string& key) {
+    return key == "id" || key == "owner" || key == "readers";
+  };
+  const auto alike = [&](const Node& a, const Node& b) {
+    for (const auto& [key, value] : a.as_map()) {
+      const Node* other = b.find(key);
+      if (other == nullptr || (!counts(key) && scalar(*other) != scalar(value))) return false;
+      if (key == "readers" && other->as_list().size() != value.as_list().size()) return false;
+    }
+    return true;
+  };
+  for (size_t i = 0; i < rows.size();) {
+    size_t last = i;
+    if (rows[i].find("id") != nullptr) {
+      while (last + 1 < rows.size() && alike(rows[i], rows[last + 1])) ++last;
+    }
+    std::string line;
+    for (const auto& [key, value] : rows[i].as_map()) {
+      line += fmt::format("  {} {}", key, span_of(value, *rows[last].find(key)));
+    }
+    fmt::print("{}\n", line);
+    i = last + 1;
+  }
+}
+
 void print(const Node& node) {
   for (const auto& [key, value] : node.as_map()) {
     if (!value.is_list() || value.as_list().empty() || !value.as_list()[0].is_map()) {
@@ -51,56 +83,11 @@ void print(const Node& node) {
       continue;
     }
     fmt::print("{}\n", key);
-    for (const Node& row : value.as_list()) {
-      std::string line;
-      for (const auto& [k, v] : row.as_map()) line += fmt::format("  {} {}", k, scalar(v));
-      fmt::print("{}\n", line);
-    }
+    print_rows(value.as_list());
   }
 }
 
 }  // namespace
-
-Node describe_model(const ModelData& model, const std::string& kind) {
-  const ModelSpec& spec = model.spec;
-  const CacheOptions cache = cache_options("", model.kv_codec.key, model.kv_codec.value);
-  Node out = Node::Map{{"kind", kind}, {"valid", true}};
-  out.set("architecture", spec.kind == ModelKind::kDecoder ? "decoder" : "block_transformer");
-  out.set("parameters_total", parameter_count(spec));
-  out.set("parameters_body", body_parameter_count(spec));
-  out.set("vocab_size", spec.vocab_size);
-  out.set("context_length", spec.context_length);
-  out.set("weight_bytes", model.weight_bytes());
-  out.set("kv_codec", model.kv_codec.key + ":" + model.kv_codec.value);
-  out.set("kv_bytes_per_token", cache_bytes_per_token(spec, cache));
-  out.set("multi_head_kv_bytes_per_token", multi_head_kv_bytes_per_token(spec, 2));
-  out.set("quantized", !model.recipe.is_null());
-  out.set("rotated", !model.rotation.stacks.empty());
-  out.set("has_tokenizer", !model.tokenizer_json.empty());
-  Node stacks = Node::list();
-  for (const StackSpec& s : spec.stacks) {
-    const AttentionSpec& a = s.layers[0].attention;
-    const Node layer = to_node(s.layers[0]);
-    const auto kind = [&layer](const char* part) { return *layer.find(part)->find("kind"); };
-    stacks.push(Node::Map{{"name", stack_name(s.role)},
-                          {"layers", static_cast<int64_t>(s.layers.size())},
-                          {"d_model", s.d_model},
-                          {"heads", a.heads},
-                          {"kv_heads", a.kv_heads},
-                          {"head_dim", a.head_dim},
-                          {"d_ff", s.layers[0].ffn.d_ff},
-                          {"norm", kind("norm")},
-                          {"attention", kind("attention")},
-                          {"ffn", kind("ffn")}});
-  }
-  out.set("stacks", std::move(stacks));
-  if (spec.block) out.set("block", *to_node(spec).find("block"));
-  Node groups = Node::list();
-  for (const KvGroup& g : kv_groups(spec)) groups.push(to_node(spec, g));
-  out.set("kv_groups", std::move(groups));
-  out.set("weights_sha256", weights_sha256(model));
-  return out;
-}
 
 void add_inspect(CLI::App& app, std::span<const Inspector> inspectors) {
   struct Options {
