@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "engine/model/engine.h"
 #include "package/format/package.h"
 #include "package/import/open_model.h"
+#include "tests/support/engine_logits.h"
 #include "tests/support/files.h"
 #include "tests/support/hf_golden.h"
 #include "tests/support/logit_bound.h"
@@ -13,15 +13,6 @@
 namespace ashlar {
 namespace {
 
-std::vector<float> engine_logits(const ModelData& model, const std::vector<int32_t>& tokens) {
-  Engine engine(model, {});
-  const auto sequence = engine.start({CodecKind::kF32, CodecKind::kF32}, nullptr, false);
-  std::vector<float> out(tokens.size() * static_cast<size_t>(model.spec.vocab_size));
-  const StepItem item{sequence.get(), tokens, true, out.data()};
-  engine.feed(std::span(&item, 1));
-  return out;
-}
-
 TEST(HfModels, TheEngineGivesTheLibrarysLogits) {
   ASSERT_EQ(test::hf_golden_folders().size(), 8u);
   for (const auto& folder : test::hf_golden_folders()) {
@@ -29,7 +20,7 @@ TEST(HfModels, TheEngineGivesTheLibrarysLogits) {
     const test::HfGolden golden = test::read_hf_golden(folder);
     const ModelData model = open_model(folder);
     const auto bound = test::logit_bound(model.spec, golden.logits);
-    EXPECT_TRUE(test::within(engine_logits(model, golden.tokens), golden.logits, bound));
+    EXPECT_TRUE(test::within(test::engine_logits(model, golden.tokens), golden.logits, bound));
   }
 }
 
@@ -44,7 +35,7 @@ TEST(HfModels, ThePackageMadeOfAFolderHasItsWeights) {
     EXPECT_EQ(weights_sha256(back), weights_sha256(model));
     const test::HfGolden golden = test::read_hf_golden(folder);
     EXPECT_TRUE(test::within(engine_logits(back, golden.tokens),
-                             engine_logits(model, golden.tokens), test::exact()));
+                             test::engine_logits(model, golden.tokens), test::exact()));
   }
 }
 
