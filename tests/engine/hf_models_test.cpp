@@ -34,7 +34,7 @@ TEST(HfModels, ThePackageMadeOfAFolderHasItsWeights) {
     EXPECT_EQ(back.spec, model.spec);
     EXPECT_EQ(weights_sha256(back), weights_sha256(model));
     const test::HfGolden golden = test::read_hf_golden(folder);
-    EXPECT_TRUE(test::within(engine_logits(back, golden.tokens),
+    EXPECT_TRUE(test::within(test::engine_logits(back, golden.tokens),
                              test::engine_logits(model, golden.tokens), test::exact()));
   }
 }
