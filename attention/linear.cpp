@@ -39,6 +39,12 @@ bool takes_one_dnn(const Tensor& x, const Tensor& w) {
 
 Tensor flat(const Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
+// sum [M, N] + x·wᵀ.
+Tensor plus_times_transposed(const Tensor& sum, const Tensor& x, const Tensor& w) {
+  if (!takes_one_dnn(x, w)) return at::addmm(sum, x, w.t());
+  return one_dnn<OneDnnLinearBinary>("binary").call(x, sum, w, {}, "add");
+}
+
 Tensor shaped_as(const Tensor& y, const Tensor& x) {
   auto shape = x.sizes().vec();
   shape.back() = y.size(1);
@@ -73,7 +79,7 @@ struct LinearMany : Function<LinearMany> {
       const Tensor g = flat(grads[i]).contiguous();
       const Tensor& w = saved[i + 1];
       if (ctx->needs_input_grad(0)) {
-        dx = dx.defined() ? sum_with_product(dx, g, w) : times(g, w);
+        dx = dx.defined() ? plus_times_transposed(dx, g, w.t()) : times(g, w);
       }
       out[i + 1] = at::mm(g.t(), saved[0]);
       if (i == 0 && ctx->saved_data["bias"].toBool()) out[4] = g.sum(0);
@@ -81,23 +87,15 @@ struct LinearMany : Function<LinearMany> {
     if (dx.defined()) out[0] = dx.view(ctx->saved_data["shape"].toIntVector());
     return out;
   }
-
-  static Tensor sum_with_product(const Tensor& sum, const Tensor& g, const Tensor& w) {
-    if (!takes_one_dnn(g, w)) return sum.addmm(g, w);
-    return one_dnn<OneDnnLinearBinary>("binary").call(g, sum, w.t(), {}, "add");
-  }
 };
 
 struct LinearAdd : Function<LinearAdd> {
   static Tensor forward(AutogradContext* ctx, const Tensor& residual, const Tensor& x,
                         const Tensor& w) {
-    const Tensor x2 = flat(x), r2 = flat(residual);
+    const Tensor x2 = flat(x);
     ctx->save_for_backward({x2, w});
     ctx->saved_data["shape"] = x.sizes().vec();
-    const Tensor y = takes_one_dnn(x2, w)
-                         ? one_dnn<OneDnnLinearBinary>("binary").call(x2, r2, w, {}, "add")
-                         : at::addmm(r2, x2, w.t());
-    return y.view(residual.sizes());
+    return plus_times_transposed(flat(residual), x2, w).view(residual.sizes());
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {

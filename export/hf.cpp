@@ -117,19 +117,6 @@ Tensors tensors_for(const ModelData& model, std::optional<HfFamily> family) {
   return out;
 }
 
-Node stop_node(const ModelData& model) {
-  if (model.stop_tokens.size() == 1) return model.stop_tokens[0];
-  Node list = Node::list();
-  for (int64_t token : model.stop_tokens) list.push(token);
-  return list;
-}
-
-const char* torch_dtype(const ModelData& model) {
-  const std::string table = parameters(model.spec).front().name;
-  const DType type = model.tensors.at(table).encoding().dtype;
-  return type == DType::kF32 ? "float32" : type == DType::kF16 ? "float16" : "bfloat16";
-}
-
 // A network of our own: what tools look for beside the `ashlar` object.
 Node remote_config(const ModelData& model) {
   const StackSpec& stack = model.spec.token_stack();
@@ -149,12 +136,12 @@ void write_config(const ModelData& model, std::optional<HfFamily> family, const 
   Node config = family ? stock_config(*family, model.spec) : remote_config(model);
   config.set("vocab_size", model.spec.vocab_size);
   config.set("tie_word_embeddings", model.spec.tied_head);
-  config.set("torch_dtype", torch_dtype(model));
+  config.set("torch_dtype", hf_torch_dtype(model));
   Node generation = Node::map();
   for (Node* node : {&config, &generation}) {
     node->set("bos_token_id", model.start_token ? Node(*model.start_token) : Node());
     // An empty list, not null: the family's own default would end texts.
-    node->set("eos_token_id", stop_node(model));
+    node->set("eos_token_id", hf_stop_tokens(model));
   }
   if (!model.name.empty()) config.set("_name_or_path", model.name);
   write_file_atomically(folder / "config.json", write_json(config, 2) + "\n");

@@ -27,6 +27,10 @@ Node package_object(const ModelData& model);
 
 /// `rope_scaling` as transformers spells it; null without scaling.
 Node hf_rope_scaling(const RopeScaling& scaling);
+/// `eos_token_id`: the only stop token, or the list of them.
+Node hf_stop_tokens(const ModelData& model);
+/// `torch_dtype` of a model whose token table is dense.
+const char* hf_torch_dtype(const ModelData& model);
 
 /// True if the weights are those of a stock Hugging Face Llama: one decoder, every layer alike and
 /// owning its K/V, nothing quantized, no online rotation. Such a package also carries the HF keys.

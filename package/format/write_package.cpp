@@ -116,6 +116,19 @@ Node hf_rope_scaling(const RopeScaling& s) {
   return {};
 }
 
+Node hf_stop_tokens(const ModelData& model) {
+  if (model.stop_tokens.size() == 1) return model.stop_tokens[0];
+  Node list = Node::list();
+  for (int64_t token : model.stop_tokens) list.push(token);
+  return list;
+}
+
+const char* hf_torch_dtype(const ModelData& model) {
+  const std::string table = parameters(model.spec).front().name;
+  const DType type = model.tensors.at(table).encoding().dtype;
+  return type == DType::kF32 ? "float32" : type == DType::kF16 ? "float16" : "bfloat16";
+}
+
 namespace {
 
 // What transformers' LlamaForCausalLM can be told.
@@ -147,18 +160,7 @@ void add_llama_keys(const ModelData& model, Node& config) {
   config.set("hidden_act", "silu");
   config.set("attention_bias", layer.attention.bias == BiasKind::kAll);
   config.set("mlp_bias", layer.ffn.bias);
-  const DType dtype =
-      model.tensors.at(parameter_name(stack, ParameterRole::kEmbedding)).encoding().dtype;
-  config.set("torch_dtype", dtype == DType::kF32   ? "float32"
-                            : dtype == DType::kF16 ? "float16"
-                                                   : "bfloat16");
-}
-
-Node stop_node(const ModelData& model) {
-  if (model.stop_tokens.size() == 1) return model.stop_tokens[0];
-  Node list = Node::list();
-  for (int64_t token : model.stop_tokens) list.push(token);
-  return list;
+  config.set("torch_dtype", hf_torch_dtype(model));
 }
 
 }  // namespace
@@ -192,13 +194,13 @@ void write_package(const ModelData& model, const fs::path& path) {
   config.set("vocab_size", model.spec.vocab_size);
   config.set("tie_word_embeddings", model.spec.tied_head);
   if (model.start_token) config.set("bos_token_id", *model.start_token);
-  config.set("eos_token_id", stop_node(model));
+  config.set("eos_token_id", hf_stop_tokens(model));
   if (!model.name.empty()) config.set("_name_or_path", model.name);
   config.set("ashlar", package_object(model));
   write_file_atomically(folder.staging() / "config.json", write_json(config, 2) + "\n");
   Node generation = Node::map();
   if (model.start_token) generation.set("bos_token_id", *model.start_token);
-  generation.set("eos_token_id", stop_node(model));
+  generation.set("eos_token_id", hf_stop_tokens(model));
   write_file_atomically(folder.staging() / "generation_config.json",
                         write_json(generation, 2) + "\n");
   if (!model.tokenizer_json.empty()) {

@@ -14,6 +14,7 @@
 #include "core/io/safetensors_folder.h"
 #include "data/tokenizer/tokenizer.h"
 #include "package/import/hf_names.h"
+#include "package/import/open_model.h"
 
 namespace ashlar {
 namespace fs = std::filesystem;
@@ -207,9 +208,7 @@ void read_tokenizer(const fs::path& folder, const fs::path& given, ModelData& mo
   const fs::path path = given.empty() ? tokenizer_in(folder) : given;
   if (path.empty()) return;
   const auto tokenizer = load_tokenizer(path);
-  require(tokenizer->vocab_size() <= model.spec.vocab_size, ErrorCode::kRequest,
-          "{}: the tokenizer has {} tokens, the model only {}", path.string(),
-          tokenizer->vocab_size(), model.spec.vocab_size);
+  check_vocabulary(*tokenizer, model, path);
   model.tokenizer_json = tokenizer->json();
   model.start_token = start_token(*tokenizer, config);
   if (model.stop_tokens.empty() && tokenizer->eos_id()) {

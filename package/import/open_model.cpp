@@ -22,13 +22,13 @@ fs::path tokenizer_beside(const fs::path& model, int64_t vocab_size) {
   return {};
 }
 
+}  // namespace
+
 void check_vocabulary(const Tokenizer& tokenizer, const ModelData& model, const fs::path& path) {
   require(tokenizer.vocab_size() <= model.spec.vocab_size, ErrorCode::kRequest,
           "{}: the tokenizer has {} tokens, the model only {}", path.string(),
           tokenizer.vocab_size(), model.spec.vocab_size);
 }
-
-}  // namespace
 
 ModelData open_model(const fs::path& path, const fs::path& tokenizer_path) {
   require(fs::exists(path), ErrorCode::kRequest, "{}: no such file or folder", path.string());

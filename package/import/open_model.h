@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "data/tokenizer/tokenizer.h"
 #include "package/format/model_data.h"
 
 namespace ashlar {
@@ -12,5 +13,9 @@ namespace ashlar {
 /// folder). Throws Error(kRequest) that lists what is accepted.
 ModelData open_model(const std::filesystem::path& path,
                      const std::filesystem::path& tokenizer = {});
+
+/// Throws Error(kRequest) naming `path` if the tokenizer has more tokens than the model.
+void check_vocabulary(const Tokenizer& tokenizer, const ModelData& model,
+                      const std::filesystem::path& path);
 
 }  // namespace ashlar
