@@ -11,6 +11,7 @@
 #include "data/tokenizer/split_pattern.h"
 #include "data/tokenizer/text.h"
 #include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/word_cache.h"
 
 namespace ashlar {
 
@@ -87,18 +88,25 @@ class BpeTokenizer : public Tokenizer {
  private:
   void build_decoder();
   void build_symbols(const std::string& file);
+  void find_word_ends();
+  void add_added_tokens();
   /// What is in front of a piece of text: nothing, an added token, or text encoded earlier.
   enum class Start { kText, kSegment, kMiddle };
+  /// Where ids go, and what is remembered on the way.
+  struct Sink {
+    std::vector<int32_t>& ids;
+    WordCache& cache;
+  };
 
   std::string normalized(std::string_view text, Start start = Start::kText) const;
   const AddedToken* special_token(std::string_view content) const;
-  void encode_plain(std::string_view text, bool plain, Start start,
-                    std::vector<int32_t>& ids) const;
-  void encode_segment(std::string_view text, bool plain, Start start,
-                      std::vector<int32_t>& ids) const;
-  void pre_tokenize_metaspace(std::string_view text, Start start, std::vector<int32_t>& ids) const;
-  void pre_tokenize(std::string_view text, size_t step, std::vector<int32_t>& ids) const;
-  void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
+  void encode_plain(std::string_view text, bool plain, Start start, Sink sink) const;
+  void encode_segment(std::string_view text, bool plain, Start start, Sink sink) const;
+  void pre_tokenize_metaspace(std::string_view text, Start start, Sink sink) const;
+  void pre_tokenize(std::string_view text, size_t step, Sink sink) const;
+  void encode_words(std::string_view text, Sink sink) const;
+  void encode_piece(std::string_view piece, Sink sink) const;
+  void merge_piece(std::string_view piece, std::vector<int32_t>& symbols) const;
   void push_character(std::string_view bytes, bool valid, std::vector<int32_t>& symbols) const;
 
   BpeVocabulary vocabulary_;
@@ -109,6 +117,10 @@ class BpeTokenizer : public Tokenizer {
   std::vector<bool> special_;
   std::array<int32_t, 256> byte_ids_{};
   std::unordered_map<std::string, int32_t> id_of_;  ///< by spelling
+  mutable WordCaches caches_;
+  /// Set where a text without pre-tokenizer may be merged word by word: [b] true when some token
+  /// holds U+2581 behind byte b. Elsewhere no merge crosses into a U+2581.
+  std::optional<std::array<bool, 256>> joins_word_;
 };
 
 }  // namespace ashlar

@@ -1,0 +1,74 @@
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+
+#include "core/base/error.h"
+#include "core/io/atomic_file.h"
+#include "data/tokenizer/tokenizer.h"
+
+// Many strings through one tokenizer, for comparisons with other libraries
+// (tests/python/fuzz_tokenizers.py):
+//   tokenizer_stream TOKENIZER < strings > results
+// A string is: uint32 flags (1: special tokens written in the text are recognised, 2: the
+// vocabulary's own are added), uint32 size, bytes. Its result: uint32 count, int32 ids, uint32
+// size, the decoded bytes without special tokens; 0xffffffff and no ids where the text was refused,
+// with the message as bytes.
+//   tokenizer_stream TOKENIZER --json FILE
+// writes the tokenizer.json of the vocabulary.
+
+namespace ashlar {
+namespace {
+
+constexpr uint32_t kRefused = 0xffffffff;
+
+bool get(void* to, size_t size) { return std::fread(to, 1, size, stdin) == size; }
+void put(const void* from, size_t size) {
+  require(std::fwrite(from, 1, size, stdout) == size, ErrorCode::kResource, "cannot write");
+}
+void put_size(size_t size) {
+  const auto value = static_cast<uint32_t>(size);
+  put(&value, sizeof value);
+}
+
+void answer(const Tokenizer& tokenizer, const std::string& text, uint32_t flags) {
+  std::vector<int32_t> ids;
+  std::string decoded;
+  try {
+    ids = tokenizer.encode(text,
+                           {.add_special = (flags & 2) != 0, .parse_special = (flags & 1) != 0});
+    decoded = tokenizer.decode(ids);
+    put_size(ids.size());
+    put(ids.data(), ids.size() * sizeof(int32_t));
+  } catch (const Error& error) {
+    put_size(kRefused);
+    decoded = error.what();
+  }
+  put_size(decoded.size());
+  put(decoded.data(), decoded.size());
+}
+
+void run(int argc, char** argv) {
+  require(argc == 2 || (argc == 4 && std::strcmp(argv[2], "--json") == 0), ErrorCode::kRequest,
+          "usage: tokenizer_stream TOKENIZER [--json FILE]");
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(argv[1]);
+  if (argc == 4) return write_file_atomically(argv[3], tokenizer->json());
+  uint32_t head[2];
+  std::string text;
+  while (get(head, sizeof head)) {
+    text.resize(head[1]);
+    require(get(text.data(), text.size()), ErrorCode::kRequest, "the input ends in a string");
+    answer(*tokenizer, text, head[0]);
+  }
+}
+
+}  // namespace
+}  // namespace ashlar
+
+int main(int argc, char** argv) {
+  try {
+    ashlar::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "error: " << error.what() << '\n';
+    return 1;
+  }
+}
