@@ -68,9 +68,12 @@ class Forms:
                 self.parts.add((int(pair[0], 16), int(pair[1], 16), c))
         self.seconds = {b for _, b, _ in self.parts} | set(range(0x1161, 0x1176)) | set(range(0x11A8, 0x11C3))
         self.newer = {c for c in CHARACTERS if self.is_newer(chr(c))}
-        for a, b, c in self.parts:
-            if self.theirs["NFC"](chr(a) + chr(b)) != chr(c):
-                self.newer |= {a, b}
+        joined = {part: self.theirs["NFC"](chr(part[0]) + chr(part[1])) == chr(part[2]) for part in self.parts}
+        known = {c for part, joins in joined.items() if joins for c in part}
+        for part, joins in joined.items():
+            if not joins:
+                assert not known.issuperset(part[:2]), part
+                self.newer |= set(part) - known
 
     def is_newer(self, c):
         if any(self.theirs[form](c) != ucd.normalize(form, c) for form in FORMS):
