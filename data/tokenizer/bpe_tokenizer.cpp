@@ -4,12 +4,12 @@
 #include <charconv>
 
 #include "core/base/error.h"
+#include "core/base/threads.h"
 #include "core/io/sha256.h"
+#include "data/tokenizer/text_cuts.h"
 
 namespace ashlar {
 namespace {
-
-constexpr const char* kWordStart = "\xe2\x96\x81";  // U+2581, a space in the Llama family
 
 /// NN of "<0xNN>", or -1.
 int fallback_byte(const std::string& spelling) {
@@ -47,7 +47,10 @@ BpeTokenizer::BpeTokenizer(BpeVocabulary vocabulary, const std::string& file)
   build_symbols(file);
   find_word_ends();
   add_added_tokens();
+  cuts_ = std::make_unique<const TextCuts>(vocabulary_, joins_word_);
 }
+
+BpeTokenizer::~BpeTokenizer() = default;
 
 void BpeTokenizer::add_added_tokens() {
   std::vector<AddedToken> raw, after;
@@ -148,6 +151,34 @@ std::vector<int32_t> BpeTokenizer::encode(std::string_view text,
   if (options.add_special) ids = vocabulary_.prefix;
   const WordCaches::Lease cache(caches_);
   encode_plain(text, !options.parse_special, Start::kText, {ids, *cache});
+  if (options.add_special) {
+    ids.insert(ids.end(), vocabulary_.suffix.begin(), vocabulary_.suffix.end());
+  }
+  return ids;
+}
+
+std::vector<int32_t> BpeTokenizer::encode_parallel(std::string_view text, ThreadPool& pool,
+                                                   const EncodeOptions& options,
+                                                   int64_t part_bytes) const {
+  ASHLAR_CHECK(part_bytes > 0);
+  std::vector<size_t> ends;  // of the parts
+  for (size_t at = 0; at < text.size();) {
+    const size_t wanted = at + static_cast<size_t>(part_bytes);
+    at = wanted < text.size() ? cuts_->next(text, wanted) : text.size();
+    ends.push_back(at);
+  }
+  if (ends.size() < 2) return encode(text, options);
+  std::vector<std::vector<int32_t>> parts(ends.size());
+  pool.parallel_for(static_cast<int64_t>(ends.size()), [&](int64_t index, int) {
+    const auto i = static_cast<size_t>(index);
+    const size_t begin = i == 0 ? 0 : ends[i - 1];
+    const WordCaches::Lease cache(caches_);
+    encode_plain(text.substr(begin, ends[i] - begin), !options.parse_special,
+                 i == 0 ? Start::kText : Start::kMiddle, {parts[i], *cache});
+  });
+  std::vector<int32_t> ids;
+  if (options.add_special) ids = vocabulary_.prefix;
+  for (const std::vector<int32_t>& part : parts) ids.insert(ids.end(), part.begin(), part.end());
   if (options.add_special) {
     ids.insert(ids.end(), vocabulary_.suffix.begin(), vocabulary_.suffix.end());
   }

@@ -15,6 +15,11 @@
 
 namespace ashlar {
 
+/// U+2581, which stands for a space in vocabularies of the Llama family.
+constexpr const char* kWordStart = "\xe2\x96\x81";
+
+class TextCuts;
+
 struct NormalizerStep {
   enum class Kind { kForm, kPrepend, kReplace };
   Kind kind = Kind::kForm;
@@ -71,8 +76,12 @@ class BpeTokenizer : public Tokenizer {
  public:
   /// Throws Error(kData) naming `file` when the vocabulary cannot express every byte.
   BpeTokenizer(BpeVocabulary vocabulary, const std::string& file);
+  ~BpeTokenizer() override;
 
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override;
+  std::vector<int32_t> encode_parallel(std::string_view text, ThreadPool& pool,
+                                       const EncodeOptions& options,
+                                       int64_t part_bytes) const override;
   std::vector<int32_t> encode_pieces(std::span<const TextPiece> pieces,
                                      bool text_start) const override;
   const std::string& token_bytes(int32_t id) const override;
@@ -121,6 +130,7 @@ class BpeTokenizer : public Tokenizer {
   /// Set where a text without pre-tokenizer may be merged word by word: [b] true when some token
   /// holds U+2581 behind byte b. Elsewhere no merge crosses into a U+2581.
   std::optional<std::array<bool, 256>> joins_word_;
+  std::unique_ptr<const TextCuts> cuts_;
 };
 
 }  // namespace ashlar

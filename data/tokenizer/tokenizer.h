@@ -11,6 +11,8 @@
 
 namespace ashlar {
 
+class ThreadPool;
+
 struct EncodeOptions {
   /// Adds what the vocabulary puts around a text: BOS of the Llama family, a template's tokens.
   bool add_special = false;
@@ -35,6 +37,14 @@ class Tokenizer {
   /// for a byte that the vocabulary has no token for, rather than drop it.
   virtual std::vector<int32_t> encode(std::string_view text,
                                       const EncodeOptions& options = {}) const = 0;
+
+  /// The same ids, found on the threads of `pool`: the text is cut into parts of about `part_bytes`
+  /// where this cannot be seen in the result. Vocabularies for which no such places are known
+  /// (docs/tokenizers.md) and short texts are encoded on one thread. Not from inside a task of the
+  /// pool.
+  virtual std::vector<int32_t> encode_parallel(std::string_view text, ThreadPool& pool,
+                                               const EncodeOptions& options = {},
+                                               int64_t part_bytes = 1 << 18) const;
 
   /// Ids of the pieces' joined text, in which only pieces marked special become special tokens: the
   /// rest is plain, whatever is written in it. A marked piece that is no special token of this

@@ -35,7 +35,7 @@ class WordCache {
   Slot& at(std::string_view word);
 
  private:
-  static constexpr size_t kSlots = 1 << 14;  // 1 MiB, what a core's own cache holds
+  static constexpr size_t kSlots = 1 << 15;  // 2 MiB
   std::vector<Slot> slots_;
 };
 

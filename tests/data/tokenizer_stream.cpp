@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "core/base/error.h"
+#include "core/base/threads.h"
 #include "core/io/atomic_file.h"
 #include "data/tokenizer/tokenizer.h"
 
@@ -30,12 +31,16 @@ void put_size(size_t size) {
   put(&value, sizeof value);
 }
 
-void answer(const Tokenizer& tokenizer, const std::string& text, uint32_t flags) {
+void answer(const Tokenizer& tokenizer, ThreadPool& pool, const std::string& text, uint32_t flags) {
+  const EncodeOptions options{.add_special = (flags & 2) != 0, .parse_special = (flags & 1) != 0};
   std::vector<int32_t> ids;
   std::string decoded;
   try {
-    ids = tokenizer.encode(text,
-                           {.add_special = (flags & 2) != 0, .parse_special = (flags & 1) != 0});
+    ids = tokenizer.encode(text, options);
+    for (int64_t part_bytes : {1, 7, 40}) {
+      require(tokenizer.encode_parallel(text, pool, options, part_bytes) == ids,
+              ErrorCode::kInternal, "parts of {} bytes give other ids", part_bytes);
+    }
     decoded = tokenizer.decode(ids);
     put_size(ids.size());
     put(ids.data(), ids.size() * sizeof(int32_t));
@@ -52,12 +57,13 @@ void run(int argc, char** argv) {
           "usage: tokenizer_stream TOKENIZER [--json FILE]");
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(argv[1]);
   if (argc == 4) return write_file_atomically(argv[3], tokenizer->json());
+  ThreadPool pool(1);  // the cuts matter here, not the threads
   uint32_t head[2];
   std::string text;
   while (get(head, sizeof head)) {
     text.resize(head[1]);
     require(get(text.data(), text.size()), ErrorCode::kRequest, "the input ends in a string");
-    answer(*tokenizer, text, head[0]);
+    answer(*tokenizer, pool, text, head[0]);
   }
 }
 
