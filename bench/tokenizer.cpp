@@ -28,6 +28,8 @@ struct Options {
   std::string tokenizer, output, dump;
   int64_t megabytes = 0;  ///< 0: all
   int64_t batch = 32;     ///< documents encoded at once
+  int64_t piece = 0;      ///< documents are cut at line ends into pieces of so many bytes; 0: whole
+  bool one_text = false;  ///< all documents as one
   int threads = 1;
   BpeTrainOptions train;
 };
@@ -42,6 +44,18 @@ std::vector<std::string> read_documents(const Options& options, int64_t& bytes) 
     if (options.megabytes > 0 && bytes >= options.megabytes * 1'000'000) break;
   }
   return documents;
+}
+
+std::vector<std::string> cut(const std::vector<std::string>& documents, int64_t bytes) {
+  std::vector<std::string> out;
+  for (const std::string& document : documents) {
+    for (size_t begin = 0; begin < document.size();) {
+      const size_t end = document.find('\n', begin + static_cast<size_t>(bytes));
+      out.push_back(document.substr(begin, end == std::string::npos ? end : end + 1 - begin));
+      begin += out.back().size();
+    }
+  }
+  return out;
 }
 
 /// Each document as uint64 size and its bytes.
@@ -72,9 +86,13 @@ Node encode_once(const Options& options, const Tokenizer& tokenizer,
     const int64_t size = std::min(options.batch, count - first);
     std::vector<std::vector<int32_t>> ids(static_cast<size_t>(size));
     const auto start = Clock::now();
-    pool.parallel_for(size, [&](int64_t i, int) {
-      ids[static_cast<size_t>(i)] = tokenizer.encode(documents[static_cast<size_t>(first + i)]);
-    });
+    if (options.one_text) {
+      ids[0] = tokenizer.encode_parallel(documents[0], pool);
+    } else {
+      pool.parallel_for(size, [&](int64_t i, int) {
+        ids[static_cast<size_t>(i)] = tokenizer.encode(documents[static_cast<size_t>(first + i)]);
+      });
+    }
     seconds += std::chrono::duration<double>(Clock::now() - start).count();
     for (const std::vector<int32_t>& one : ids) {
       tokens += static_cast<int64_t>(one.size());
@@ -99,7 +117,9 @@ Node train_once(const Options& options, const std::vector<std::string>& document
 
 void run(const Options& options) {
   int64_t bytes = 0;
-  const std::vector<std::string> documents = read_documents(options, bytes);
+  std::vector<std::string> documents = read_documents(options, bytes);
+  if (options.piece > 0) documents = cut(documents, options.piece);
+  if (options.one_text) documents = {fmt::format("{}", fmt::join(documents, "\n"))};
   if (!options.dump.empty()) dump(documents, options.dump);
   std::unique_ptr<Tokenizer> tokenizer;
   if (!options.tokenizer.empty()) tokenizer = load_tokenizer(options.tokenizer);
@@ -122,6 +142,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   CLI::App* encode = app.add_subcommand("encode", "Text to ids");
   encode->add_option("--tokenizer", options.tokenizer)->required();
+  encode->add_flag("--one-text", options.one_text, "All documents as one text");
   encode->add_option("--batch", options.batch, "Documents encoded at once");
   CLI::App* train = app.add_subcommand("train", "A byte-level BPE vocabulary");
   train->add_option("--vocab-size", options.train.vocab_size)->required();
@@ -130,6 +151,7 @@ int main(int argc, char** argv) {
     command->add_option("--input", options.inputs)->required();
     command->add_option("--threads", options.threads);
     command->add_option("--megabytes", options.megabytes, "Of text, about; default: all");
+    command->add_option("--piece", options.piece, "Cuts documents at line ends, bytes");
     command->add_option("--dump", options.dump, "Writes the documents, each after its size");
   }
   CLI11_PARSE(app, argc, argv);

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 
-BATCH = 32
 KEY = 0x9E3779B97F4A7C15
 
 
@@ -52,10 +51,10 @@ class Hash:
         self.value = (self.value * pow(KEY, len(ids), 2**64) + int(total)) % 2**64
 
 
-def encode_once(tokenizer, documents):
+def encode_once(tokenizer, documents, batch):
     seconds, tokens, checksum = 0.0, 0, Hash()
-    for at in range(0, len(documents), BATCH):
-        part = documents[at : at + BATCH]
+    for at in range(0, len(documents), batch):
+        part = documents[at : at + batch]
         start = time.perf_counter()
         encoded = tokenizer.encode_batch_fast(part, add_special_tokens=False)
         seconds += time.perf_counter() - start
@@ -91,7 +90,8 @@ def worker(options):
         tokenizer.encode_special_tokens = True  # plain text, as in documents
     print(json.dumps({"documents": len(documents), "bytes": sum(len(d.encode()) for d in documents)}), flush=True)
     for _ in sys.stdin:
-        done = encode_once(tokenizer, documents) if tokenizer else train_once(documents, options.vocab_size, options.output)
+        done = (encode_once(tokenizer, documents, options.batch) if tokenizer
+                else train_once(documents, options.vocab_size, options.output))
         print(json.dumps(done), flush=True)
 
 
@@ -156,8 +156,10 @@ def compare_encode(options, folder):
         for threads in options.threads:
             dump = str(pathlib.Path(folder) / "documents")
             ours = Side([options.binary, "encode", "--tokenizer", tokenizer, "--input", *options.input, "--threads",
-                         str(threads), "--megabytes", str(options.megabytes), "--dump", dump])
-            theirs = library("encode", ["--tokenizer", as_json(options, tokenizer, folder), "--dump", dump], threads)
+                         str(threads), "--megabytes", str(options.megabytes), "--piece", str(options.piece), "--batch",
+                         str(options.batch), "--dump", dump])
+            theirs = library("encode", ["--tokenizer", as_json(options, tokenizer, folder), "--dump", dump, "--batch",
+                                        str(options.batch)], threads)
             rounds = alternate(ours, theirs, options.rounds)
             answers = {(r[side]["tokens"], r[side]["hash"]) for r in rounds for side in ("ours", "theirs")}
             assert len(answers) == 1, f"{tokenizer}: the two sides give other ids: {answers}"
@@ -176,7 +178,7 @@ def compare_train(options, folder):
         dump, mine, library_s = (str(pathlib.Path(folder) / n) for n in ("documents", "ours.json", "theirs.json"))
         size = ["--vocab-size", str(options.vocab_size)]
         ours = Side([options.binary, "train", *size, "--output", mine, "--input", *options.input, "--threads", str(threads),
-                     "--megabytes", str(options.megabytes), "--dump", dump])
+                     "--megabytes", str(options.megabytes), "--piece", str(options.piece), "--dump", dump])
         theirs = library("train", [*size, "--output", library_s, "--dump", dump], threads)
         rounds = alternate(ours, theirs, options.rounds)
         vocabularies = [json.loads(pathlib.Path(p).read_text("utf-8"))["model"] for p in (mine, library_s)]
@@ -210,6 +212,8 @@ def main():
     parser.add_argument("--validate", help="train: documents on which bytes per token are measured")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, len(os.sched_getaffinity(0))])
     parser.add_argument("--megabytes", type=int, default=0, help="of text, about; default: all")
+    parser.add_argument("--piece", type=int, default=0, help="cut documents at line ends into pieces of so many bytes")
+    parser.add_argument("--batch", type=int, default=32, help="documents encoded at once")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
