@@ -150,7 +150,7 @@ std::vector<int32_t> BpeTokenizer::encode(std::string_view text,
   ids.reserve(text.size() / 3 + 8);
   if (options.add_special) ids = vocabulary_.prefix;
   const WordCaches::Lease cache(caches_);
-  encode_plain(text, !options.parse_special, Start::kText, {ids, *cache});
+  encode_plain(text, !options.parse_special, Start::kText, {ids, *cache, options.lossy});
   if (options.add_special) {
     ids.insert(ids.end(), vocabulary_.suffix.begin(), vocabulary_.suffix.end());
   }
@@ -174,7 +174,7 @@ std::vector<int32_t> BpeTokenizer::encode_parallel(std::string_view text, Thread
     const size_t begin = i == 0 ? 0 : ends[i - 1];
     const WordCaches::Lease cache(caches_);
     encode_plain(text.substr(begin, ends[i] - begin), !options.parse_special,
-                 i == 0 ? Start::kText : Start::kMiddle, {parts[i], *cache});
+                 i == 0 ? Start::kText : Start::kMiddle, {parts[i], *cache, options.lossy});
   });
   std::vector<int32_t> ids;
   if (options.add_special) ids = vocabulary_.prefix;
@@ -336,7 +336,7 @@ void BpeTokenizer::push_character(std::string_view bytes, bool valid,
 void BpeTokenizer::encode_piece(std::string_view piece, Sink sink) const {
   if (piece.size() > WordCache::kLongestWord || piece.empty()) {
     std::vector<int32_t> symbols;
-    merge_piece(piece, symbols);
+    merge_piece(piece, sink.lossy, symbols);
     sink.ids.insert(sink.ids.end(), symbols.begin(), symbols.end());
     return;
   }
@@ -346,27 +346,30 @@ void BpeTokenizer::encode_piece(std::string_view piece, Sink sink) const {
     return;
   }
   thread_local std::vector<int32_t> symbols;
-  merge_piece(piece, symbols);
-  slot.put(piece, symbols);
+  if (merge_piece(piece, sink.lossy, symbols)) slot.put(piece, symbols);
   sink.ids.insert(sink.ids.end(), symbols.begin(), symbols.end());
 }
 
-void BpeTokenizer::merge_piece(std::string_view piece, std::vector<int32_t>& symbols) const {
+/// False when bytes were left out.
+bool BpeTokenizer::merge_piece(std::string_view piece, bool lossy,
+                               std::vector<int32_t>& symbols) const {
   symbols.clear();
+  bool complete = true;
   if (vocabulary_.ignore_merges) {
     const auto found =
         id_of_.find(vocabulary_.byte_level ? bytes_to_alphabet(piece) : std::string(piece));
     if (found != id_of_.end()) {
       symbols.push_back(found->second);
-      return;
+      return complete;
     }
   }
   if (vocabulary_.byte_level) {
     for (char c : piece) {
       const int32_t id = byte_ids_[static_cast<uint8_t>(c)];
-      require(id >= 0, ErrorCode::kData, "the vocabulary has no token for byte 0x{:02X}",
+      require(id >= 0 || lossy, ErrorCode::kData, "the vocabulary has no token for byte 0x{:02X}",
               static_cast<uint8_t>(c));
-      symbols.push_back(id);
+      complete &= id >= 0;
+      if (id >= 0) symbols.push_back(id);
     }
   } else {
     for (size_t at = 0; at < piece.size();) {
@@ -376,6 +379,7 @@ void BpeTokenizer::merge_piece(std::string_view piece, std::vector<int32_t>& sym
     }
   }
   model_.merge(symbols);
+  return complete;
 }
 
 }  // namespace ashlar

@@ -93,6 +93,8 @@ class BpeTokenizer : public Tokenizer {
   std::optional<int32_t> find_token(std::string_view content) const override;
   std::string description() const override { return vocabulary_.description; }
   const std::string& json() const override { return vocabulary_.json; }
+  /// Where encode_parallel may cut a text.
+  const TextCuts& cuts() const { return *cuts_; }
 
  private:
   void build_decoder();
@@ -105,6 +107,7 @@ class BpeTokenizer : public Tokenizer {
   struct Sink {
     std::vector<int32_t>& ids;
     WordCache& cache;
+    bool lossy = false;
   };
 
   std::string normalized(std::string_view text, Start start = Start::kText) const;
@@ -115,7 +118,7 @@ class BpeTokenizer : public Tokenizer {
   void pre_tokenize(std::string_view text, size_t step, Sink sink) const;
   void encode_words(std::string_view text, Sink sink) const;
   void encode_piece(std::string_view piece, Sink sink) const;
-  void merge_piece(std::string_view piece, std::vector<int32_t>& symbols) const;
+  bool merge_piece(std::string_view piece, bool lossy, std::vector<int32_t>& symbols) const;
   void push_character(std::string_view bytes, bool valid, std::vector<int32_t>& symbols) const;
 
   BpeVocabulary vocabulary_;

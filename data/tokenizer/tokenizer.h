@@ -19,6 +19,9 @@ struct EncodeOptions {
   /// Recognises special tokens written out in the text ("<|endoftext|>"). Off, they are plain text,
   /// which is what documents and user input need. Ordinary added tokens are always recognised.
   bool parse_special = false;
+  /// Bytes the vocabulary has no token for are left out, as Python's `tokenizers` does. Off, they
+  /// are an error.
+  bool lossy = false;
 };
 
 /// A part of a text whose structure is known, such as a rendered chat.
@@ -34,7 +37,7 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   /// Ids of `text`, any bytes; bytes that are not UTF-8 survive a round trip. Throws Error(kData)
-  /// for a byte that the vocabulary has no token for, rather than drop it.
+  /// for a byte that the vocabulary has no token for, rather than drop it, unless `lossy`.
   virtual std::vector<int32_t> encode(std::string_view text,
                                       const EncodeOptions& options = {}) const = 0;
 

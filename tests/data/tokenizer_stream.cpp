@@ -1,21 +1,23 @@
 #include <cstdio>
-#include <cstring>
 #include <iostream>
 
 #include "core/base/error.h"
 #include "core/base/threads.h"
 #include "core/io/atomic_file.h"
+#include "data/tokenizer/hf_json.h"
 #include "data/tokenizer/tokenizer.h"
 
 // Many strings through one tokenizer, for comparisons with other libraries
 // (tests/python/fuzz_tokenizers.py):
 //   tokenizer_stream TOKENIZER < strings > results
 // A string is: uint32 flags (1: special tokens written in the text are recognised, 2: the
-// vocabulary's own are added), uint32 size, bytes. Its result: uint32 count, int32 ids, uint32
-// size, the decoded bytes without special tokens; 0xffffffff and no ids where the text was refused,
-// with the message as bytes.
+// vocabulary's own are added, 4: bytes without a token are left out), uint32 size, bytes. Its
+// result: uint32 count, int32 ids, uint32 size, the decoded bytes without special tokens;
+// 0xffffffff and no ids where the text was refused, with the message as bytes.
 //   tokenizer_stream TOKENIZER --json FILE
 // writes the tokenizer.json of the vocabulary.
+//   tokenizer_stream TOKENIZER --rewrite FILE
+// reads a tokenizer.json and writes one anew from what was understood.
 
 namespace ashlar {
 namespace {
@@ -32,7 +34,9 @@ void put_size(size_t size) {
 }
 
 void answer(const Tokenizer& tokenizer, ThreadPool& pool, const std::string& text, uint32_t flags) {
-  const EncodeOptions options{.add_special = (flags & 2) != 0, .parse_special = (flags & 1) != 0};
+  const EncodeOptions options{.add_special = (flags & 2) != 0,
+                              .parse_special = (flags & 1) != 0,
+                              .lossy = (flags & 4) != 0};
   std::vector<int32_t> ids;
   std::string decoded;
   try {
@@ -53,8 +57,13 @@ void answer(const Tokenizer& tokenizer, ThreadPool& pool, const std::string& tex
 }
 
 void run(int argc, char** argv) {
-  require(argc == 2 || (argc == 4 && std::strcmp(argv[2], "--json") == 0), ErrorCode::kRequest,
-          "usage: tokenizer_stream TOKENIZER [--json FILE]");
+  const std::string mode = argc == 4 ? argv[2] : "";
+  require(argc == 2 || mode == "--json" || mode == "--rewrite", ErrorCode::kRequest,
+          "usage: tokenizer_stream TOKENIZER [--json FILE | --rewrite FILE]");
+  if (mode == "--rewrite") {
+    const BpeVocabulary vocabulary = parse_hf_vocabulary(read_file(argv[1]), argv[1]);
+    return write_file_atomically(argv[3], write_hf_tokenizer(vocabulary));
+  }
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(argv[1]);
   if (argc == 4) return write_file_atomically(argv[3], tokenizer->json());
   ThreadPool pool(1);  // the cuts matter here, not the threads
