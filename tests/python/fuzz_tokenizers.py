@@ -223,6 +223,49 @@ def check_broken_utf8(name, program, vocabulary, json_path, options):
     return failures.count
 
 
+TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?"
+          r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+O200K = TEKKEN.replace("\\p{M}]+|", "\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|").replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+PATTERNS = {
+    "tekken": [TEKKEN],
+    "o200k": [O200K],
+    "deepseek": [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+                 r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+                 r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"],
+    "qwen": [r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"],
+    "lookbehind": [r"(?<=\d)(?=(?:\d\d\d)+(?!\d))|(?<!\S)\w+".replace(r"\w", "[a-z]") + r"|\P{L}|\D\S"],
+}
+
+
+def variants(base):
+    """The vocabulary `base` under other patterns, normal forms and pre-tokenizers, as (name, tokenizer.json)."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    splits = {name: [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in patterns]
+              for name, patterns in PATTERNS.items()}
+    for individual in (True, False):
+        digits = {"type": "Digits", "individual_digits": individual}
+        splits[f"digits {individual}"] = [digits]
+        splits[f"digits {individual}, gpt-2"] = [digits, {**byte_level, "use_regex": True}]
+    splits["prefix space"] = [{**byte_level, "use_regex": True, "add_prefix_space": True}]
+    for name, steps in splits.items():
+        if steps[-1]["type"] != "ByteLevel":
+            steps = [*steps, byte_level]
+        yield name, {**base, "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        yield form, {**base, "normalizer": {"type": form}}
+
+
+def check_variants(program, path, folder, options):
+    base = json.loads(path.read_text("utf-8"))
+    smaller = argparse.Namespace(count=max(options.count // 5, 500), seed=options.seed + 2)
+    bad = 0
+    for name, shape in variants(base):
+        variant = pathlib.Path(folder) / "variant.json"
+        variant.write_text(json.dumps(shape), "utf-8")
+        bad += check_hf(f"{path.name.split('.')[0]}, {name}", program, variant, variant, smaller)
+    return bad
+
+
 def shared_tokenizers():
     root = pathlib.Path(os.environ.get("ASHLAR_SHARED_DATA", ROOT.parent / "shared" / "data"))
     return root / "tokenizers"
@@ -259,6 +302,8 @@ def main():
             subprocess.run([options.program, str(json_path), "--rewrite", str(anew)], check=True)
             bad += check_hf(f"{name} written anew", options.program, json_path, anew, options)
             bad += check_broken_utf8(name, options.program, path, json_path, options)
+            if name == "dolma2" and options.count >= 5000:
+                bad += check_variants(options.program, path, folder, options)
             print(f"  {time.perf_counter() - start:.0f} s", flush=True)
     sys.exit(1 if bad else 0)
 
