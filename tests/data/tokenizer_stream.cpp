@@ -1,4 +1,5 @@
 #include <cstdio>
+#include <cstring>
 #include <iostream>
 
 #include "core/base/error.h"
@@ -11,9 +12,10 @@
 // (tests/python/fuzz_tokenizers.py):
 //   tokenizer_stream TOKENIZER < strings > results
 // A string is: uint32 flags (1: special tokens written in the text are recognised, 2: the
-// vocabulary's own are added, 4: bytes without a token are left out), uint32 size, bytes. Its
-// result: uint32 count, int32 ids, uint32 size, the decoded bytes without special tokens;
-// 0xffffffff and no ids where the text was refused, with the message as bytes.
+// vocabulary's own are added, 4: bytes without a token are left out, 8: the bytes are int32 ids to
+// decode), uint32 size, bytes. Its result: uint32 count, int32 ids, uint32 size, the decoded bytes
+// without special tokens; 0xffffffff and no ids where the text was refused, with the message as
+// bytes.
 //   tokenizer_stream TOKENIZER --json FILE
 // writes the tokenizer.json of the vocabulary.
 //   tokenizer_stream TOKENIZER --rewrite FILE
@@ -56,6 +58,16 @@ void answer(const Tokenizer& tokenizer, ThreadPool& pool, const std::string& tex
   put(decoded.data(), decoded.size());
 }
 
+/// Ids instead of text: no ids come back, only what they decode to.
+void decode(const Tokenizer& tokenizer, const std::string& bytes) {
+  std::vector<int32_t> ids(bytes.size() / sizeof(int32_t));
+  std::memcpy(ids.data(), bytes.data(), ids.size() * sizeof(int32_t));
+  const std::string text = tokenizer.decode(ids);
+  put_size(0);
+  put_size(text.size());
+  put(text.data(), text.size());
+}
+
 void run(int argc, char** argv) {
   const std::string mode = argc == 4 ? argv[2] : "";
   require(argc == 2 || mode == "--json" || mode == "--rewrite", ErrorCode::kRequest,
@@ -72,7 +84,11 @@ void run(int argc, char** argv) {
   while (get(head, sizeof head)) {
     text.resize(head[1]);
     require(get(text.data(), text.size()), ErrorCode::kRequest, "the input ends in a string");
-    answer(*tokenizer, pool, text, head[0]);
+    if ((head[0] & 8) != 0) {
+      decode(*tokenizer, text);
+    } else {
+      answer(*tokenizer, pool, text, head[0]);
+    }
   }
 }
 
