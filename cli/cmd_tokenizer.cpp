@@ -1,8 +1,10 @@
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
 #include <limits>
 #include <memory>
+#include <span>
 #include <sstream>
 
 #include "cli/app.h"
@@ -60,6 +62,15 @@ std::string read_input(const std::string& path) {
   return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
 }
 
+/// Ids on standard output, a part at a time: a large file has many.
+void print_ids(const std::vector<int32_t>& ids, const char* separator) {
+  constexpr size_t kPart = 1 << 16;
+  for (size_t at = 0; at < ids.size(); at += kPart) {
+    const auto part = std::span(ids).subspan(at, std::min(kPart, ids.size() - at));
+    fmt::print("{}{}", at == 0 ? "" : separator, fmt::join(part, separator));
+  }
+}
+
 struct EncodeArguments {
   std::string tokenizer, input;
   bool special = false, plain = false, lossy = false, json = false;
@@ -72,13 +83,10 @@ void run_encode(const EncodeArguments& a) {
   const std::vector<int32_t> ids = tokenizer->encode_parallel(
       read_input(a.input), pool,
       {.add_special = a.special, .parse_special = !a.plain, .lossy = a.lossy});
-  if (a.json) {
-    Node list = Node::list();
-    for (int32_t id : ids) list.push(id);
-    print_json(Node::Map{{"ids", std::move(list)}});
-    return;
-  }
-  fmt::print("{}\n", fmt::join(ids, " "));
+  std::fputs(a.json ? "{\"ids\":[" : "", stdout);
+  print_ids(ids, a.json ? "," : " ");
+  std::fputs(a.json ? "]}\n" : "\n", stdout);
+  std::fflush(stdout);
 }
 
 /// Ids from JSON, a list or an object with `ids`, or from words separated by white space.

@@ -1,7 +1,6 @@
 #include "data/tokenizer/unicode.h"
 
 #include <algorithm>
-#include <functional>
 
 #include "core/base/error.h"
 #include "data/tokenizer/unicode_tables.h"
@@ -13,49 +12,61 @@ constexpr std::string_view kNames[] = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc",
                                        "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm", "Sc",
                                        "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"};
 
-/// The values of a table of unicode_tables.h, one per code point.
-std::vector<uint8_t> expand(const char* runs) {
-  std::vector<uint8_t> out;
-  out.reserve(kCodePoints);
-  for (const char* at = runs; *at != 0;) {
+struct Run {
+  int32_t first, last;
+  uint8_t value;
+};
+
+/// The runs of a table of unicode_tables.h.
+std::vector<Run> read_runs(const char* text) {
+  std::vector<Run> out;
+  int32_t next = 0;
+  for (const char* at = text; *at != 0;) {
     const char symbol = *at++;
-    size_t length = 0;
-    while (*at >= '0' && *at <= '9') length = length * 10 + static_cast<size_t>(*at++ - '0');
+    int32_t length = 0;
+    while (*at >= '0' && *at <= '9') length = length * 10 + (*at++ - '0');
     const int value = symbol >= 'a' ? symbol - 'a' + 26 : symbol - 'A';
-    out.insert(out.end(), std::max<size_t>(length, 1), static_cast<uint8_t>(value));
+    length = std::max(length, 1);
+    out.push_back({next, next + length - 1, static_cast<uint8_t>(value)});
+    next += length;
   }
-  ASHLAR_CHECK(out.size() == kCodePoints);
+  ASHLAR_CHECK(next == kCodePoints);
   return out;
 }
 
-const std::vector<uint8_t>& categories() {
-  static const std::vector<uint8_t> table = expand(kCategoryRuns);
-  return table;
+const std::vector<Run>& categories() {
+  static const std::vector<Run> runs = read_runs(kCategoryRuns);
+  return runs;
 }
 
-CodePointSet where(const std::vector<uint8_t>& table, const std::function<bool(uint8_t)>& wanted) {
+/// The code points whose value's bit is in `wanted`.
+CodePointSet where(const std::vector<Run>& runs, uint32_t wanted) {
   std::vector<CodePointSet::Range> ranges;
-  for (int32_t c = 0; c < kCodePoints; ++c) {
-    if (!wanted(table[static_cast<size_t>(c)])) continue;
-    if (!ranges.empty() && ranges.back().second == c - 1) {
-      ranges.back().second = c;
-    } else {
-      ranges.emplace_back(c, c);
-    }
+  for (const Run& run : runs) {
+    if ((wanted >> run.value & 1) != 0) ranges.emplace_back(run.first, run.last);
   }
   return CodePointSet(std::move(ranges));
 }
 
+template <typename T>
+void fill(std::vector<T>& table, int32_t first, int32_t last, T value) {
+  std::fill(table.begin() + first, table.begin() + last + 1, value);
+}
+
 std::vector<CharKind> make_kinds() {
   std::vector<CharKind> out(kCodePoints, CharKind::kOther);
-  for (size_t c = 0; c < out.size(); ++c) {
-    const char group = kNames[categories()[c]][0];
-    if (group == 'L') out[c] = CharKind::kLetter;
-    if (group == 'N') out[c] = CharKind::kNumber;
+  for (const Run& run : categories()) {
+    const char group = kNames[run.value][0];
+    if (group == 'L') fill(out, run.first, run.last, CharKind::kLetter);
+    if (group == 'N') fill(out, run.first, run.last, CharKind::kNumber);
   }
-  for (const auto& [first, last] : white_space().ranges()) {
-    for (int32_t c = first; c <= last; ++c) out[static_cast<size_t>(c)] = CharKind::kSpace;
-  }
+  for (const auto& [first, last] : white_space().ranges()) fill(out, first, last, CharKind::kSpace);
+  return out;
+}
+
+std::vector<uint8_t> make_flags() {
+  std::vector<uint8_t> out(kCodePoints, 0);
+  for (const Run& run : read_runs(kNormalFormRuns)) fill(out, run.first, run.last, run.value);
   return out;
 }
 
@@ -67,7 +78,7 @@ const CharKind* char_kinds() {
 }
 
 const uint8_t* normal_form_flags() {
-  static const std::vector<uint8_t> table = expand(kNormalFormRuns);
+  static const std::vector<uint8_t> table = make_flags();
   return table.data();
 }
 
@@ -119,7 +130,7 @@ std::optional<CodePointSet> general_category(std::string_view name) {
     if (group || kNames[i] == name) wanted |= uint32_t{1} << i;
   }
   if (wanted == 0) return std::nullopt;
-  return where(categories(), [&](uint8_t category) { return (wanted >> category & 1) != 0; });
+  return where(categories(), wanted);
 }
 
 const CodePointSet& white_space() {
@@ -136,8 +147,6 @@ const CodePointSet& white_space() {
   return set;
 }
 
-CodePointSet digits_pre_tokenizer_extra() {
-  return where(expand(kExtraNumberRuns), [](uint8_t value) { return value != 0; });
-}
+CodePointSet digits_pre_tokenizer_extra() { return where(read_runs(kExtraNumberRuns), 1u << 1); }
 
 }  // namespace ashlar

@@ -66,6 +66,17 @@ TEST(DataCommands, FromTextToShardsAndBack) {
       ashlar({"tokenizer", "encode", "--tokenizer", vocabulary, "--input", dir / "text.txt"});
   EXPECT_NE((" " + parsed.out).find(" 0 "), std::string::npos)
       << "no <|endoftext|> in: " << parsed.out;
+
+  std::string longer;
+  while (longer.size() < (1 << 20)) longer += text + "ends here, ";  // several parts
+  test::write_text(dir / "long.txt", longer);
+  const auto ids = [&](const char* threads) {
+    return ashlar({"tokenizer", "encode", "--tokenizer", vocabulary, "--input", dir / "long.txt",
+                   "--json", "--lossy", "--threads", threads})
+        .out;
+  };
+  EXPECT_EQ(ids("1"), ids("3"));
+  EXPECT_GT(parse_json(ids("3"), "ids").find("ids")->as_list().size(), longer.size() / 8);
 }
 
 TEST(DataCommands, WrongRequestsExitTwoWithOneLine) {
