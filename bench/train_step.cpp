@@ -21,6 +21,7 @@
 #include "core/config/config.h"
 #include "core/io/json.h"
 #include "core/io/safetensors.h"
+#include "data/shards/batch_source.h"
 #include "data/shards/shard_writer.h"
 #include "models/model.h"
 #include "tests/reference/reference_model.h"

@@ -10,6 +10,7 @@
 #include "cli/run_model.h"
 #include "core/base/error.h"
 #include "core/config/config.h"
+#include "data/shards/shard_set.h"
 #include "data/tokenizer/tokenizer.h"
 #include "export/adapt.h"
 #include "train/run.h"

@@ -240,7 +240,8 @@ void Run::log_step(const StepResult& result, bool print) {
 void Run::validate() {
   const auto start = std::chrono::steady_clock::now();
   const int64_t rows = config_.validation_batches * config_.micro_batch;
-  const ValidationResult v = trainer_->validate(validation_->batches, rows, validation_->shards);
+  const ValidationResult v =
+      trainer_->validate(validation_->batches, rows, validation_->shards.bytes_per_token());
   const RunPosition at = trainer_->position();
   Node line = Node::Map{{"step", at.step},
                         {"tokens", at.tokens},

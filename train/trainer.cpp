@@ -109,7 +109,7 @@ Trainer::Trainer(const TrainConfig& config, int64_t eos_id)
 
 Trainer::~Trainer() = default;
 
-StepResult Trainer::step(const BatchSource& data) {
+StepResult Trainer::step(const SampleSource& data) {
   State& s = *state_;
   const int64_t next = s.step + 1, size = s.config.batch_size;
   const int64_t first = s.step * size;
@@ -149,8 +149,8 @@ StepResult Trainer::step(const BatchSource& data) {
   return {next, loss, lr, norm};
 }
 
-ValidationResult Trainer::validate(const BatchSource& data, int64_t rows,
-                                   const ShardSet& shards) const {
+ValidationResult Trainer::validate(const SampleSource& data, int64_t rows,
+                                   std::optional<double> bytes_per_token) const {
   const State& s = *state_;
   const int64_t length = s.config.model.block_length();
   std::vector<double> loss(static_cast<size_t>(length)), weight(loss.size());
@@ -178,12 +178,8 @@ ValidationResult Trainer::validate(const BatchSource& data, int64_t rows,
     if (length > 1) result.loss_by_position.push_back(loss[p] / weight[p]);
   }
   result.loss = total / all;
-  const auto bytes = shards.source_bytes();
-  // Bytes per token of the whole set: windows do not end where characters do.
-  result.bits_per_byte = bytes && *bytes > 0 ? result.loss / std::numbers::ln2 *
-                                                   static_cast<double>(shards.total_tokens()) /
-                                                   static_cast<double>(*bytes)
-                                             : std::numeric_limits<double>::quiet_NaN();
+  result.bits_per_byte = bytes_per_token ? result.loss / std::numbers::ln2 / *bytes_per_token
+                                         : std::numeric_limits<double>::quiet_NaN();
   return result;
 }
 

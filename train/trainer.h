@@ -3,9 +3,10 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
-#include "data/shards/batch_source.h"
+#include "data/shards/sample_source.h"
 #include "models/spec/parameters.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/config.h"
@@ -22,7 +23,7 @@ struct StepResult {
 struct ValidationResult {
   double loss = 0;  ///< mean over targets, nats
   int64_t tokens = 0;
-  double bits_per_byte = 0;  ///< NaN when the shards do not say how many bytes they came from
+  double bits_per_byte = 0;  ///< NaN when the bytes per token are not known
   /// Block Transformers: mean loss of the targets at each of the L_B positions of a block.
   std::vector<double> loss_by_position;
 };
@@ -40,9 +41,11 @@ class Trainer {
 
   /// One optimizer step on the next `batch_size` samples. Throws Error(kData) if the loss or the
   /// gradient is not finite; weights are then as before the step.
-  StepResult step(const BatchSource& data);
-  /// Mean loss over the first `rows` sequential windows.
-  ValidationResult validate(const BatchSource& data, int64_t rows, const ShardSet& shards) const;
+  StepResult step(const SampleSource& data);
+  /// Mean loss over samples [0, rows), or those of one epoch if `rows` is 0. `bytes_per_token` of
+  /// the whole text, since windows do not end where characters do; absent: no bits per byte.
+  ValidationResult validate(const SampleSource& data, int64_t rows,
+                            std::optional<double> bytes_per_token) const;
 
   /// Replaces the parameters; values(p) has p.numel() elements.
   void set_parameters(const std::function<std::vector<float>(const ParameterSpec&)>& values);

@@ -82,12 +82,6 @@ BatchSource::BatchSource(const ShardSet& shards, int64_t context, uint64_t seed,
   eos_ = shards.eos_id().value_or(-1);
 }
 
-Batch BatchSource::batch(int64_t first, int64_t rows) const {
-  std::vector<int64_t> samples(static_cast<size_t>(rows));
-  for (int64_t r = 0; r < rows; ++r) samples[static_cast<size_t>(r)] = first + r;
-  return batch(samples);
-}
-
 Batch BatchSource::batch(std::span<const int64_t> samples) const {
   Batch out;
   out.rows = static_cast<int64_t>(samples.size());

@@ -4,8 +4,8 @@
 #include <optional>
 #include <span>
 
-#include "data/shards/batch.h"
 #include "data/shards/padded_documents.h"
+#include "data/shards/sample_source.h"
 #include "data/shards/shard_set.h"
 
 namespace ashlar {
@@ -35,7 +35,7 @@ class Permutation {
 /// Sample k is a pure function of (shards, context, seed, k): epoch k / windows, then a permutation
 /// of the windows keyed by (seed, epoch). So the data order does not depend on batches, ranks or
 /// resume points; dealing samples out is the caller's.
-class BatchSource {
+class BatchSource : public SampleSource {
  public:
   enum class Order {
     kShuffled,    ///< training: whole windows only, another order each epoch
@@ -46,14 +46,13 @@ class BatchSource {
   BatchSource(const ShardSet& shards, int64_t context, uint64_t seed,
               Order order = Order::kShuffled, const PaddingOptions& padding = {});
 
-  int64_t context() const { return context_; }
+  int64_t context() const override { return context_; }
   /// Windows of one epoch. Sequential: the last one may be padded with weight 0.
-  int64_t windows() const { return windows_; }
+  int64_t windows() const override { return windows_; }
 
-  /// Rows of samples [first, first + rows). Sequential: first + rows ≤ windows().
-  Batch batch(int64_t first, int64_t rows) const;
-  /// The same for any list of sample numbers, such as those of one rank; cursor is the first.
-  Batch batch(std::span<const int64_t> samples) const;
+  using SampleSource::batch;
+  /// Sequential: every sample < windows().
+  Batch batch(std::span<const int64_t> samples) const override;
 
  private:
   void fill(int64_t sample, int64_t row, Batch& batch) const;

@@ -68,6 +68,11 @@ ShardSet::ShardSet(const fs::path& folder) : folder_(folder) {
 
 ShardSet::~ShardSet() = default;
 
+std::optional<double> ShardSet::bytes_per_token() const {
+  if (source_bytes_.value_or(0) <= 0 || total_tokens_ <= 0) return std::nullopt;
+  return static_cast<double>(*source_bytes_) / static_cast<double>(total_tokens_);
+}
+
 void ShardSet::open(const fs::path& path) {
   auto shard = std::make_unique<Shard>(path);
   const bool first = shards_.empty();

@@ -31,6 +31,8 @@ class ShardSet {
   int64_t total_tokens() const { return total_tokens_; }
   /// UTF-8 bytes the tokens came from; absent when a shard does not say.
   std::optional<int64_t> source_bytes() const { return source_bytes_; }
+  /// source_bytes() / total_tokens(), where both are known and positive.
+  std::optional<double> bytes_per_token() const;
   std::optional<int64_t> documents() const { return documents_; }
   std::optional<int32_t> eos_id() const { return eos_id_; }
   std::optional<int64_t> vocab_size() const { return vocab_size_; }

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/io/json.h"
+#include "data/shards/batch_source.h"
 #include "tests/support/files.h"
 #include "tests/support/tolerance.h"
 #include "tests/train/run_fixture.h"
