@@ -10,6 +10,7 @@
 #include "core/io/npy.h"
 #include "eval/evaluate.h"
 #include "eval/perplexity.h"
+#include "eval/tasks.h"
 
 namespace ashlar::cli {
 namespace fs = std::filesystem;
@@ -18,7 +19,7 @@ namespace {
 struct Options {
   std::string model, scorer, output, items, protocol = "sliding";
   std::vector<std::string> tasks;
-  int64_t context = 0, stride = 0, chunks = 0, prompt = 0, batch = 1;
+  int64_t context = 0, stride = 0, chunks = 0, prompt = 0, batch = 1, limit = 0;
   BootstrapOptions bootstrap;
   EngineArguments engine;
   bool fidelity = false, json = false;
@@ -31,8 +32,11 @@ struct Task {
 Task parse_task(const std::string& text) {
   const size_t colon = text.find(':');
   Task task{text, text.substr(0, colon), colon == std::string::npos ? "" : text.substr(colon + 1)};
+  if (is_eval_task(text)) return task;
+  std::string known = "ppl:FILE, logits:TOKENS.json";
+  for (const TaskKind& kind : task_kinds()) known += ", " + kind.usage;
   require(task.kind == "ppl" || task.kind == "logits", ErrorCode::kRequest,
-          "--task {}: '{}' is not one of ppl:FILE, logits:TOKENS.json", text, task.kind);
+          "--task {}: '{}' is not one of {}", text, task.kind, known);
   require(!task.argument.empty(), ErrorCode::kRequest, "--task {}: needs a file, {}:FILE", text,
           task.kind);
   return task;
@@ -57,7 +61,7 @@ class Evaluation {
 
   void run(const Task& task) {
     if (task.kind == "logits") return logits(task);
-    const std::unique_ptr<EvalTask> items = perplexity(task);
+    const auto items = task.kind == "ppl" ? perplexity(task) : items_of(task);
     add(evaluate(*scorer_, *items, options_));
     if (!o_.fidelity) return;
     auto* engine = dynamic_cast<EngineScorer*>(scorer_.get());
@@ -91,6 +95,18 @@ class Evaluation {
     out.tokens = model_tokenizer(model_, o_.model)->encode(text);
     out.bytes = static_cast<int64_t>(text.size());
     return out;
+  }
+
+  const Tokenizer& tokenizer() {
+    if (tokenizer_ == nullptr) tokenizer_ = model_tokenizer(model_, o_.model);
+    return *tokenizer_;
+  }
+
+  std::unique_ptr<EvalTask> items_of(const Task& task) {
+    return make_eval_task(task.text, o_.limit,
+                          {scorer_->vocab_size(), scorer_->context_length(),
+                           o_.engine.cache.policy != "none" || o_.fidelity,
+                           [this]() -> const Tokenizer& { return tokenizer(); }});
   }
 
   std::unique_ptr<EvalTask> perplexity(const Task& task) const {
@@ -142,6 +158,7 @@ class Evaluation {
   const EvalSupport& support_;
   ModelData model_;
   std::unique_ptr<Scorer> scorer_;
+  std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<ItemLog> log_;
   EvaluateOptions options_;
   std::vector<EvalRow> rows_;
@@ -182,6 +199,20 @@ void run(const Options& o, const EvalSupport& support) {
   }
 }
 
+std::string footer() {
+  std::string out = "Tasks:\n";
+  for (const TaskKind& kind : task_kinds()) {
+    out += fmt::format("  {:<32}{}\n", kind.usage, kind.help);
+  }
+  return out +
+         "Examples:\n"
+         "  ashlar eval packages/stories --task ppl:story.txt --context 256 --kv-codec q4\n"
+         "  ashlar eval packages/stories --task lambada:lambada.jsonl --task blimp:blimp.zip "
+         "--limit 100\n"
+         "  ashlar eval packages/mqar --task mqar:length=64,pairs=4 --kv-policy h2o --kv-budget "
+         "50%";
+}
+
 }  // namespace
 
 void add_eval(CLI::App& app, const EvalSupport& support) {
@@ -190,8 +221,8 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
   c->add_option("model", options->model, "Run, checkpoint, package or importable model")
       ->required();
   c->add_option("--task", options->tasks,
-                "ppl:FILE (text, or a folder of token shards) or logits:TOKENS.json; may be given "
-                "several times")
+                "ppl:FILE (text, or a folder of token shards), logits:TOKENS.json, or one of the "
+                "tasks below; may be given several times")
       ->required();
   c->add_option("--scorer", options->scorer, "Which side computes: train or engine")
       ->check(CLI::IsMember(support.scorers));
@@ -210,6 +241,9 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
       ->check(CLI::PositiveNumber);
   c->add_option("--prompt", options->prompt, "Tokens of a segment's prompt (streaming protocol)")
       ->check(CLI::NonNegativeNumber);
+  c->add_option("--limit", options->limit,
+                "Only the first so many items of each task (blimp: of each set)")
+      ->check(CLI::PositiveNumber);
   c->add_option("--batch", options->batch, "Texts the engine reads at once; never changes results")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
@@ -227,8 +261,7 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
   c->add_option("--output", options->output, "File for logits (.npy, float32 [n, vocab])");
   add_engine_options(c, options->engine);
   add_json_flag(c, options->json);
-  c->footer(
-      "Example:\n  ashlar eval packages/stories --task ppl:story.txt --context 256 --kv-codec q4");
+  c->footer(footer());
   c->callback([options, support] { run(*options, support); });
 }
 
