@@ -1,0 +1,166 @@
+#include "data/shards/duplicates.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+#include "tests/data/prepare_support.h"
+#include "tests/support/tolerance.h"
+
+namespace ashlar {
+namespace {
+
+std::vector<std::string> words_of(const std::string& text) {
+  std::vector<std::string> words = {""};
+  for (const char c : text) {
+    if (std::isalnum(static_cast<unsigned char>(c)) != 0) {
+      words.back() += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    } else if (!words.back().empty()) {
+      words.emplace_back();
+    }
+  }
+  if (words.back().empty()) words.pop_back();
+  return words;
+}
+
+/// The definition: |A ∩ B| / |A ∪ B| of the sets of word n-grams.
+double jaccard(const std::string& a, const std::string& b, size_t n) {
+  const auto grams = [n](const std::string& text) {
+    const std::vector<std::string> words = words_of(text);
+    std::set<std::vector<std::string>> out;
+    for (size_t i = 0; i + n <= words.size(); ++i) {
+      out.insert({words.begin() + static_cast<std::ptrdiff_t>(i),
+                  words.begin() + static_cast<std::ptrdiff_t>(i + n)});
+    }
+    return out;
+  };
+  const auto in_a = grams(a), in_b = grams(b);
+  size_t both = 0;
+  for (const auto& gram : in_a) both += in_b.count(gram);
+  return static_cast<double>(both) / static_cast<double>(in_a.size() + in_b.size() - both);
+}
+
+/// `text` with about a share of its words replaced by a word that is nowhere else.
+std::string edited(const std::string& text, double share, uint64_t seed) {
+  const Philox random(seed, 99);
+  std::string out;
+  uint64_t i = 0;
+  for (const std::string& word : words_of(text)) {
+    out += (random.uniform(i) < share ? fmt::format("new{}", i) : word) + " ";
+    ++i;
+  }
+  return out;
+}
+
+DuplicateOptions near_options() {
+  DuplicateOptions options;
+  options.kind = Duplicates::kNear;
+  return options;
+}
+
+// Each value of two signatures agrees with probability s, so the mean error over n pairs of v
+// values is below 6 standard deviations.
+TEST(Duplicates, SignaturesEstimateTheJaccardSimilarity) {
+  const DocumentHasher hasher(near_options());
+  constexpr int64_t kPairs = 400;
+  double difference = 0, variance = 0;
+  for (int64_t pair = 0; pair < kPairs; ++pair) {
+    const auto p = static_cast<uint64_t>(pair);
+    const std::string a = test::random_words(11, p, 150);
+    const std::string b = edited(a, 0.001 * static_cast<double>(pair % 60), p);
+    const double s = jaccard(a, b, 5);
+    const double estimate = estimated_similarity(hasher.key(a).signature, hasher.key(b).signature);
+    difference += estimate - s;
+    variance += s * (1 - s) / 128;
+    // One pair: 6 deviations, and half a value where the similarity is close to 1.
+    const auto one = test::statistical(6 * std::sqrt(s * (1 - s) / 128) + 1.0 / 128, 11, 128);
+    EXPECT_TRUE(test::within(std::vector{estimate}, std::vector{s}, one)) << pair;
+  }
+  const auto mean = test::statistical(6 * std::sqrt(variance) / kPairs, 11, kPairs);
+  EXPECT_TRUE(test::within(std::vector{difference / kPairs}, std::vector{0.0}, mean));
+}
+
+// Every document is compared by the definition with those kept before it. What is far above the
+// threshold must go, what is far below must stay.
+TEST(Duplicates, FindsWhatTheDefinitionFinds) {
+  const DuplicateOptions options = near_options();
+  const DocumentHasher hasher(options);
+  DuplicateIndex index(options);
+  std::vector<std::string> kept;
+  int64_t clear_duplicates = 0, found = 0, clearly_new = 0, wrong = 0;
+  for (uint64_t d = 0; d < 600; ++d) {
+    const std::string original = test::random_words(12, d % 200, 160);
+    const std::string text =
+        d < 200 ? original : edited(original, 0.0006 * static_cast<double>(d % 97), d);
+    double most = 0;
+    for (const std::string& other : kept) most = std::max(most, jaccard(text, other, 5));
+    const bool out = index.add(hasher.key(text)) != Duplicates::kKeep;
+    if (!out) kept.push_back(text);
+    if (most >= 0.9) {
+      ++clear_duplicates;
+      found += out;
+    } else if (most <= 0.65) {
+      ++clearly_new;
+      wrong += out;
+    }
+  }
+  ASSERT_GT(clear_duplicates, 80);
+  ASSERT_GT(clearly_new, 250);
+  // At 0.9 the banding misses 1 − (1 − 0.9⁸)¹⁶ < 1.2e-4 of them and a signature of 128 values
+  // falls below 0.8 for less than 3e-4; at 0.65 one reaches 0.8 with a probability below 3e-4.
+  EXPECT_GE(found, clear_duplicates - 2) << "statistical: seed 12, n " << clear_duplicates;
+  EXPECT_LE(wrong, 2) << "statistical: seed 12, n " << clearly_new;
+}
+
+TEST(Duplicates, ExactMeansTheSameBytes) {
+  DuplicateOptions options;
+  options.kind = Duplicates::kExact;
+  const DocumentHasher hasher(options);
+  DuplicateIndex index(options);
+  std::set<std::string> seen;
+  for (uint64_t i = 0; i < 5000; ++i) {
+    const std::string text = std::to_string(i * i % 1301);
+    const bool known = !seen.insert(text).second;
+    EXPECT_EQ(index.add(hasher.key(text)), known ? Duplicates::kExact : Duplicates::kKeep);
+  }
+  EXPECT_EQ(index.documents(), static_cast<int64_t>(seen.size()));
+  EXPECT_EQ(index.add(hasher.key("Some words")), Duplicates::kKeep);
+  EXPECT_EQ(index.add(hasher.key("some words")), Duplicates::kKeep);
+}
+
+TEST(Duplicates, ShortAndOddDocuments) {
+  const DuplicateOptions options = near_options();
+  const DocumentHasher hasher(options);
+  DuplicateIndex index(options);
+  EXPECT_EQ(index.add(hasher.key("two words")), Duplicates::kKeep);
+  EXPECT_EQ(index.add(hasher.key("Two, words!")), Duplicates::kNear);
+  EXPECT_EQ(index.add(hasher.key("words two")), Duplicates::kKeep);
+  EXPECT_EQ(index.add(hasher.key("...")), Duplicates::kKeep);
+  EXPECT_EQ(index.add(hasher.key("!?")), Duplicates::kKeep);
+  EXPECT_EQ(index.add(hasher.key("...")), Duplicates::kExact);
+  EXPECT_EQ(index.add(hasher.key("\xff\xfe")), Duplicates::kKeep);
+  EXPECT_EQ(index.add(hasher.key("日本語")), Duplicates::kKeep);
+  EXPECT_EQ(index.add(hasher.key("日本語。")), Duplicates::kKeep);  // one word, another one
+}
+
+TEST(Duplicates, AnIndexFilledAgainAnswersTheSame) {
+  const DuplicateOptions options = near_options();
+  const DocumentHasher hasher(options);
+  DuplicateIndex index(options), again(options);
+  for (uint64_t d = 0; d < 300; ++d) {
+    const auto text = [](uint64_t n) {
+      return edited(test::random_words(13, n % 90, 80), 0.01, n / 90);
+    };
+    const DocumentKey key = hasher.key(text(d));
+    const Duplicates verdict = index.add(key);
+    if (d < 150) {
+      if (verdict == Duplicates::kKeep) again.keep(key);
+    } else {
+      EXPECT_EQ(again.add(key), verdict) << d;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ashlar
