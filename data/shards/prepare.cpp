@@ -1,5 +1,6 @@
 #include "data/shards/prepare.h"
 
+#include <malloc.h>
 #include <spdlog/spdlog.h>
 
 #include <cstring>
@@ -335,6 +336,13 @@ PrepareResult Preparation::run() {
 
 }  // namespace
 
-PrepareResult prepare(const PrepareOptions& options) { return Preparation(options).run(); }
+PrepareResult prepare(const PrepareOptions& options) {
+#ifdef __GLIBC__
+  // Otherwise the allocator keeps what large documents took for each thread, which can double the
+  // memory. For the rest of the process; that is all a preparation's process does.
+  mallopt(M_MMAP_THRESHOLD, 512 << 10);
+#endif
+  return Preparation(options).run();
+}
 
 }  // namespace ashlar

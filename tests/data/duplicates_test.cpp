@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <set>
 
 #include "tests/data/prepare_support.h"
@@ -24,21 +26,23 @@ std::vector<std::string> words_of(const std::string& text) {
   return words;
 }
 
-/// The definition: |A ∩ B| / |A ∪ B| of the sets of word n-grams.
-double jaccard(const std::string& a, const std::string& b, size_t n) {
-  const auto grams = [n](const std::string& text) {
-    const std::vector<std::string> words = words_of(text);
-    std::set<std::vector<std::string>> out;
-    for (size_t i = 0; i + n <= words.size(); ++i) {
-      out.insert({words.begin() + static_cast<std::ptrdiff_t>(i),
-                  words.begin() + static_cast<std::ptrdiff_t>(i + n)});
-    }
-    return out;
-  };
-  const auto in_a = grams(a), in_b = grams(b);
-  size_t both = 0;
-  for (const auto& gram : in_a) both += in_b.count(gram);
-  return static_cast<double>(both) / static_cast<double>(in_a.size() + in_b.size() - both);
+/// The set of word n-grams, sorted.
+std::vector<uint64_t> grams_of(const std::string& text, size_t n) {
+  const std::vector<std::string> words = words_of(text);
+  std::set<uint64_t> out;
+  for (size_t i = 0; i + n <= words.size(); ++i) {
+    std::string gram;
+    for (size_t k = i; k < i + n; ++k) gram += words[k] + " ";
+    out.insert(std::hash<std::string>()(gram));
+  }
+  return {out.begin(), out.end()};
+}
+
+/// The definition: |A ∩ B| / |A ∪ B|.
+double jaccard(const std::vector<uint64_t>& a, const std::vector<uint64_t>& b) {
+  std::vector<uint64_t> both;
+  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
+  return static_cast<double>(both.size()) / static_cast<double>(a.size() + b.size() - both.size());
 }
 
 /// `text` with about a share of its words replaced by a word that is nowhere else.
@@ -69,7 +73,7 @@ TEST(Duplicates, SignaturesEstimateTheJaccardSimilarity) {
     const auto p = static_cast<uint64_t>(pair);
     const std::string a = test::random_words(11, p, 150);
     const std::string b = edited(a, 0.001 * static_cast<double>(pair % 60), p);
-    const double s = jaccard(a, b, 5);
+    const double s = jaccard(grams_of(a, 5), grams_of(b, 5));
     const double estimate = estimated_similarity(hasher.key(a).signature, hasher.key(b).signature);
     difference += estimate - s;
     variance += s * (1 - s) / 128;
@@ -87,16 +91,17 @@ TEST(Duplicates, FindsWhatTheDefinitionFinds) {
   const DuplicateOptions options = near_options();
   const DocumentHasher hasher(options);
   DuplicateIndex index(options);
-  std::vector<std::string> kept;
+  std::vector<std::vector<uint64_t>> kept;
   int64_t clear_duplicates = 0, found = 0, clearly_new = 0, wrong = 0;
   for (uint64_t d = 0; d < 600; ++d) {
     const std::string original = test::random_words(12, d % 200, 160);
     const std::string text =
         d < 200 ? original : edited(original, 0.0006 * static_cast<double>(d % 97), d);
     double most = 0;
-    for (const std::string& other : kept) most = std::max(most, jaccard(text, other, 5));
+    const auto grams = grams_of(text, 5);
+    for (const auto& other : kept) most = std::max(most, jaccard(grams, other));
     const bool out = index.add(hasher.key(text)) != Duplicates::kKeep;
-    if (!out) kept.push_back(text);
+    if (!out) kept.push_back(grams);
     if (most >= 0.9) {
       ++clear_duplicates;
       found += out;
