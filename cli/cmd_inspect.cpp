@@ -26,7 +26,8 @@ bool is_shard(const fs::path& path) {
 bool holds_shards(const fs::path& path) {
   if (!fs::is_directory(path)) return path.extension() == ".bin" && is_llmc_shard(path);
   const fs::directory_iterator entries(path);
-  return std::any_of(begin(entries), end(entries), [](const auto& e) { return is_shard(e.path()); });
+  return std::any_of(begin(entries), end(entries),
+                     [](const auto& e) { return is_shard(e.path()); });
 }
 
 template <typename T>

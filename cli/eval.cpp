@@ -7,6 +7,7 @@
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
 #include "core/io/npy.h"
+#include "eval/evaluate.h"
 #include "eval/perplexity.h"
 
 namespace ashlar::cli {
@@ -14,9 +15,10 @@ namespace fs = std::filesystem;
 namespace {
 
 struct Options {
-  std::string model, scorer, output, protocol = "sliding";
+  std::string model, scorer, output, items, protocol = "sliding";
   std::vector<std::string> tasks;
-  int64_t context = 0, stride = 0, chunks = 0;
+  int64_t context = 0, stride = 0, chunks = 0, prompt = 0, batch = 1;
+  BootstrapOptions bootstrap;
   EngineArguments engine;
   bool json = false;
 };
@@ -40,14 +42,31 @@ class Evaluation {
   Evaluation(const Options& o, const EvalSupport& support)
       : o_(o), support_(support), model_(support.open(o.model)) {
     const std::string name = o.scorer.empty() ? support.scorers.front() : o.scorer;
+    require(name == "engine" || o.engine.cache.policy == "none", ErrorCode::kRequest,
+            "--kv-policy {}: only the engine has a cache", o.engine.cache.policy);
     scorer_ = support.make_scorer(name, model_, o.engine);
+    options_.batch = o.batch;
+    options_.bootstrap = o.bootstrap;
+    options_.settings = Node::Map{{"model", o.model}};
+    if (o.items.empty()) return;
+    options_.settings.set("weights_sha256", weights_sha256(model_));
+    log_ = std::make_unique<ItemLog>(o.items);
+    options_.log = log_.get();
   }
 
-  void run(const Task& task) { task.kind == "ppl" ? perplexity(task) : logits(task); }
+  void run(const Task& task) {
+    if (task.kind == "logits") return logits(task);
+    for (EvalRow& row : evaluate(*scorer_, *perplexity(task), options_)) {
+      rows_.push_back(std::move(row));
+    }
+  }
   const std::vector<EvalRow>& rows() const { return rows_; }
 
  private:
-  TokenStream read_text(const std::string& path) const {
+  TokenText read_text(const Task& task) const {
+    const std::string& path = task.argument;
+    TokenText out;
+    out.name = task.text;
     if (fs::is_directory(path)) {
       require(support_.read_shards != nullptr, ErrorCode::kRequest,
               "--task ppl:{}: token shards need `ashlar eval`; give a text file", path);
@@ -56,87 +75,102 @@ class Evaluation {
       require(stream.vocabulary_sha256.empty() || stream.vocabulary_sha256 == vocabulary,
               ErrorCode::kRequest, "{}: these shards were made with another vocabulary than {}'s",
               path, o_.model);
-      return stream;
+      out.tokens = std::move(stream.tokens);
+      out.bytes = stream.bytes;
+      return out;
     }
     const std::string text = read_file(path);
-    TokenStream stream;
-    stream.tokens = model_tokenizer(model_, o_.model)->encode(text);
-    stream.bytes = static_cast<int64_t>(text.size());
-    return stream;
+    out.tokens = model_tokenizer(model_, o_.model)->encode(text);
+    out.bytes = static_cast<int64_t>(text.size());
+    return out;
   }
 
-  void perplexity(const Task& task) {
-    TokenStream stream = read_text(task.argument);
-    if (o_.protocol == "llama") return llama_perplexity(task, std::move(stream.tokens));
-    PerplexityOptions options;
-    options.context = o_.context > 0 ? o_.context : scorer_->context_length();
-    options.stride = o_.stride > 0 ? o_.stride : options.context;
-    const PerplexityResult result =
-        sliding_perplexity(*scorer_, stream.tokens, stream.bytes, options);
-    for (const EvalRow& row : result.rows(task.text)) rows_.push_back(row);
-  }
-
-  void llama_perplexity(const Task& task, std::vector<int32_t> tokens) {
+  std::unique_ptr<EvalTask> perplexity(const Task& task) const {
+    TokenText text = read_text(task);
+    const int64_t longest = scorer_->context_length();
+    const int64_t context = o_.context > 0 ? o_.context : longest;
+    require(context <= longest, ErrorCode::kRequest, "context {}: must be 1 to {}", context,
+            longest);
+    if (o_.protocol == "streaming")
+      return streaming_perplexity(std::move(text), context, o_.prompt);
+    if (o_.protocol == "sliding") {
+      return sliding_perplexity(std::move(text), context, o_.stride > 0 ? o_.stride : context);
+    }
     ChunkedPerplexityOptions options;
-    options.context =
-        o_.context > 0 ? o_.context : std::min<int64_t>(512, scorer_->context_length());
+    options.context = o_.context > 0 ? context : std::min<int64_t>(512, longest);
     options.chunks = o_.chunks;
     if (model_.start_token) {
       options.first_token = static_cast<int32_t>(*model_.start_token);
-      tokens.insert(tokens.begin(), *options.first_token);
+      text.tokens.insert(text.tokens.begin(), *options.first_token);
     }
-    for (const EvalRow& row : chunked_perplexity(*scorer_, tokens, options).rows(task.text)) {
-      rows_.push_back(row);
-    }
+    return chunked_perplexity(std::move(text), options);
   }
 
   void logits(const Task& task) {
     require(!o_.output.empty(), ErrorCode::kRequest, "--task {}: needs --output FILE.npy",
             task.text);
     const Node ids = load_json(task.argument);
-    std::vector<int32_t> tokens;
+    ScoreText text;
     for (const Node& id : ids.as_list()) {
       const int64_t token = id.as_int();
       require(token >= 0 && token < scorer_->vocab_size(), ErrorCode::kRequest,
               "{}: token {} is outside the vocabulary of {}", task.argument, token,
               scorer_->vocab_size());
-      tokens.push_back(static_cast<int32_t>(token));
+      text.tokens.push_back(static_cast<int32_t>(token));
     }
-    require(!tokens.empty() && static_cast<int64_t>(tokens.size()) <= scorer_->context_length(),
-            ErrorCode::kRequest, "{}: {} tokens do not fit the context of {}", task.argument,
-            tokens.size(), scorer_->context_length());
-    const std::vector<float> out = scorer_->logits(tokens);
-    const int64_t shape[] = {static_cast<int64_t>(tokens.size()), scorer_->vocab_size()};
+    const auto n = static_cast<int64_t>(text.tokens.size());
+    require(n > 0 && n <= scorer_->context_length(), ErrorCode::kRequest,
+            "{}: {} tokens do not fit the context of {}", task.argument, n,
+            scorer_->context_length());
+    const std::vector<float> out = scorer_->logits(text.tokens);
+    const int64_t shape[] = {n, scorer_->vocab_size()};
     write_npy(o_.output, shape, out);
-    const auto n = static_cast<int64_t>(tokens.size());
-    rows_.push_back({task.text, "rows", static_cast<double>(n), n, static_cast<double>(n),
-                     static_cast<double>(n)});
+    EvalRow row{task.text, "rows", static_cast<double>(n), n};
+    row.low = row.high = row.value;
+    rows_.push_back(std::move(row));
   }
 
   const Options& o_;
   const EvalSupport& support_;
   ModelData model_;
   std::unique_ptr<Scorer> scorer_;
+  std::unique_ptr<ItemLog> log_;
+  EvaluateOptions options_;
   std::vector<EvalRow> rows_;
 };
 
-void run(const Options& o, const EvalSupport& support) {
-  const bool llama = o.protocol == "llama";
-  require(!llama || o.stride == 0, ErrorCode::kRequest,
-          "--stride: the llama protocol has no stride, its chunks are independent");
+// Options that do not belong to the protocol are refused.
+void check_protocol(const Options& o) {
+  const bool sliding = o.protocol == "sliding", llama = o.protocol == "llama";
+  require(sliding || o.stride == 0, ErrorCode::kRequest,
+          "--stride: belongs to --protocol sliding; the parts of {} are independent", o.protocol);
   require(llama || o.chunks == 0, ErrorCode::kRequest, "--chunks: belongs to --protocol llama");
+  require(o.protocol == "streaming" || o.prompt == 0, ErrorCode::kRequest,
+          "--prompt: belongs to --protocol streaming");
+}
+
+// A window that is read as one prompt gives a policy nothing to act on.
+void check_policy(const Options& o, const Task& task) {
+  require(task.kind != "ppl" || o.protocol == "streaming" || o.engine.cache.policy == "none",
+          ErrorCode::kRequest,
+          "--kv-policy {}: the {} protocol reads each window as one prompt, where no policy acts: "
+          "use --protocol streaming",
+          o.engine.cache.policy, o.protocol);
+}
+
+void run(const Options& o, const EvalSupport& support) {
+  check_protocol(o);
   std::vector<Task> tasks;
-  for (const std::string& text : o.tasks) tasks.push_back(parse_task(text));
+  for (const std::string& text : o.tasks) {
+    tasks.push_back(parse_task(text));
+    check_policy(o, tasks.back());
+  }
   Evaluation evaluation(o, support);
   for (const Task& task : tasks) evaluation.run(task);
   if (o.json) {
     print_json(to_node(evaluation.rows()));
-    return;
-  }
-  fmt::print("| task | metric | value | 95 % interval | n |\n|---|---|---|---|---|\n");
-  for (const EvalRow& row : evaluation.rows()) {
-    fmt::print("| {} | {} | {:.4f} | {:.4f} – {:.4f} | {} |\n", row.task, row.metric, row.value,
-               row.low, row.high, row.n);
+  } else {
+    fmt::print("{}", to_markdown(evaluation.rows()));
   }
 }
 
@@ -156,8 +190,9 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
   c->add_option("--protocol", options->protocol,
                 "sliding: windows of --context tokens every --stride, each token scored once; "
                 "llama: llama-perplexity's, independent chunks of --context (default 512), second "
-                "half scored")
-      ->check(CLI::IsMember({"sliding", "llama"}))
+                "half scored; streaming: independent segments of --context, of which --prompt "
+                "tokens are read at once and the others one by one, so that a cache policy acts")
+      ->check(CLI::IsMember({"sliding", "llama", "streaming"}))
       ->capture_default_str();
   c->add_option("--context", options->context, "Window in tokens (default: the model's context)")
       ->check(CLI::PositiveNumber);
@@ -165,6 +200,19 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
       ->check(CLI::PositiveNumber);
   c->add_option("--chunks", options->chunks, "Chunks of the llama protocol (default: all)")
       ->check(CLI::PositiveNumber);
+  c->add_option("--prompt", options->prompt, "Tokens of a segment's prompt (streaming protocol)")
+      ->check(CLI::NonNegativeNumber);
+  c->add_option("--batch", options->batch, "Texts the engine reads at once; never changes results")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  c->add_option("--bootstrap", options->bootstrap.resamples,
+                "Resamples for the 95 % intervals (0: none)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--seed", options->bootstrap.seed, "Seed of the resamples");
+  c->add_option("--items", options->items,
+                "JSON lines with the numbers of every item; a run that ended early goes on from "
+                "them");
   c->add_option("--output", options->output, "File for logits (.npy, float32 [n, vocab])");
   add_engine_options(c, options->engine);
   add_json_flag(c, options->json);

@@ -1,151 +1,194 @@
 #include "eval/perplexity.h"
 
 #include <algorithm>
-#include <cmath>
+#include <bit>
 #include <numbers>
 
+#include "core/base/checked.h"
 #include "core/base/error.h"
-#include "core/base/progress.h"
-#include "core/base/rng.h"
 
 namespace ashlar {
 namespace {
 
-struct Window {
+// Numbers of an item; streaming adds pairs for ranges of positions.
+enum Value { kNll, kTokens, kRanges };
+
+double nll_of(std::span<const TokenScore> tokens) {
   double nll = 0;
-  int64_t tokens = 0;
+  for (const TokenScore& token : tokens) nll -= token.log_p;
+  return nll;
+}
+
+std::vector<int32_t> part_of(const TokenText& text, int64_t begin, int64_t end) {
+  return {text.tokens.begin() + begin, text.tokens.begin() + end};
+}
+
+class Perplexity : public EvalTask {
+ public:
+  explicit Perplexity(TokenText text) : text_(std::move(text)) {
+    require(!text_.tokens.empty(), ErrorCode::kRequest, "{}: the text is empty", text_.name);
+  }
+  const std::string& name() const override { return text_.name; }
+  std::vector<double> measure(int64_t, std::span<const TextScore> scores) const override {
+    const auto& tokens = scores[0].tokens;
+    return {nll_of(tokens), static_cast<double>(tokens.size())};
+  }
+
+ protected:
+  int64_t length() const { return static_cast<int64_t>(text_.tokens.size()); }
+  Metric perplexity() const {
+    return {text_.name, "perplexity", 0, size(), kNll, kTokens, Transform::kExp};
+  }
+  /// nats per token → bits per byte, which is the same mean in the text's own units.
+  Metric bits_per_byte() const {
+    const double tokens_per_byte =
+        static_cast<double>(text_.tokens.size()) / static_cast<double>(text_.bytes);
+    return {text_.name,
+            "bits_per_byte",
+            0,
+            size(),
+            kNll,
+            kTokens,
+            Transform::kPlain,
+            tokens_per_byte / std::numbers::ln2};
+  }
+
+  TokenText text_;
 };
 
-void check(const Scorer& scorer, std::span<const int32_t> tokens, int64_t context,
-           int64_t bootstrap) {
-  require(!tokens.empty(), ErrorCode::kRequest, "perplexity of an empty text");
-  require(context >= 1 && context <= scorer.context_length(), ErrorCode::kRequest,
-          "context {}: must be 1 to {}", context, scorer.context_length());
-  require(bootstrap >= 0, ErrorCode::kRequest, "bootstrap resamples must not be negative");
-  for (int32_t token : tokens) {
-    require(token >= 0 && token < scorer.vocab_size(), ErrorCode::kRequest,
-            "token {} is outside the model's vocabulary of {}", token, scorer.vocab_size());
+class Sliding final : public Perplexity {
+ public:
+  Sliding(TokenText text, int64_t context, int64_t stride)
+      : Perplexity(std::move(text)), context_(context), stride_(stride) {
+    require(text_.bytes > 0, ErrorCode::kRequest, "{}: the text is empty", text_.name);
+    require(context >= 1, ErrorCode::kRequest, "context {}: must be positive", context);
+    require(stride >= 1 && stride <= context, ErrorCode::kRequest,
+            "stride {}: must be 1 to the context of {}", stride, context);
   }
-}
+  Node settings() const override {
+    return Node::Map{{"protocol", "sliding"}, {"context", context_}, {"stride", stride_}};
+  }
+  int64_t size() const override {
+    return 1 + ceil_div(std::max<int64_t>(0, length() - context_), stride_);
+  }
+  std::vector<ScoreText> texts(int64_t item) const override {
+    const int64_t begin = item * stride_, end = std::min(begin + context_, length());
+    const int64_t scored = item == 0 ? 0 : begin - stride_ + context_;  // before this window
+    ScoreText text;
+    text.tokens = part_of(text_, begin, end);
+    text.scored = scored - (item == 0 ? 0 : begin);
+    return {std::move(text)};
+  }
+  std::vector<Metric> metrics() const override { return {perplexity(), bits_per_byte()}; }
 
-// A rounding error above zero is tolerable, NaN and infinity are not.
-double checked(double log_p, int64_t token) {
-  require(std::isfinite(log_p) && log_p < 1e-3, ErrorCode::kInternal,
-          "log-probability of token {} is {}", token, log_p);
-  return log_p;
-}
+ private:
+  int64_t context_, stride_;
+};
 
-std::vector<Window> slide(Scorer& scorer, std::span<const int32_t> tokens,
-                          const PerplexityOptions& options) {
-  const auto n = static_cast<int64_t>(tokens.size());
-  Progress progress("perplexity", n);
-  std::vector<Window> windows;
-  double nll = 0;
-  for (int64_t begin = 0, scored = 0; scored < n; begin += options.stride) {
-    const int64_t end = std::min(begin + options.context, n);
-    const std::vector<double> log_p = scorer.token_log_probabilities(
-        tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
-    ASHLAR_CHECK_EQ(static_cast<int64_t>(log_p.size()), end - begin);
-    Window window;
-    window.tokens = end - scored;
-    for (int64_t i = scored - begin; i < end - begin; ++i) {
-      window.nll -= checked(log_p[static_cast<size_t>(i)], begin + i);
+class Chunked final : public Perplexity {
+ public:
+  Chunked(TokenText text, const ChunkedPerplexityOptions& options)
+      : Perplexity(std::move(text)), options_(options) {
+    const int64_t n = options.context;
+    require(n >= 3, ErrorCode::kRequest, "context {}: a chunk needs three tokens", n);
+    require(length() >= n, ErrorCode::kRequest, "the text has {} tokens, a chunk {}", length(), n);
+  }
+  Node settings() const override {
+    return Node::Map{{"protocol", "llama"}, {"context", options_.context}, {"chunks", size()}};
+  }
+  int64_t size() const override {
+    const int64_t whole = length() / options_.context;
+    return options_.chunks > 0 ? std::min(options_.chunks, whole) : whole;
+  }
+  std::vector<ScoreText> texts(int64_t item) const override {
+    const int64_t n = options_.context;
+    ScoreText text;
+    text.tokens = part_of(text_, item * n, (item + 1) * n);
+    if (options_.first_token) text.tokens[0] = *options_.first_token;
+    text.scored = n / 2 + 1;
+    text.marker = false;
+    return {std::move(text)};
+  }
+  std::vector<Metric> metrics() const override { return {perplexity()}; }
+
+ private:
+  ChunkedPerplexityOptions options_;
+};
+
+class Streaming final : public Perplexity {
+ public:
+  Streaming(TokenText text, int64_t context, int64_t prompt)
+      : Perplexity(std::move(text)), context_(context), prompt_(prompt) {
+    require(text_.bytes > 0, ErrorCode::kRequest, "{}: the text is empty", text_.name);
+    require(prompt >= 0 && prompt < context, ErrorCode::kRequest,
+            "prompt of {} tokens: must be 0 to less than the context of {}", prompt, context);
+    require(length() > prompt, ErrorCode::kRequest,
+            "{}: the text has {} tokens, nothing behind a prompt of {}", text_.name, length(),
+            prompt);
+    ranges_ = static_cast<size_t>(range_of(std::min(context, length()) - 1)) + 1;
+  }
+  Node settings() const override {
+    return Node::Map{{"protocol", "streaming"}, {"context", context_}, {"prompt", prompt_}};
+  }
+  int64_t size() const override {
+    const int64_t rest = length() % context_;
+    return length() / context_ + (rest > prompt_ ? 1 : 0);
+  }
+  std::vector<ScoreText> texts(int64_t item) const override {
+    const int64_t begin = item * context_;
+    ScoreText text;
+    text.tokens = part_of(text_, begin, std::min(begin + context_, length()));
+    text.scored = text.prompt = prompt_;
+    return {std::move(text)};
+  }
+  std::vector<double> measure(int64_t item, std::span<const TextScore> scores) const override {
+    std::vector<double> values = Perplexity::measure(item, scores);
+    values.resize(kRanges + 2 * ranges_, 0.0);
+    int64_t position = prompt_;
+    for (const TokenScore& token : scores[0].tokens) {
+      const size_t at = kRanges + 2 * static_cast<size_t>(range_of(position++));
+      values[at] -= token.log_p;
+      values[at + 1] += 1;
     }
-    nll += window.nll;
-    scored = end;
-    windows.push_back(window);
-    progress.update(scored, fmt::format("{:.3f} nats", nll / static_cast<double>(scored)));
+    return values;
   }
-  return windows;
-}
-
-/// The 2.5 % and 97.5 % quantiles of nats per token over resampled windows.
-std::pair<double, double> interval(const std::vector<Window>& windows, int64_t resamples,
-                                   uint64_t seed) {
-  std::vector<double> means;
-  const Philox random(seed, 0x626f6f74);
-  uint64_t draw = 0;
-  for (int64_t r = 0; r < resamples; ++r) {
-    Window sum;
-    for (size_t k = 0; k < windows.size(); ++k) {
-      const Window& window = windows[random.below(draw++, windows.size())];
-      sum.nll += window.nll;
-      sum.tokens += window.tokens;
+  std::vector<Metric> metrics() const override {
+    std::vector<Metric> out{perplexity(), bits_per_byte()};
+    const int64_t last = std::min(context_, length()) - 1;
+    for (int r = range_of(prompt_); r < static_cast<int>(ranges_); ++r) {
+      const int64_t begin = std::max(prompt_, r == 0 ? 0 : kFirstRange << (r - 1));
+      const int64_t end = std::min(last, (kFirstRange << r) - 1);
+      Metric metric = perplexity();
+      metric.name = fmt::format("perplexity[{}…{}]", begin, end);
+      metric.numerator = kRanges + 2 * r;
+      metric.denominator = metric.numerator + 1;
+      out.push_back(std::move(metric));
     }
-    means.push_back(sum.nll / static_cast<double>(sum.tokens));
+    return out;
   }
-  std::sort(means.begin(), means.end());
-  const auto quantile = [&](double q) {
-    return means[static_cast<size_t>(std::llround(q * static_cast<double>(means.size() - 1)))];
-  };
-  return {quantile(0.025), quantile(0.975)};
-}
 
-PerplexityResult summary(const std::vector<Window>& windows, int64_t bytes, int64_t resamples,
-                         uint64_t seed) {
-  PerplexityResult result;
-  result.bytes = bytes;
-  result.windows = static_cast<int64_t>(windows.size());
-  for (const Window& window : windows) {
-    result.nll += window.nll;
-    result.tokens += window.tokens;
+ private:
+  static constexpr int64_t kFirstRange = 64;  ///< positions 0…63, then 64…127, 128…255, …
+  static int range_of(int64_t position) {
+    return std::bit_width(static_cast<uint64_t>(position / kFirstRange));
   }
-  const double mean = result.nll / static_cast<double>(result.tokens);
-  std::pair<double, double> bounds{mean, mean};
-  if (resamples > 0) bounds = interval(windows, resamples, seed);
-  result.perplexity = {std::exp(mean), std::exp(bounds.first), std::exp(bounds.second)};
-  if (bytes == 0) return result;
-  // Bits per byte is the same mean in other units: the text's tokens per byte are given.
-  const double unit =
-      static_cast<double>(result.tokens) / (std::numbers::ln2 * static_cast<double>(bytes));
-  result.bits_per_byte = {mean * unit, bounds.first * unit, bounds.second * unit};
-  return result;
-}
+  int64_t context_, prompt_;
+  size_t ranges_ = 0;
+};
 
 }  // namespace
 
-PerplexityResult sliding_perplexity(Scorer& scorer, std::span<const int32_t> tokens, int64_t bytes,
-                                    const PerplexityOptions& options) {
-  require(bytes > 0, ErrorCode::kRequest, "perplexity of an empty text");
-  require(options.stride >= 1 && options.stride <= options.context, ErrorCode::kRequest,
-          "stride {}: must be 1 to the context of {}", options.stride, options.context);
-  check(scorer, tokens, options.context, options.bootstrap);
-  return summary(slide(scorer, tokens, options), bytes, options.bootstrap, options.seed);
+std::unique_ptr<EvalTask> sliding_perplexity(TokenText text, int64_t context, int64_t stride) {
+  return std::make_unique<Sliding>(std::move(text), context, stride);
 }
 
-PerplexityResult chunked_perplexity(Scorer& scorer, std::span<const int32_t> tokens,
-                                    const ChunkedPerplexityOptions& options) {
-  check(scorer, tokens, options.context, options.bootstrap);
-  const int64_t n = options.context, whole = static_cast<int64_t>(tokens.size()) / n;
-  require(n >= 3, ErrorCode::kRequest, "context {}: a chunk needs three tokens", n);
-  require(whole >= 1, ErrorCode::kRequest, "the text has {} tokens, a chunk {}", tokens.size(), n);
-  const int64_t chunks = options.chunks > 0 ? std::min(options.chunks, whole) : whole;
-  Progress progress("perplexity", chunks);
-  std::vector<Window> windows;
-  for (int64_t c = 0; c < chunks; ++c) {
-    const auto begin = tokens.begin() + c * n;
-    std::vector<int32_t> chunk(begin, begin + n);
-    if (options.first_token) chunk[0] = *options.first_token;
-    const std::vector<double> log_p = scorer.continuation_log_probabilities(chunk);
-    ASHLAR_CHECK_EQ(static_cast<int64_t>(log_p.size()), n - 1);
-    Window window;
-    window.tokens = n - 1 - n / 2;
-    for (int64_t i = n / 2 + 1; i < n; ++i) {
-      window.nll -= checked(log_p[static_cast<size_t>(i - 1)], c * n + i);
-    }
-    windows.push_back(window);
-    progress.update(c + 1);
-  }
-  return summary(windows, 0, options.bootstrap, options.seed);
+std::unique_ptr<EvalTask> chunked_perplexity(TokenText text,
+                                             const ChunkedPerplexityOptions& options) {
+  return std::make_unique<Chunked>(std::move(text), options);
 }
 
-std::vector<EvalRow> PerplexityResult::rows(const std::string& task) const {
-  const auto row = [&](const char* metric, const Estimate& e) {
-    return EvalRow{task, metric, e.value, tokens, e.low, e.high};
-  };
-  std::vector<EvalRow> out = {row("perplexity", perplexity)};
-  if (bytes > 0) out.push_back(row("bits_per_byte", bits_per_byte));
-  return out;
+std::unique_ptr<EvalTask> streaming_perplexity(TokenText text, int64_t context, int64_t prompt) {
+  return std::make_unique<Streaming>(std::move(text), context, prompt);
 }
 
 }  // namespace ashlar

@@ -108,12 +108,16 @@ Tensor Model::head(const ParameterSet& parameters, const ForwardOptions& options
   return parameters.tensors[head_].to(options.compute);
 }
 
-Tensor Model::forward(const ParameterSet& parameters, const Tensor& tokens,
-                      const ForwardOptions& options) const {
-  const Tensor logits =
-      linear_map(hidden(parameters, tokens, options, Rows::kNext), head(parameters, options));
+Tensor Model::logits(const ParameterSet& parameters, const Tensor& hidden,
+                     const ForwardOptions& options) const {
+  const Tensor logits = linear_map(hidden, head(parameters, options));
   const double cap = spec_.logit_softcap;
   return cap > 0 ? at::tanh(logits / cap) * cap : logits;
+}
+
+Tensor Model::forward(const ParameterSet& parameters, const Tensor& tokens,
+                      const ForwardOptions& options) const {
+  return logits(parameters, hidden(parameters, tokens, options, Rows::kNext), options);
 }
 
 Tensor Model::score(const ParameterSet& parameters, const Tensor& tokens,

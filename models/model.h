@@ -43,6 +43,9 @@ class Model {
                     const at::Tensor& begin_BT = {}) const;
   /// The output matrix [V, D] in the compute type.
   at::Tensor head(const ParameterSet& parameters, const ForwardOptions& options) const;
+  /// Logits [..., V] of hidden states [..., D].
+  at::Tensor logits(const ParameterSet& parameters, const at::Tensor& hidden,
+                    const ForwardOptions& options) const;
   /// Logits [B, T, V]; row i predicts the token after token i, for every architecture.
   at::Tensor forward(const ParameterSet& parameters, const at::Tensor& tokens_BT,
                      const ForwardOptions& options) const;

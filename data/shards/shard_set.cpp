@@ -150,8 +150,8 @@ void ShardSet::read(int64_t first, std::span<int32_t> out) const {
   for (size_t done = 0; done < out.size();) {
     int64_t within = 0;
     const Shard& shard = shard_of(first + static_cast<int64_t>(done), within);
-    const int64_t count = std::min<int64_t>(static_cast<int64_t>(out.size() - done),
-                                            shard.rows() - within);
+    const int64_t count =
+        std::min<int64_t>(static_cast<int64_t>(out.size() - done), shard.rows() - within);
     const auto piece = out.subspan(done, static_cast<size_t>(count));
     shard.data->read(within, count, piece);
     for (int32_t token : piece) {
@@ -174,8 +174,8 @@ void ShardSet::read_loss_weights(int64_t first, std::span<float> out) const {
   for (size_t done = 0; done < out.size();) {
     int64_t within = 0;
     const Shard& shard = shard_of(first + static_cast<int64_t>(done), within);
-    const int64_t count = std::min<int64_t>(static_cast<int64_t>(out.size() - done),
-                                            shard.rows() - within);
+    const int64_t count =
+        std::min<int64_t>(static_cast<int64_t>(out.size() - done), shard.rows() - within);
     values.assign(static_cast<size_t>(count), 1);
     if (shard.loss_mask) shard.loss_mask->read(within, count, values);
     for (int32_t value : values) out[done++] = static_cast<float>(value);

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "eval/item_log.h"
+#include "eval/task.h"
+
+namespace ashlar {
+
+struct EvaluateOptions {
+  int64_t batch = 1;  ///< texts that are scored at once; never changes results
+  BootstrapOptions bootstrap;
+  ItemLog* log = nullptr;       ///< items it holds are not scored again; the others are added
+  Node settings = Node::map();  ///< of the model; recorded with every row
+};
+
+/// Items [0, size) in pieces: `run(first, last)` gives the results of consecutive items.
+using RunItems = std::function<std::vector<ItemResult>(int64_t first, int64_t last)>;
+
+/// Runs what the log does not hold yet, `step` items at a time, under a progress bar; results of
+/// all items in order. Throws what `run` throws; finished items stay in the log.
+std::vector<ItemResult> run_items(const std::string& task, const Node& settings, int64_t size,
+                                  int64_t step, ItemLog* log, const RunItems& run);
+
+/// Rows of all `metrics` over `results`, with seconds, bytes and settings.
+std::vector<EvalRow> rows_of(std::span<const Metric> metrics, std::span<const ItemResult> results,
+                             const BootstrapOptions& options, const Node& settings);
+
+/// Scores the task's texts and returns a row per metric. Throws Error(kRequest) for a task without
+/// items or a text the scorer cannot take, naming the item.
+std::vector<EvalRow> evaluate(Scorer& scorer, const EvalTask& task, const EvaluateOptions& options);
+
+}  // namespace ashlar
