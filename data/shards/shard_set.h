@@ -12,9 +12,9 @@ namespace ashlar {
 
 struct ShardOptions {
   /// Id of EOS: needed where the shards do not say it (llm.c), refused where they say another.
-  std::optional<int32_t> eos_id;
+  std::optional<int32_t> eos_id = std::nullopt;
   /// Ids must be below this where the shards do not say their vocabulary.
-  std::optional<int64_t> vocab_size;
+  std::optional<int64_t> vocab_size = std::nullopt;
 };
 
 /// A folder of token shards, opened for reading: every `*.h5`, or every `*.bin` of llm.c, sorted by
