@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "cli/commands.h"
 #include "cli/inspect.h"
 #include "data/shards/llmc_shard.h"
