@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "core/base/error.h"
 #include "core/base/progress.h"
+#include "core/base/threads.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
 #include "data/shards/documents.h"
@@ -61,13 +62,16 @@ std::string read_input(const std::string& path) {
 
 struct EncodeArguments {
   std::string tokenizer, input;
-  bool special = false, plain = false, json = false;
+  bool special = false, plain = false, lossy = false, json = false;
+  int threads = 0;
 };
 
 void run_encode(const EncodeArguments& a) {
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(a.tokenizer);
-  const std::vector<int32_t> ids =
-      tokenizer->encode(read_input(a.input), {.add_special = a.special, .parse_special = !a.plain});
+  ThreadPool pool(a.threads);
+  const std::vector<int32_t> ids = tokenizer->encode_parallel(
+      read_input(a.input), pool,
+      {.add_special = a.special, .parse_special = !a.plain, .lossy = a.lossy});
   if (a.json) {
     Node list = Node::list();
     for (int32_t id : ids) list.push(id);
@@ -147,6 +151,8 @@ void add_encode(CLI::App& tokenizer) {
   c->add_option("--input", a->input, "Text file, or - for standard input")->required();
   c->add_flag("--special", a->special, "Add the vocabulary's special tokens around the text");
   c->add_flag("--plain", a->plain, "Special tokens written in the text are text");
+  c->add_flag("--lossy", a->lossy, "Leave out bytes the vocabulary has no token for");
+  add_threads_option(c, a->threads);
   add_json_flag(c, a->json);
   c->footer("Example:\n  ashlar tokenizer encode --tokenizer tok512.bin --input prompt.txt --json");
   c->callback([a] { run_encode(*a); });

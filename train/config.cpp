@@ -135,32 +135,85 @@ TaskDataConfig read_task(const Node& node, const std::string& path) {
   return task;
 }
 
+// Shards by their path, or `path:`; or a task.
+CorpusConfig read_corpus(const Node& node, const std::string& path, bool weighted) {
+  CorpusConfig corpus;
+  if (!node.is_map()) {
+    corpus.path = node.as_string();
+    return corpus;
+  }
+  Node rest = Node::map();
+  rest.set_origin(node.origin());
+  for (const auto& [key, value] : node.as_map()) {
+    if (key != "weight" || !weighted) {
+      rest.set(key, value);
+      continue;
+    }
+    corpus.weight = value.as_double();
+    if (!(corpus.weight > 0 && corpus.weight <= 1e9)) {
+      fail_at(value, path + ".weight", "must be positive");
+    }
+  }
+  if (rest.find("path") == nullptr) {
+    corpus.task = read_task(rest, path);
+    return corpus;
+  }
+  NodeReader reader(rest, path);
+  corpus.path = reader.text("path");
+  reader.finish();
+  return corpus;
+}
+
 void read_data(const Node& node, DataConfig& data) {
   NodeReader reader(node, "data");
   const Node& train = reader.required("train");
-  if (train.is_map()) {
-    data.train_task = read_task(train, "data.train");
+  if (train.is_list()) {
+    const Node::List& list = train.as_list();
+    if (list.empty()) fail_at(train, "data.train", "an empty list");
+    for (size_t i = 0; i < list.size(); ++i) {
+      data.train.push_back(read_corpus(list[i], fmt::format("data.train[{}]", i), true));
+    }
   } else {
-    data.train = train.as_string();
+    data.train.push_back(read_corpus(train, "data.train", false));
   }
-  const Node* validation = reader.optional("validation");
-  if (validation != nullptr && validation->is_map()) {
-    data.validation_task = read_task(*validation, "data.validation");
-    if (data.validation_task->examples == 0) {
+  if (const Node* validation = reader.optional("validation")) {
+    CorpusConfig corpus = read_corpus(*validation, "data.validation", false);
+    data.validation = corpus.path;
+    data.validation_task = std::move(corpus.task);
+    if (data.validation_task && data.validation_task->examples == 0) {
       fail_at(*validation, "data.validation", "needs the key examples");
     }
-  } else if (validation != nullptr) {
-    data.validation = validation->as_string();
+  }
+  if (reader.has("eos_id")) {
+    data.eos_id =
+        static_cast<int32_t>(reader.integer("eos_id", 0, std::numeric_limits<int32_t>::max()));
   }
   reader.finish();
 }
 
-Node data_node(const std::optional<TaskDataConfig>& task, const std::filesystem::path& folder) {
-  if (!task) return folder.string();
+Node corpus_node(const std::optional<TaskDataConfig>& task, const std::filesystem::path& path) {
+  if (!task) return path.string();
   Node out = Node::Map{{"task", task->name}};
   if (task->examples > 0) out.set("examples", task->examples);
   if (!task->tokenizer.empty()) out.set("tokenizer", task->tokenizer.string());
   for (const auto& [key, value] : task->options.as_map()) out.set(key, value);
+  return out;
+}
+
+Node data_node(const DataConfig& data) {
+  Node train = corpus_node(data.train[0].task, data.train[0].path);
+  if (data.train.size() > 1) {
+    train = Node::list();
+    for (const CorpusConfig& corpus : data.train) {
+      Node entry = corpus_node(corpus.task, corpus.path);
+      if (!entry.is_map()) entry = Node::Map{{"path", std::move(entry)}};
+      entry.set("weight", corpus.weight);
+      train.push(std::move(entry));
+    }
+  }
+  Node out = Node::Map{{"train", std::move(train)},
+                       {"validation", corpus_node(data.validation_task, data.validation)}};
+  if (data.eos_id) out.set("eos_id", int64_t{*data.eos_id});
   return out;
 }
 
@@ -210,9 +263,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
   const OptimizerConfig& o = config.optimizer;
   Node out = Node::Map{
       {"model", *root.find("model")},
-      {"data",
-       Node::Map{{"train", data_node(config.data.train_task, config.data.train)},
-                 {"validation", data_node(config.data.validation_task, config.data.validation)}}},
+      {"data", data_node(config.data)},
       {"train", Node::Map{{"seed", static_cast<int64_t>(config.seed)},
                           {"steps", config.steps},
                           {"context", config.context},

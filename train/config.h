@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/base/node.h"
 #include "data/shards/padded_documents.h"
@@ -26,10 +27,18 @@ struct TaskDataConfig {
   int64_t examples = 0;             ///< of an epoch; 0: endless, training only
 };
 
+/// One source of training samples.
+struct CorpusConfig {
+  std::filesystem::path path;          ///< token shards; see ShardSet
+  std::optional<TaskDataConfig> task;  ///< instead of shards
+  double weight = 1;                   ///< share of the samples, relative to the others'
+};
+
 struct DataConfig {
-  std::filesystem::path train;                                ///< folder of HDF5 token shards
-  std::filesystem::path validation;                           ///< the same; empty: no validation
-  std::optional<TaskDataConfig> train_task, validation_task;  ///< instead of folders
+  std::vector<CorpusConfig> train;                ///< one, or a mixture
+  std::filesystem::path validation;               ///< token shards; empty: no validation
+  std::optional<TaskDataConfig> validation_task;  ///< instead of shards
+  std::optional<int32_t> eos_id;                  ///< of shards that do not say theirs
 
   bool validates() const { return !validation.empty() || validation_task.has_value(); }
 };

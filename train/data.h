@@ -4,13 +4,14 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "data/shards/sample_source.h"
 #include "train/config.h"
 
 namespace ashlar {
 
-/// What a run reads: token shards, or a generated task.
+/// What a run reads: token shards, a generated task, or a mixture of them.
 class TrainingData {
  public:
   /// Samples in the order of training.
@@ -24,6 +25,8 @@ class TrainingData {
   virtual std::string name() const = 0;
   /// "12345 tokens", for the log.
   virtual std::string size() const = 0;
+  /// How often a run of `samples` samples goes through it, a line for each part of a mixture.
+  virtual std::vector<std::string> plan(int64_t samples) const;
   virtual int64_t eos_id() const = 0;
   /// Absent when the shards do not say.
   virtual std::optional<int64_t> vocab_size() const = 0;

@@ -1,10 +1,8 @@
 #include "train/run.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -15,6 +13,7 @@
 #include "core/base/progress.h"
 #include "core/config/config.h"
 #include "core/io/atomic_file.h"
+#include "core/io/folder_lock.h"
 #include "train/data.h"
 #include "train/events.h"
 #include "train/metrics.h"
@@ -47,25 +46,6 @@ class SignalScope {
  private:
   struct sigaction interrupt_ {};
   struct sigaction terminate_ {};
-};
-
-// Keeps a second trainer out of a run folder; released by the system when the process ends.
-class FolderLock {
- public:
-  explicit FolderLock(const fs::path& folder) {
-    const fs::path path = folder / ".lock";
-    fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    require(fd_ >= 0, ErrorCode::kIo, "{}: cannot be opened", path.string());
-    if (flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
-    close(fd_);
-    fail(ErrorCode::kRequest, "{}: another process is training in this folder", folder.string());
-  }
-  ~FolderLock() { close(fd_); }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
- private:
-  int fd_ = -1;
 };
 
 class Run {
@@ -157,7 +137,7 @@ void Run::open_folder(const std::optional<CheckpointReader>& from) {
   std::error_code error;
   fs::create_directories(config_.output, error);
   require(!error, ErrorCode::kIo, "{}: {}", config_.output.string(), error.message());
-  lock_ = std::make_unique<FolderLock>(config_.output);
+  lock_ = std::make_unique<FolderLock>(config_.output, "training");
   int64_t metrics_bytes = 0;
   if (from) {
     const Node* then = from->manifest().config.find("train");
@@ -277,6 +257,9 @@ RunResult Run::execute() {
   spdlog::info("{} parameters, training on {}: {}, steps {}…{}, {} samples of {} tokens each",
                result_.parameters, train_->name(), train_->size(), begin.step + 1, config_.steps,
                config_.batch_size, config_.context);
+  for (const std::string& line : train_->plan(config_.steps * config_.batch_size)) {
+    spdlog::info("{}", line);
+  }
   const SignalScope signals;
   const bool bar = isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();

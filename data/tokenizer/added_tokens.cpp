@@ -21,6 +21,23 @@ AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> tokens) : tokens_(std
     if (range.second == 0) range.first = i;
     range.second = i + 1;
   }
+  pairs_.assign(1 << 16, 0);
+  for (const AddedToken& token : tokens_) {
+    const size_t row = size_t{first_byte(token)} << 8;
+    if (token.content.size() > 1) {
+      pairs_[row | static_cast<uint8_t>(token.content[1])] = 1;
+    } else {
+      std::fill_n(pairs_.begin() + static_cast<std::ptrdiff_t>(row), 256, uint8_t{1});
+    }
+  }
+}
+
+size_t AddedTokenFinder::next_candidate(std::string_view text, size_t position) const {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(text.data());
+  for (; position + 1 < text.size(); ++position) {
+    if (pairs_[size_t{bytes[position]} << 8 | bytes[position + 1]] != 0) break;
+  }
+  return position;
 }
 
 const AddedToken* AddedTokenFinder::match(std::string_view text, size_t position,
@@ -37,7 +54,7 @@ const AddedToken* AddedTokenFinder::match(std::string_view text, size_t position
 void AddedTokenFinder::split(std::string_view text, bool plain, const Piece& piece) const {
   size_t done = 0;
   if (!tokens_.empty()) {
-    for (size_t at = 0; at < text.size();) {
+    for (size_t at = next_candidate(text, 0); at < text.size(); at = next_candidate(text, at)) {
       const AddedToken* token = match(text, at, plain);
       if (token == nullptr) {
         ++at;

@@ -32,9 +32,11 @@ class AddedTokenFinder {
 
  private:
   const AddedToken* match(std::string_view text, size_t position, bool plain) const;
+  size_t next_candidate(std::string_view text, size_t position) const;
 
   std::vector<AddedToken> tokens_;                ///< by first byte, then longest first
   std::vector<std::pair<size_t, size_t>> first_;  ///< range of tokens_ per first byte
+  std::vector<uint8_t> pairs_;                    ///< 1: some token begins with these two bytes
 };
 
 }  // namespace ashlar

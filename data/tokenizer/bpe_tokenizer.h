@@ -11,8 +11,14 @@
 #include "data/tokenizer/split_pattern.h"
 #include "data/tokenizer/text.h"
 #include "data/tokenizer/tokenizer.h"
+#include "data/tokenizer/word_cache.h"
 
 namespace ashlar {
+
+/// U+2581, which stands for a space in vocabularies of the Llama family.
+constexpr const char* kWordStart = "\xe2\x96\x81";
+
+class TextCuts;
 
 struct NormalizerStep {
   enum class Kind { kForm, kPrepend, kReplace };
@@ -70,8 +76,12 @@ class BpeTokenizer : public Tokenizer {
  public:
   /// Throws Error(kData) naming `file` when the vocabulary cannot express every byte.
   BpeTokenizer(BpeVocabulary vocabulary, const std::string& file);
+  ~BpeTokenizer() override;
 
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override;
+  std::vector<int32_t> encode_parallel(std::string_view text, ThreadPool& pool,
+                                       const EncodeOptions& options,
+                                       int64_t part_bytes) const override;
   std::vector<int32_t> encode_pieces(std::span<const TextPiece> pieces,
                                      bool text_start) const override;
   const std::string& token_bytes(int32_t id) const override;
@@ -83,22 +93,32 @@ class BpeTokenizer : public Tokenizer {
   std::optional<int32_t> find_token(std::string_view content) const override;
   std::string description() const override { return vocabulary_.description; }
   const std::string& json() const override { return vocabulary_.json; }
+  /// Where encode_parallel may cut a text.
+  const TextCuts& cuts() const { return *cuts_; }
 
  private:
   void build_decoder();
   void build_symbols(const std::string& file);
+  void find_word_ends();
+  void add_added_tokens();
   /// What is in front of a piece of text: nothing, an added token, or text encoded earlier.
   enum class Start { kText, kSegment, kMiddle };
+  /// Where ids go, and what is remembered on the way.
+  struct Sink {
+    std::vector<int32_t>& ids;
+    WordCache& cache;
+    bool lossy = false;
+  };
 
   std::string normalized(std::string_view text, Start start = Start::kText) const;
   const AddedToken* special_token(std::string_view content) const;
-  void encode_plain(std::string_view text, bool plain, Start start,
-                    std::vector<int32_t>& ids) const;
-  void encode_segment(std::string_view text, bool plain, Start start,
-                      std::vector<int32_t>& ids) const;
-  void pre_tokenize_metaspace(std::string_view text, Start start, std::vector<int32_t>& ids) const;
-  void pre_tokenize(std::string_view text, size_t step, std::vector<int32_t>& ids) const;
-  void encode_piece(std::string_view piece, std::vector<int32_t>& ids) const;
+  void encode_plain(std::string_view text, bool plain, Start start, Sink sink) const;
+  void encode_segment(std::string_view text, bool plain, Start start, Sink sink) const;
+  void pre_tokenize_metaspace(std::string_view text, Start start, Sink sink) const;
+  void pre_tokenize(std::string_view text, size_t step, Sink sink) const;
+  void encode_words(std::string_view text, Sink sink) const;
+  void encode_piece(std::string_view piece, Sink sink) const;
+  bool merge_piece(std::string_view piece, bool lossy, std::vector<int32_t>& symbols) const;
   void push_character(std::string_view bytes, bool valid, std::vector<int32_t>& symbols) const;
 
   BpeVocabulary vocabulary_;
@@ -109,6 +129,11 @@ class BpeTokenizer : public Tokenizer {
   std::vector<bool> special_;
   std::array<int32_t, 256> byte_ids_{};
   std::unordered_map<std::string, int32_t> id_of_;  ///< by spelling
+  mutable WordCaches caches_;
+  /// Set where a text without pre-tokenizer may be merged word by word: [b] true when some token
+  /// holds U+2581 behind byte b. Elsewhere no merge crosses into a U+2581.
+  std::optional<std::array<bool, 256>> joins_word_;
+  std::unique_ptr<const TextCuts> cuts_;
 };
 
 }  // namespace ashlar

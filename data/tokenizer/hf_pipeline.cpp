@@ -1,6 +1,7 @@
 #include "data/tokenizer/hf_pipeline.h"
 
 #include "core/base/error.h"
+#include "data/tokenizer/known_patterns.h"
 
 namespace ashlar {
 
@@ -147,7 +148,7 @@ void read_pre_tokenizer(const Node* node, const std::string& file, BpeVocabulary
       out.splits.push_back(read_split(reader, *step, file));
     } else if (type == "Digits") {
       const bool individual = reader.boolean_or("individual_digits", false);
-      out.splits.push_back(split_step(individual ? R"(\p{N})" : R"(\p{N}+)", where));
+      out.splits.push_back(split_step(digits_pattern(individual), where));
     } else {
       refuse_type(*step, "pre_tokenizer", type);
     }

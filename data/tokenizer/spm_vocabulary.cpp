@@ -12,8 +12,6 @@
 namespace ashlar {
 namespace {
 
-constexpr const char* kSpace = "\xe2\x96\x81";  // U+2581
-
 NormalizerStep step(NormalizerStep::Kind kind, std::string from, std::string to) {
   NormalizerStep out;
   out.kind = kind;
@@ -63,10 +61,10 @@ std::unique_ptr<Tokenizer> make_spm_tokenizer(const SpmVocabulary& spm, const st
     out.present.push_back(true);
   }
   if (spm.space_prefix) {
-    out.normalizers.push_back(step(NormalizerStep::Kind::kPrepend, {}, kSpace));
+    out.normalizers.push_back(step(NormalizerStep::Kind::kPrepend, {}, kWordStart));
   }
-  out.normalizers.push_back(step(NormalizerStep::Kind::kReplace, std::string(1, ' '), kSpace));
-  out.decode_from = kSpace;
+  out.normalizers.push_back(step(NormalizerStep::Kind::kReplace, std::string(1, ' '), kWordStart));
+  out.decode_from = kWordStart;
   out.decode_to.assign(1, ' ');
   out.strip_leading_space = spm.space_prefix;
   out.bos = spm.bos;

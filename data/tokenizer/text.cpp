@@ -3,20 +3,35 @@
 #include <utf8proc.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 
 #include "core/base/error.h"
+#include "data/tokenizer/unicode.h"
 
 namespace ashlar {
 
 Utf8Char utf8_at(std::string_view text, size_t position) {
-  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + position;
-  if (*bytes < 0x80) return {*bytes, 1};
-  utf8proc_int32_t code_point = -1;
-  const auto length =
-      utf8proc_iterate(bytes, static_cast<utf8proc_ssize_t>(text.size() - position), &code_point);
-  if (length <= 0) return {-1, 1};
-  return {code_point, static_cast<int>(length)};
+  const auto* bytes = reinterpret_cast<const uint8_t*>(text.data()) + position;
+  const size_t left = text.size() - position;
+  const uint8_t first = bytes[0];
+  const auto follows = [&](size_t i, uint8_t low, uint8_t high) {
+    return i < left && bytes[i] >= low && bytes[i] <= high;
+  };
+  if (first < 0x80) return {first, 1};
+  // Unicode 16, table 3-7.
+  bool valid = false;
+  if (first >= 0xc2 && first <= 0xdf) {
+    valid = follows(1, 0x80, 0xbf);
+  } else if (first >= 0xe0 && first <= 0xef) {
+    const uint8_t low = first == 0xe0 ? 0xa0 : 0x80, high = first == 0xed ? 0x9f : 0xbf;
+    valid = follows(1, low, high) && follows(2, 0x80, 0xbf);
+  } else if (first >= 0xf0 && first <= 0xf4) {
+    const uint8_t low = first == 0xf0 ? 0x90 : 0x80, high = first == 0xf4 ? 0x8f : 0xbf;
+    valid = follows(1, low, high) && follows(2, 0x80, 0xbf) && follows(3, 0x80, 0xbf);
+  }
+  if (!valid) return {-1, 1};
+  return valid_utf8_at(text, position);
 }
 
 void append_utf8(std::string& out, int32_t code_point) {
@@ -29,6 +44,14 @@ Utf8Run next_utf8_run(std::string_view text, size_t position) {
   size_t end = position;
   const bool valid = utf8_at(text, position).code_point >= 0;
   while (end < text.size()) {
+    uint64_t eight = 0;  // most text is ASCII
+    if (valid && text.size() - end >= sizeof eight) {
+      std::memcpy(&eight, text.data() + end, sizeof eight);
+      if ((eight & 0x8080808080808080u) == 0) {
+        end += sizeof eight;
+        continue;
+      }
+    }
     const Utf8Char c = utf8_at(text, end);
     if ((c.code_point >= 0) != valid) break;
     end += static_cast<size_t>(c.length);
@@ -36,10 +59,8 @@ Utf8Run next_utf8_run(std::string_view text, size_t position) {
   return {text.substr(position, end - position), valid};
 }
 
-bool is_white_space(int32_t c) {
-  return (c >= 0x09 && c <= 0x0d) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
-         c == 0x3000;
+bool is_white_space(int32_t code_point) {
+  return code_point >= 0 && char_kinds()[code_point] == CharKind::kSpace;
 }
 
 size_t white_space_before(std::string_view text, size_t from, size_t end) {
@@ -79,14 +100,48 @@ int form_options(NormalForm form) {
   fail(ErrorCode::kInternal, "unknown normal form");
 }
 
-/// True when normalising cannot change the text: ASCII only, or for NFC only characters below
-/// U+0300, which neither decompose for good nor compose with what precedes them.
-bool is_inert(std::string_view text, NormalForm form) {
-  const uint8_t limit = form == NormalForm::kNfc ? 0xcc : 0x80;
-  for (char c : text) {
-    if (static_cast<uint8_t>(c) >= limit) return false;
+void append_normalized(std::string& out, std::string_view text, NormalForm form) {
+  utf8proc_uint8_t* raw = nullptr;
+  const auto length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                                   static_cast<utf8proc_ssize_t>(text.size()), &raw,
+                                   static_cast<utf8proc_option_t>(form_options(form)));
+  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(raw, &std::free);
+  require(length >= 0, ErrorCode::kResource, "cannot normalise {} bytes of text: {}", text.size(),
+          utf8proc_errmsg(length));
+  out.append(reinterpret_cast<const char*>(raw), static_cast<size_t>(length));
+}
+
+/// Normalises valid text piece by piece: where a safe character begins, what is before it cannot
+/// matter to what follows, nor the other way round (Unicode standard annex 15, section 9). So only
+/// stretches with an unsafe character are looked at, from the safe one in front of them.
+void append_valid_normalized(std::string& out, std::string_view text, NormalForm form) {
+  const uint8_t* flags = normal_form_flags();
+  const auto unsafe = static_cast<uint8_t>(1u << static_cast<unsigned>(form));
+  size_t done = 0;      // bytes already in `out`
+  size_t boundary = 0;  // where the last safe character begins
+  for (size_t at = 0; at < text.size();) {
+    if (static_cast<uint8_t>(text[at]) < 0x80) {
+      boundary = at++;
+      continue;
+    }
+    const Utf8Char c = valid_utf8_at(text, at);
+    const uint8_t flag = flags[c.code_point];
+    const size_t next = at + static_cast<size_t>(c.length);
+    if ((flag & unsafe) == 0) {
+      boundary = (flag & kNewerCharacter) != 0 ? next : at;
+      at = next;
+      continue;
+    }
+    for (at = next; at < text.size();) {
+      const Utf8Char follows = valid_utf8_at(text, at);
+      if ((flags[follows.code_point] & unsafe) == 0) break;
+      at += static_cast<size_t>(follows.length);
+    }
+    out += text.substr(done, boundary - done);
+    append_normalized(out, text.substr(boundary, at - boundary), form);
+    done = boundary = at;
   }
-  return true;
+  out += text.substr(done);
 }
 
 }  // namespace
@@ -97,18 +152,11 @@ std::string normalize(std::string_view text, NormalForm form) {
   for (size_t position = 0; position < text.size();) {
     const Utf8Run run = next_utf8_run(text, position);
     position += run.bytes.size();
-    if (!run.valid || is_inert(run.bytes, form)) {
+    if (run.valid) {
+      append_valid_normalized(out, run.bytes, form);
+    } else {
       out += run.bytes;
-      continue;
     }
-    utf8proc_uint8_t* raw = nullptr;
-    const auto length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(run.bytes.data()),
-                                     static_cast<utf8proc_ssize_t>(run.bytes.size()), &raw,
-                                     static_cast<utf8proc_option_t>(form_options(form)));
-    const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(raw, &std::free);
-    require(length >= 0, ErrorCode::kResource, "cannot normalise {} bytes of text: {}",
-            run.bytes.size(), utf8proc_errmsg(length));
-    out.append(reinterpret_cast<const char*>(raw), static_cast<size_t>(length));
   }
   return out;
 }

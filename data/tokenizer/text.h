@@ -19,6 +19,20 @@ struct Utf8Char {
 /// The character at `position` < text.size(). Overlong forms, surrogates and values above U+10FFFF
 /// are invalid.
 Utf8Char utf8_at(std::string_view text, size_t position);
+/// The same in text known to be valid, where a character begins.
+inline Utf8Char valid_utf8_at(std::string_view text, size_t position) {
+  const auto byte = [&](size_t i) {
+    return static_cast<int32_t>(static_cast<uint8_t>(text[position + i]));
+  };
+  const int32_t first = byte(0);
+  if (first < 0x80) return {first, 1};
+  if (first < 0xe0) return {(first & 0x1f) << 6 | (byte(1) & 0x3f), 2};
+  if (first < 0xf0) {
+    return {(first & 0x0f) << 12 | (byte(1) & 0x3f) << 6 | (byte(2) & 0x3f), 3};
+  }
+  return {(first & 0x07) << 18 | (byte(1) & 0x3f) << 12 | (byte(2) & 0x3f) << 6 | (byte(3) & 0x3f),
+          4};
+}
 void append_utf8(std::string& out, int32_t code_point);
 
 /// The longest prefix of `text` from `position` on that is valid UTF-8, or, when the byte there is
@@ -29,8 +43,7 @@ struct Utf8Run {
 };
 Utf8Run next_utf8_run(std::string_view text, size_t position);
 
-/// Unicode's White_Space property, which is \s of Oniguruma and of Rust. PCRE2's own \s differs at
-/// U+180E.
+/// Unicode's White_Space property (unicode.h); false for a negative value.
 bool is_white_space(int32_t code_point);
 
 /// Where the white space that ends at `end` begins, not before `from`.
@@ -39,7 +52,8 @@ size_t white_space_before(std::string_view text, size_t from, size_t end);
 size_t white_space_after(std::string_view text, size_t begin);
 
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
-/// Normalises every valid run (utf8proc, Unicode 15); invalid bytes stay as they are.
+/// Normalises every valid run by the rules of Unicode 9.0, as the reference does (unicode.h);
+/// invalid bytes stay as they are.
 std::string normalize(std::string_view text, NormalForm form);
 
 /// GPT-2's printable alphabet: the character that stands for a byte in vocabularies, and back.

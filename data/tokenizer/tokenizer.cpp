@@ -18,6 +18,11 @@ namespace fs = std::filesystem;
 
 const std::string& Tokenizer::hash() const { return hash_; }
 
+std::vector<int32_t> Tokenizer::encode_parallel(std::string_view text, ThreadPool&,
+                                                const EncodeOptions& options, int64_t) const {
+  return encode(text, options);
+}
+
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool keep_special) const {
   std::string bytes;
   for (int32_t id : ids) {

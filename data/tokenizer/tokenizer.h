@@ -11,12 +11,17 @@
 
 namespace ashlar {
 
+class ThreadPool;
+
 struct EncodeOptions {
   /// Adds what the vocabulary puts around a text: BOS of the Llama family, a template's tokens.
   bool add_special = false;
   /// Recognises special tokens written out in the text ("<|endoftext|>"). Off, they are plain text,
   /// which is what documents and user input need. Ordinary added tokens are always recognised.
   bool parse_special = false;
+  /// Bytes the vocabulary has no token for are left out, as Python's `tokenizers` does. Off, they
+  /// are an error.
+  bool lossy = false;
 };
 
 /// A part of a text whose structure is known, such as a rendered chat.
@@ -32,9 +37,17 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   /// Ids of `text`, any bytes; bytes that are not UTF-8 survive a round trip. Throws Error(kData)
-  /// for a byte that the vocabulary has no token for, rather than drop it.
+  /// for a byte that the vocabulary has no token for, rather than drop it, unless `lossy`.
   virtual std::vector<int32_t> encode(std::string_view text,
                                       const EncodeOptions& options = {}) const = 0;
+
+  /// The same ids, found on the threads of `pool`: the text is cut into parts of about `part_bytes`
+  /// where this cannot be seen in the result. Vocabularies for which no such places are known
+  /// (docs/tokenizers.md) and short texts are encoded on one thread. Not from inside a task of the
+  /// pool.
+  virtual std::vector<int32_t> encode_parallel(std::string_view text, ThreadPool& pool,
+                                               const EncodeOptions& options = {},
+                                               int64_t part_bytes = 1 << 18) const;
 
   /// Ids of the pieces' joined text, in which only pieces marked special become special tokens: the
   /// rest is plain, whatever is written in it. A marked piece that is no special token of this

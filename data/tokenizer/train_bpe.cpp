@@ -195,14 +195,17 @@ BpeTrainer::~BpeTrainer() = default;
 void BpeTrainer::add(std::span<const std::string> documents) {
   state_->pool.parallel_for(static_cast<int64_t>(documents.size()), [&](int64_t index, int thread) {
     WordCounts& counts = state_->counts[static_cast<size_t>(thread)];
-    state_->pattern.split(documents[static_cast<size_t>(index)], [&](std::string_view word, bool) {
+    SplitPattern::Pieces pieces(state_->pattern, documents[static_cast<size_t>(index)]);
+    std::string_view word;
+    bool is_match = false;
+    while (pieces.next(word, is_match)) {
       const auto found = counts.find(word);
       if (found != counts.end()) {
         ++found->second;
       } else {
         counts.emplace(std::string(word), 1);
       }
-    });
+    }
   });
 }
 

@@ -206,10 +206,12 @@ TEST(SplitPattern, PiecesCoverTheText) {
   for (uint64_t seed = 0; seed < 100; ++seed) {
     const std::string text = random_bytes(seed, 60);
     std::string joined;
-    pattern.split(text, [&](std::string_view piece, bool) {
+    SplitPattern::Pieces pieces(pattern, text);
+    std::string_view piece;
+    for (bool is_match = false; pieces.next(piece, is_match);) {
       EXPECT_FALSE(piece.empty());
       joined += piece;
-    });
+    }
     EXPECT_EQ(joined, text);
   }
 }
@@ -223,7 +225,10 @@ TEST(SplitPattern, RefusesWhereEnginesDiffer) {
                                                         {R"(a{1,2}+)", "{n,m}+"},
                                                         {R"(a.)", "dot"},
                                                         {R"((?m:a))", "group (?m:"},
-                                                        {R"([\S])", R"(\S inside)"},
+                                                        {R"((?i:\p{L}))", "a class under"},
+                                                        {R"((?i:mass))", "'ss' under"},
+                                                        {R"(\p{Han})", R"(\p{Han})"},
+                                                        {R"([\s-z])", "a range from a class"},
                                                         {"(", "does not compile"}}) {
     expect_error(ErrorCode::kData, {"file: key", why}, [&] { SplitPattern(pattern, "file: key"); });
   }

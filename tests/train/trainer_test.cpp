@@ -9,7 +9,7 @@
 #include "data/shards/batch_source.h"
 #include "tests/support/files.h"
 #include "tests/support/tolerance.h"
-#include "tests/train/run_fixture.h"
+#include "tests/train/run_state.h"
 #include "train/optimizer.h"
 #include "train/run.h"
 
@@ -18,27 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Fixture {
-  test::TempDir dir;
-  explicit Fixture() { test::write_data(dir.path()); }
-  std::string yaml(const std::string& run, const std::string& model = test::kDecoderModel,
-                   const std::string& precision = "fp32") const {
-    return test::train_yaml(dir.path(), dir / run, model, precision);
-  }
-};
-
-std::vector<float> parameters_of(const fs::path& checkpoint) {
-  const CheckpointReader reader(checkpoint);
-  std::vector<float> all;
-  for (const std::string& name : reader.names()) {
-    int64_t n = 1;
-    for (int64_t d : reader.shape(name)) n *= d;
-    std::vector<float> values(static_cast<size_t>(n));
-    reader.read(name, values);
-    all.insert(all.end(), values.begin(), values.end());
-  }
-  return all;
-}
+using test::Fixture;
+using test::parameters_of;
 
 TEST(Schedule, WarmsUpLinearlyAndFallsAsACosine) {
   TrainConfig config;
