@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "cli/app.h"
+#include "cli/engine_fidelity.h"
 #include "core/base/error.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
@@ -21,7 +22,7 @@ struct Options {
   int64_t context = 0, stride = 0, chunks = 0, prompt = 0, batch = 1, limit = 0;
   BootstrapOptions bootstrap;
   EngineArguments engine;
-  bool json = false;
+  bool fidelity = false, json = false;
 };
 
 struct Task {
@@ -60,12 +61,25 @@ class Evaluation {
 
   void run(const Task& task) {
     if (task.kind == "logits") return logits(task);
+<<<<<<< HEAD
     const auto items = task.kind == "ppl" ? perplexity(task) : items_of(task);
     for (EvalRow& row : evaluate(*scorer_, *items, options_)) rows_.push_back(std::move(row));
+=======
+    const std::unique_ptr<EvalTask> items = perplexity(task);
+    add(evaluate(*scorer_, *items, options_));
+    if (!o_.fidelity) return;
+    auto* engine = dynamic_cast<EngineScorer*>(scorer_.get());
+    require(engine != nullptr, ErrorCode::kRequest, "--fidelity: only the engine has a cache");
+    add(evaluate_fidelity(*make_fidelity_probe(*engine), *items, options_));
+>>>>>>> main
   }
   const std::vector<EvalRow>& rows() const { return rows_; }
 
  private:
+  void add(std::vector<EvalRow> rows) {
+    for (EvalRow& row : rows) rows_.push_back(std::move(row));
+  }
+
   TokenText read_text(const Task& task) const {
     const std::string& path = task.argument;
     TokenText out;
@@ -246,6 +260,9 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
   c->add_option("--items", options->items,
                 "JSON lines with the numbers of every item; a run that ended early goes on from "
                 "them");
+  c->add_flag("--fidelity", options->fidelity,
+              "Also compare the cache with a full fp32 one, query by query: KL, top-1 agreement, "
+              "error of attention outputs by layer, retained attention by KV group");
   c->add_option("--output", options->output, "File for logits (.npy, float32 [n, vocab])");
   add_engine_options(c, options->engine);
   add_json_flag(c, options->json);

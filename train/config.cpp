@@ -98,7 +98,7 @@ void read_cadence(NodeReader& root, TrainConfig& config) {
     config.validation_every = reader.integer_or("every", 0, 0, kMost);
     config.validation_batches = reader.integer_or("batches", 0, 0, kMost);
     reader.finish();
-    if (config.data.validation.empty()) {
+    if (!config.data.validates()) {
       fail_at(*node, "validation", "needs data.validation");
     }
   }
@@ -115,16 +115,62 @@ void read_cadence(NodeReader& root, TrainConfig& config) {
   }
 }
 
+// `task: NAME`, `examples`, `tokenizer`, and the options of the generator, which reads them itself.
+TaskDataConfig read_task(const Node& node, const std::string& path) {
+  TaskDataConfig task;
+  for (const auto& [key, value] : node.as_map()) {
+    if (key == "task") {
+      task.name = value.as_string();
+    } else if (key == "tokenizer") {
+      task.tokenizer = value.as_string();
+    } else if (key == "examples") {
+      task.examples = value.as_int();
+      if (task.examples < 1) fail_at(value, path + ".examples", "must be positive");
+    } else {
+      task.options.set(key, value);
+    }
+  }
+  if (task.name.empty()) fail_at(node, path, "needs the key task");
+  task.options.set_origin(node.origin());
+  return task;
+}
+
+void read_data(const Node& node, DataConfig& data) {
+  NodeReader reader(node, "data");
+  const Node& train = reader.required("train");
+  if (train.is_map()) {
+    data.train_task = read_task(train, "data.train");
+  } else {
+    data.train = train.as_string();
+  }
+  const Node* validation = reader.optional("validation");
+  if (validation != nullptr && validation->is_map()) {
+    data.validation_task = read_task(*validation, "data.validation");
+    if (data.validation_task->examples == 0) {
+      fail_at(*validation, "data.validation", "needs the key examples");
+    }
+  } else if (validation != nullptr) {
+    data.validation = validation->as_string();
+  }
+  reader.finish();
+}
+
+Node data_node(const std::optional<TaskDataConfig>& task, const std::filesystem::path& folder) {
+  if (!task) return folder.string();
+  Node out = Node::Map{{"task", task->name}};
+  if (task->examples > 0) out.set("examples", task->examples);
+  if (!task->tokenizer.empty()) out.set("tokenizer", task->tokenizer.string());
+  for (const auto& [key, value] : task->options.as_map()) out.set(key, value);
+  return out;
+}
+
 }  // namespace
 
 TrainConfig train_config_from(const Node& root) {
   NodeReader reader(root);
   TrainConfig config;
   config.model = model_spec_from_config(reader.required("model"));
-  NodeReader data(reader.required("data"), "data");
-  config.data.train = data.text("train");
-  config.data.validation = data.text_or("validation", "");
-  data.finish();
+  read_data(reader.required("data"), config.data);
   read_train(reader.required("train"), config);
   read_optimizer(reader.required("optimizer"), config.optimizer);
   read_schedule(reader.optional("schedule"), config);
@@ -164,8 +210,9 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
   const OptimizerConfig& o = config.optimizer;
   Node out = Node::Map{
       {"model", *root.find("model")},
-      {"data", Node::Map{{"train", config.data.train.string()},
-                         {"validation", config.data.validation.string()}}},
+      {"data",
+       Node::Map{{"train", data_node(config.data.train_task, config.data.train)},
+                 {"validation", data_node(config.data.validation_task, config.data.validation)}}},
       {"train", Node::Map{{"seed", static_cast<int64_t>(config.seed)},
                           {"steps", config.steps},
                           {"context", config.context},
@@ -195,7 +242,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                   {"decoding_weight", extra.decoding_weight},
                   {"auto_encoding_weight", extra.auto_encoding_weight}});
   }
-  if (!config.data.validation.empty()) {
+  if (config.data.validates()) {
     out.set("validation",
             Node::Map{{"every", config.validation_every}, {"batches", config.validation_batches}});
   }

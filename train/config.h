@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "core/base/node.h"
@@ -17,9 +18,20 @@ enum class Precision { kAuto, kFp32, kBf16 };
 enum class OptimizerKind { kAdamW };
 enum class ScheduleKind { kCosine };
 
+/// A generated task (data/tasks) as training data.
+struct TaskDataConfig {
+  std::string name;
+  Node options = Node::map();       ///< of the generator
+  std::filesystem::path tokenizer;  ///< of tasks made of text
+  int64_t examples = 0;             ///< of an epoch; 0: endless, training only
+};
+
 struct DataConfig {
-  std::filesystem::path train;       ///< folder of HDF5 token shards
-  std::filesystem::path validation;  ///< the same; empty: no validation
+  std::filesystem::path train;                                ///< folder of HDF5 token shards
+  std::filesystem::path validation;                           ///< the same; empty: no validation
+  std::optional<TaskDataConfig> train_task, validation_task;  ///< instead of folders
+
+  bool validates() const { return !validation.empty() || validation_task.has_value(); }
 };
 
 struct OptimizerConfig {
