@@ -175,12 +175,14 @@ void check_protocol(const Options& o) {
 }
 
 // A window that is read as one prompt gives a policy nothing to act on.
-void check_policy(const Options& o, const Task& task) {
+void check_task(const Options& o, const Task& task) {
   require(task.kind != "ppl" || o.protocol == "streaming" || o.engine.cache.policy == "none",
           ErrorCode::kRequest,
           "--kv-policy {}: the {} protocol reads each window as one prompt, where no policy acts: "
           "use --protocol streaming",
           o.engine.cache.policy, o.protocol);
+  require(o.limit == 0 || is_eval_task(task.text), ErrorCode::kRequest,
+          "--limit: --task {} has no items to leave out", task.text);
 }
 
 void run(const Options& o, const EvalSupport& support) {
@@ -188,7 +190,7 @@ void run(const Options& o, const EvalSupport& support) {
   std::vector<Task> tasks;
   for (const std::string& text : o.tasks) {
     tasks.push_back(parse_task(text));
-    check_policy(o, tasks.back());
+    check_task(o, tasks.back());
   }
   Evaluation evaluation(o, support);
   for (const Task& task : tasks) evaluation.run(task);

@@ -18,6 +18,7 @@ namespace {
 
 using test::ByteTokenizer;
 using test::expect_error;
+using test::shared_data;
 
 Node options(std::initializer_list<std::pair<const char*, Node>> entries) {
   Node node = Node::map();
@@ -118,6 +119,32 @@ TEST(TextTasks, WorkWithSubwordTokens) {
         << "the context's tokens do not depend on the question";
     EXPECT_EQ(task->settings().find("tokenizer_sha256")->as_string(), tokenizer->hash());
   }
+}
+
+// The passkey's answer, read back through each vocabulary: parts join without a space too many.
+TEST(TextTasks, WorkWithRealVocabularies) {
+  const auto folder = shared_data("tokenizers");
+  if (folder.empty()) GTEST_SKIP() << "no tokenizers";
+  int64_t found = 0;
+  for (const auto& file : std::filesystem::directory_iterator(folder)) {
+    SCOPED_TRACE(file.path().string());
+    const auto tokenizer = load_tokenizer(file.path());
+    const TaskExample e = make_passkey(options({{"length", 600}}), tokenizer.get())->example(7);
+    EXPECT_LE(e.tokens.size(), 600u);
+    EXPECT_GT(e.tokens.size(), 560u);
+    const std::string text = tokenizer->decode(e.tokens);
+    const auto keys = matches(text, "The pass key is ([0-9]{5})\\.");
+    ASSERT_EQ(keys.size(), 1u);
+    EXPECT_TRUE(text.ends_with("\nWhat is the pass key? The pass key is " + keys[0])) << text;
+    const auto answers = static_cast<size_t>(std::count(e.answer.begin(), e.answer.end(), 1));
+    std::string answer;
+    for (int32_t id : std::span<const int32_t>(e.tokens).last(answers)) {
+      answer += tokenizer->token_bytes(id);
+    }
+    EXPECT_EQ(answer, " " + keys[0]);
+    ++found;
+  }
+  EXPECT_GE(found, 5);
 }
 
 TEST(TextTasks, PasskeyIsInTheText) {
