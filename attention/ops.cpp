@@ -230,6 +230,13 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& head, const Tens
                             const Tensor& weights, const LossShape& shape) {
   check_targets(hidden, head, targets);
   ASHLAR_CHECK(weights.numel() == hidden.size(0) && weights.is_contiguous());
+  // Where most targets do not count (answers of a task), their logits are most of the work.
+  const Tensor counts = at::nonzero(weights).squeeze(1);
+  if (2 * counts.numel() < weights.numel() && counts.numel() > 0) {
+    return linear_cross_entropy(hidden.index_select(0, counts), head,
+                                targets.index_select(0, counts), weights.index_select(0, counts),
+                                shape);
+  }
   if (!at::GradMode::is_enabled()) {
     return row_losses(hidden.contiguous(), head.contiguous(), targets, weights, shape, {}, {})
         .sum();

@@ -1,5 +1,8 @@
+#include <algorithm>
+
 #include "cli/commands.h"
 #include "cli/inspect.h"
+#include "data/shards/llmc_shard.h"
 #include "data/shards/shard_set.h"
 #include "export/checkpoint_model.h"
 #include "train/checkpoint/checkpoint.h"
@@ -18,12 +21,15 @@ Node describe_checkpoint(const fs::path& path) {
   return out;
 }
 
+bool is_shard(const fs::path& path) {
+  return path.extension() == ".h5" || (path.extension() == ".bin" && is_llmc_shard(path));
+}
+
 bool holds_shards(const fs::path& path) {
-  if (!fs::is_directory(path)) return false;
-  for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
-    if (entry.path().extension() == ".h5") return true;
-  }
-  return false;
+  if (!fs::is_directory(path)) return path.extension() == ".bin" && is_llmc_shard(path);
+  const fs::directory_iterator entries(path);
+  return std::any_of(begin(entries), end(entries),
+                     [](const auto& e) { return is_shard(e.path()); });
 }
 
 template <typename T>

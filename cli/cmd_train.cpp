@@ -10,9 +10,9 @@
 #include "cli/run_model.h"
 #include "core/base/error.h"
 #include "core/config/config.h"
-#include "data/shards/shard_set.h"
 #include "data/tokenizer/tokenizer.h"
 #include "export/adapt.h"
+#include "train/data.h"
 #include "train/run.h"
 
 namespace ashlar::cli {
@@ -28,13 +28,12 @@ struct TrainArguments {
   bool json = false;
 };
 
-// Ids must mean the same in the model and in the shards.
+// Ids must mean the same in the model and in the data.
 void check_same_tokenizer(const ModelData& model, const TrainConfig& config) {
-  const ShardSet shards(config.data.train);
-  if (model.tokenizer_json.empty() || shards.vocabulary_sha256().empty()) return;
-  require(model_tokenizer(model, "--init")->hash() == shards.vocabulary_sha256(),
-          ErrorCode::kRequest, "--init: the model's tokenizer is not the one {} was made with",
-          config.data.train.string());
+  const auto data = TrainingData::train(config);
+  if (model.tokenizer_json.empty() || data->vocabulary().empty()) return;
+  require(model_tokenizer(model, "--init")->hash() == data->vocabulary(), ErrorCode::kRequest,
+          "--init: the model's tokenizer is not the one {} was made with", data->name());
 }
 
 Node result_node(const RunResult& r) {
@@ -49,7 +48,9 @@ Node result_node(const RunResult& r) {
   if (!r.resumed_from.empty()) node.set("resumed_from", r.resumed_from);
   if (r.validation) {
     node.set("validation_loss", r.validation->loss);
-    node.set("validation_bits_per_byte", r.validation->bits_per_byte);
+    if (r.validation->bits_per_byte) {
+      node.set("validation_bits_per_byte", *r.validation->bits_per_byte);
+    }
     node.set("validation_tokens", r.validation->tokens);
   }
   return node;
@@ -67,8 +68,10 @@ void print_result(const TrainArguments& a, const RunResult& r) {
   fmt::print("{}: {} parameters, step {}, loss {:.4f}", r.output.string(), r.parameters,
              r.last.step, r.last.loss);
   if (r.validation) {
-    fmt::print(", validation {:.4f} ({:.4f} bits per byte)", r.validation->loss,
-               r.validation->bits_per_byte);
+    fmt::print(", validation {:.4f}", r.validation->loss);
+    if (r.validation->bits_per_byte) {
+      fmt::print(" ({:.4f} bits per byte)", *r.validation->bits_per_byte);
+    }
   }
   fmt::print(", {:.0f} tokens/s\n", r.tokens_per_second);
 }

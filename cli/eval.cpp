@@ -3,12 +3,14 @@
 #include <filesystem>
 
 #include "cli/app.h"
+#include "cli/engine_fidelity.h"
 #include "core/base/error.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
 #include "core/io/npy.h"
 #include "eval/evaluate.h"
 #include "eval/perplexity.h"
+#include "eval/tasks.h"
 
 namespace ashlar::cli {
 namespace fs = std::filesystem;
@@ -17,10 +19,10 @@ namespace {
 struct Options {
   std::string model, scorer, output, items, protocol = "sliding";
   std::vector<std::string> tasks;
-  int64_t context = 0, stride = 0, chunks = 0, prompt = 0, batch = 1;
+  int64_t context = 0, stride = 0, chunks = 0, prompt = 0, batch = 1, limit = 0;
   BootstrapOptions bootstrap;
   EngineArguments engine;
-  bool json = false;
+  bool fidelity = false, json = false;
 };
 
 struct Task {
@@ -30,8 +32,11 @@ struct Task {
 Task parse_task(const std::string& text) {
   const size_t colon = text.find(':');
   Task task{text, text.substr(0, colon), colon == std::string::npos ? "" : text.substr(colon + 1)};
+  if (is_eval_task(text)) return task;
+  std::string known = "ppl:FILE, logits:TOKENS.json";
+  for (const TaskKind& kind : task_kinds()) known += ", " + kind.usage;
   require(task.kind == "ppl" || task.kind == "logits", ErrorCode::kRequest,
-          "--task {}: '{}' is not one of ppl:FILE, logits:TOKENS.json", text, task.kind);
+          "--task {}: '{}' is not one of {}", text, task.kind, known);
   require(!task.argument.empty(), ErrorCode::kRequest, "--task {}: needs a file, {}:FILE", text,
           task.kind);
   return task;
@@ -56,13 +61,20 @@ class Evaluation {
 
   void run(const Task& task) {
     if (task.kind == "logits") return logits(task);
-    for (EvalRow& row : evaluate(*scorer_, *perplexity(task), options_)) {
-      rows_.push_back(std::move(row));
-    }
+    const auto items = task.kind == "ppl" ? perplexity(task) : items_of(task);
+    add(evaluate(*scorer_, *items, options_));
+    if (!o_.fidelity) return;
+    auto* engine = dynamic_cast<EngineScorer*>(scorer_.get());
+    require(engine != nullptr, ErrorCode::kRequest, "--fidelity: only the engine has a cache");
+    add(evaluate_fidelity(*make_fidelity_probe(*engine), *items, options_));
   }
   const std::vector<EvalRow>& rows() const { return rows_; }
 
  private:
+  void add(std::vector<EvalRow> rows) {
+    for (EvalRow& row : rows) rows_.push_back(std::move(row));
+  }
+
   TokenText read_text(const Task& task) const {
     const std::string& path = task.argument;
     TokenText out;
@@ -83,6 +95,18 @@ class Evaluation {
     out.tokens = model_tokenizer(model_, o_.model)->encode(text);
     out.bytes = static_cast<int64_t>(text.size());
     return out;
+  }
+
+  const Tokenizer& tokenizer() {
+    if (tokenizer_ == nullptr) tokenizer_ = model_tokenizer(model_, o_.model);
+    return *tokenizer_;
+  }
+
+  std::unique_ptr<EvalTask> items_of(const Task& task) {
+    return make_eval_task(task.text, o_.limit,
+                          {scorer_->vocab_size(), scorer_->context_length(),
+                           o_.engine.cache.policy != "none" || o_.fidelity,
+                           [this]() -> const Tokenizer& { return tokenizer(); }});
   }
 
   std::unique_ptr<EvalTask> perplexity(const Task& task) const {
@@ -134,6 +158,7 @@ class Evaluation {
   const EvalSupport& support_;
   ModelData model_;
   std::unique_ptr<Scorer> scorer_;
+  std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<ItemLog> log_;
   EvaluateOptions options_;
   std::vector<EvalRow> rows_;
@@ -150,12 +175,14 @@ void check_protocol(const Options& o) {
 }
 
 // A window that is read as one prompt gives a policy nothing to act on.
-void check_policy(const Options& o, const Task& task) {
+void check_task(const Options& o, const Task& task) {
   require(task.kind != "ppl" || o.protocol == "streaming" || o.engine.cache.policy == "none",
           ErrorCode::kRequest,
           "--kv-policy {}: the {} protocol reads each window as one prompt, where no policy acts: "
           "use --protocol streaming",
           o.engine.cache.policy, o.protocol);
+  require(o.limit == 0 || is_eval_task(task.text), ErrorCode::kRequest,
+          "--limit: --task {} has no items to leave out", task.text);
 }
 
 void run(const Options& o, const EvalSupport& support) {
@@ -163,7 +190,7 @@ void run(const Options& o, const EvalSupport& support) {
   std::vector<Task> tasks;
   for (const std::string& text : o.tasks) {
     tasks.push_back(parse_task(text));
-    check_policy(o, tasks.back());
+    check_task(o, tasks.back());
   }
   Evaluation evaluation(o, support);
   for (const Task& task : tasks) evaluation.run(task);
@@ -174,6 +201,20 @@ void run(const Options& o, const EvalSupport& support) {
   }
 }
 
+std::string footer() {
+  std::string out = "Tasks:\n";
+  for (const TaskKind& kind : task_kinds()) {
+    out += fmt::format("  {:<32}{}\n", kind.usage, kind.help);
+  }
+  return out +
+         "Examples:\n"
+         "  ashlar eval packages/stories --task ppl:story.txt --context 256 --kv-codec q4\n"
+         "  ashlar eval packages/stories --task lambada:lambada.jsonl --task blimp:blimp.zip "
+         "--limit 100\n"
+         "  ashlar eval packages/mqar --task mqar:length=64,pairs=4 --kv-policy h2o --kv-budget "
+         "50%";
+}
+
 }  // namespace
 
 void add_eval(CLI::App& app, const EvalSupport& support) {
@@ -182,8 +223,8 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
   c->add_option("model", options->model, "Run, checkpoint, package or importable model")
       ->required();
   c->add_option("--task", options->tasks,
-                "ppl:FILE (text, or a folder of token shards) or logits:TOKENS.json; may be given "
-                "several times")
+                "ppl:FILE (text, or a folder of token shards), logits:TOKENS.json, or one of the "
+                "tasks below; may be given several times")
       ->required();
   c->add_option("--scorer", options->scorer, "Which side computes: train or engine")
       ->check(CLI::IsMember(support.scorers));
@@ -202,6 +243,9 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
       ->check(CLI::PositiveNumber);
   c->add_option("--prompt", options->prompt, "Tokens of a segment's prompt (streaming protocol)")
       ->check(CLI::NonNegativeNumber);
+  c->add_option("--limit", options->limit,
+                "Only the first so many items of each task (blimp: of each set)")
+      ->check(CLI::PositiveNumber);
   c->add_option("--batch", options->batch, "Texts the engine reads at once; never changes results")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
@@ -213,11 +257,13 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
   c->add_option("--items", options->items,
                 "JSON lines with the numbers of every item; a run that ended early goes on from "
                 "them");
+  c->add_flag("--fidelity", options->fidelity,
+              "Also compare the cache with a full fp32 one, query by query: KL, top-1 agreement, "
+              "error of attention outputs by layer, retained attention by KV group");
   c->add_option("--output", options->output, "File for logits (.npy, float32 [n, vocab])");
   add_engine_options(c, options->engine);
   add_json_flag(c, options->json);
-  c->footer(
-      "Example:\n  ashlar eval packages/stories --task ppl:story.txt --context 256 --kv-codec q4");
+  c->footer(footer());
   c->callback([options, support] { run(*options, support); });
 }
 

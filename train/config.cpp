@@ -98,7 +98,7 @@ void read_cadence(NodeReader& root, TrainConfig& config) {
     config.validation_every = reader.integer_or("every", 0, 0, kMost);
     config.validation_batches = reader.integer_or("batches", 0, 0, kMost);
     reader.finish();
-    if (config.data.validation.empty()) {
+    if (!config.data.validates()) {
       fail_at(*node, "validation", "needs data.validation");
     }
   }
@@ -115,16 +115,115 @@ void read_cadence(NodeReader& root, TrainConfig& config) {
   }
 }
 
+// `task: NAME`, `examples`, `tokenizer`, and the options of the generator, which reads them itself.
+TaskDataConfig read_task(const Node& node, const std::string& path) {
+  TaskDataConfig task;
+  for (const auto& [key, value] : node.as_map()) {
+    if (key == "task") {
+      task.name = value.as_string();
+    } else if (key == "tokenizer") {
+      task.tokenizer = value.as_string();
+    } else if (key == "examples") {
+      task.examples = value.as_int();
+      if (task.examples < 1) fail_at(value, path + ".examples", "must be positive");
+    } else {
+      task.options.set(key, value);
+    }
+  }
+  if (task.name.empty()) fail_at(node, path, "needs the key task");
+  task.options.set_origin(node.origin());
+  return task;
+}
+
+// Shards by their path, or `path:`; or a task.
+CorpusConfig read_corpus(const Node& node, const std::string& path, bool weighted) {
+  CorpusConfig corpus;
+  if (!node.is_map()) {
+    corpus.path = node.as_string();
+    return corpus;
+  }
+  Node rest = Node::map();
+  rest.set_origin(node.origin());
+  for (const auto& [key, value] : node.as_map()) {
+    if (key != "weight" || !weighted) {
+      rest.set(key, value);
+      continue;
+    }
+    corpus.weight = value.as_double();
+    if (!(corpus.weight > 0 && corpus.weight <= 1e9)) {
+      fail_at(value, path + ".weight", "must be positive");
+    }
+  }
+  if (rest.find("path") == nullptr) {
+    corpus.task = read_task(rest, path);
+    return corpus;
+  }
+  NodeReader reader(rest, path);
+  corpus.path = reader.text("path");
+  reader.finish();
+  return corpus;
+}
+
+void read_data(const Node& node, DataConfig& data) {
+  NodeReader reader(node, "data");
+  const Node& train = reader.required("train");
+  if (train.is_list()) {
+    const Node::List& list = train.as_list();
+    if (list.empty()) fail_at(train, "data.train", "an empty list");
+    for (size_t i = 0; i < list.size(); ++i) {
+      data.train.push_back(read_corpus(list[i], fmt::format("data.train[{}]", i), true));
+    }
+  } else {
+    data.train.push_back(read_corpus(train, "data.train", false));
+  }
+  if (const Node* validation = reader.optional("validation")) {
+    CorpusConfig corpus = read_corpus(*validation, "data.validation", false);
+    data.validation = corpus.path;
+    data.validation_task = std::move(corpus.task);
+    if (data.validation_task && data.validation_task->examples == 0) {
+      fail_at(*validation, "data.validation", "needs the key examples");
+    }
+  }
+  if (reader.has("eos_id")) {
+    data.eos_id =
+        static_cast<int32_t>(reader.integer("eos_id", 0, std::numeric_limits<int32_t>::max()));
+  }
+  reader.finish();
+}
+
+Node corpus_node(const std::optional<TaskDataConfig>& task, const std::filesystem::path& path) {
+  if (!task) return path.string();
+  Node out = Node::Map{{"task", task->name}};
+  if (task->examples > 0) out.set("examples", task->examples);
+  if (!task->tokenizer.empty()) out.set("tokenizer", task->tokenizer.string());
+  for (const auto& [key, value] : task->options.as_map()) out.set(key, value);
+  return out;
+}
+
+Node data_node(const DataConfig& data) {
+  Node train = corpus_node(data.train[0].task, data.train[0].path);
+  if (data.train.size() > 1) {
+    train = Node::list();
+    for (const CorpusConfig& corpus : data.train) {
+      Node entry = corpus_node(corpus.task, corpus.path);
+      if (!entry.is_map()) entry = Node::Map{{"path", std::move(entry)}};
+      entry.set("weight", corpus.weight);
+      train.push(std::move(entry));
+    }
+  }
+  Node out = Node::Map{{"train", std::move(train)},
+                       {"validation", corpus_node(data.validation_task, data.validation)}};
+  if (data.eos_id) out.set("eos_id", int64_t{*data.eos_id});
+  return out;
+}
+
 }  // namespace
 
 TrainConfig train_config_from(const Node& root) {
   NodeReader reader(root);
   TrainConfig config;
   config.model = model_spec_from_config(reader.required("model"));
-  NodeReader data(reader.required("data"), "data");
-  config.data.train = data.text("train");
-  config.data.validation = data.text_or("validation", "");
-  data.finish();
+  read_data(reader.required("data"), config.data);
   read_train(reader.required("train"), config);
   read_optimizer(reader.required("optimizer"), config.optimizer);
   read_schedule(reader.optional("schedule"), config);
@@ -164,8 +263,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
   const OptimizerConfig& o = config.optimizer;
   Node out = Node::Map{
       {"model", *root.find("model")},
-      {"data", Node::Map{{"train", config.data.train.string()},
-                         {"validation", config.data.validation.string()}}},
+      {"data", data_node(config.data)},
       {"train", Node::Map{{"seed", static_cast<int64_t>(config.seed)},
                           {"steps", config.steps},
                           {"context", config.context},
@@ -195,7 +293,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                   {"decoding_weight", extra.decoding_weight},
                   {"auto_encoding_weight", extra.auto_encoding_weight}});
   }
-  if (!config.data.validation.empty()) {
+  if (config.data.validates()) {
     out.set("validation",
             Node::Map{{"every", config.validation_every}, {"batches", config.validation_batches}});
   }

@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "core/base/node.h"
 #include "data/shards/padded_documents.h"
@@ -17,9 +19,28 @@ enum class Precision { kAuto, kFp32, kBf16 };
 enum class OptimizerKind { kAdamW };
 enum class ScheduleKind { kCosine };
 
+/// A generated task (data/tasks) as training data.
+struct TaskDataConfig {
+  std::string name;
+  Node options = Node::map();       ///< of the generator
+  std::filesystem::path tokenizer;  ///< of tasks made of text
+  int64_t examples = 0;             ///< of an epoch; 0: endless, training only
+};
+
+/// One source of training samples.
+struct CorpusConfig {
+  std::filesystem::path path;          ///< token shards; see ShardSet
+  std::optional<TaskDataConfig> task;  ///< instead of shards
+  double weight = 1;                   ///< share of the samples, relative to the others'
+};
+
 struct DataConfig {
-  std::filesystem::path train;       ///< folder of HDF5 token shards
-  std::filesystem::path validation;  ///< the same; empty: no validation
+  std::vector<CorpusConfig> train;                ///< one, or a mixture
+  std::filesystem::path validation;               ///< token shards; empty: no validation
+  std::optional<TaskDataConfig> validation_task;  ///< instead of shards
+  std::optional<int32_t> eos_id;                  ///< of shards that do not say theirs
+
+  bool validates() const { return !validation.empty() || validation_task.has_value(); }
 };
 
 struct OptimizerConfig {

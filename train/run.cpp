@@ -1,10 +1,8 @@
 #include "train/run.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -15,7 +13,8 @@
 #include "core/base/progress.h"
 #include "core/config/config.h"
 #include "core/io/atomic_file.h"
-#include "data/shards/batch_source.h"
+#include "core/io/folder_lock.h"
+#include "train/data.h"
 #include "train/events.h"
 #include "train/metrics.h"
 
@@ -49,34 +48,6 @@ class SignalScope {
   struct sigaction terminate_ {};
 };
 
-// Keeps a second trainer out of a run folder; released by the system when the process ends.
-class FolderLock {
- public:
-  explicit FolderLock(const fs::path& folder) {
-    const fs::path path = folder / ".lock";
-    fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    require(fd_ >= 0, ErrorCode::kIo, "{}: cannot be opened", path.string());
-    if (flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
-    close(fd_);
-    fail(ErrorCode::kRequest, "{}: another process is training in this folder", folder.string());
-  }
-  ~FolderLock() { close(fd_); }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
- private:
-  int fd_ = -1;
-};
-
-struct Data {
-  ShardSet shards;
-  BatchSource batches;
-  Data(const fs::path& folder, const TrainConfig& config, BatchSource::Order order)
-      : shards(folder),
-        batches(shards, config.context, config.seed, order,
-                order == BatchSource::Order::kShuffled ? padding_of(config) : PaddingOptions{}) {}
-};
-
 class Run {
  public:
   Run(const Node& root, const RunOptions& options);
@@ -90,14 +61,12 @@ class Run {
   void validate();
   void save();
   bool due(int64_t every, int64_t step) const { return every > 0 && step % every == 0; }
-  std::string eta(int64_t step, double rate) const;
+  std::string eta(int64_t step, double steps_per_second) const;
 
   RunOptions options_;
   TrainConfig config_;
   Node resolved_;
-  Data train_;
-  std::unique_ptr<Data> validation_;
-  int64_t eos_;
+  std::unique_ptr<TrainingData> train_, validation_;
   std::unique_ptr<FolderLock> lock_;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<MetricsFile> metrics_;
@@ -105,7 +74,7 @@ class Run {
   RunResult result_;
   int64_t saved_step_ = -1;
   std::chrono::steady_clock::time_point logged_at_;
-  int64_t logged_tokens_ = 0;
+  int64_t logged_tokens_ = 0, logged_step_ = 0;
 };
 
 TrainConfig read_config(const Node& root) {
@@ -114,38 +83,25 @@ TrainConfig read_config(const Node& root) {
   return config;
 }
 
-fs::path tokenizer_of(const fs::path& shards) {
-  for (const fs::path& folder : {shards, shards.parent_path()}) {
-    if (fs::exists(folder / "tokenizer.json")) return folder / "tokenizer.json";
-  }
-  return {};
-}
-
 Run::Run(const Node& root, const RunOptions& options)
     : options_(options),
       config_(read_config(root)),
       resolved_(resolved_config(root, config_)),
-      train_(config_.data.train, config_, BatchSource::Order::kShuffled) {
-  if (!config_.data.validation.empty()) {
-    validation_ =
-        std::make_unique<Data>(config_.data.validation, config_, BatchSource::Order::kSequential);
-  }
+      train_(TrainingData::train(config_)),
+      validation_(TrainingData::validation(config_)) {
   check_data();
-  eos_ = *train_.shards.eos_id();
 }
 
 void Run::check_data() const {
-  const auto vocabulary = train_.shards.vocab_size();
+  const auto vocabulary = train_->vocab_size();
   require(!vocabulary || *vocabulary <= config_.model.vocab_size, ErrorCode::kRequest,
-          "{}: its vocabulary has {} tokens, more than model.vocab_size = {}",
-          config_.data.train.string(), vocabulary.value_or(0), config_.model.vocab_size);
-  require(train_.shards.eos_id().has_value(), ErrorCode::kRequest,
-          "{}: the shards name no EOS token", config_.data.train.string());
+          "{}: its vocabulary has {} tokens, more than model.vocab_size = {}", train_->name(),
+          vocabulary.value_or(0), config_.model.vocab_size);
   if (validation_ == nullptr) return;
-  require(validation_->shards.vocabulary_sha256() == train_.shards.vocabulary_sha256() &&
-              validation_->shards.eos_id() == train_.shards.eos_id(),
-          ErrorCode::kRequest, "{}: made with another vocabulary than {}",
-          config_.data.validation.string(), config_.data.train.string());
+  require(validation_->vocabulary() == train_->vocabulary() &&
+              validation_->eos_id() == train_->eos_id(),
+          ErrorCode::kRequest, "{}: made with another vocabulary than {}", validation_->name(),
+          train_->name());
 }
 
 std::optional<CheckpointReader> Run::find_checkpoint() const {
@@ -181,7 +137,7 @@ void Run::open_folder(const std::optional<CheckpointReader>& from) {
   std::error_code error;
   fs::create_directories(config_.output, error);
   require(!error, ErrorCode::kIo, "{}: {}", config_.output.string(), error.message());
-  lock_ = std::make_unique<FolderLock>(config_.output);
+  lock_ = std::make_unique<FolderLock>(config_.output, "training");
   int64_t metrics_bytes = 0;
   if (from) {
     const Node* then = from->manifest().config.find("train");
@@ -199,7 +155,7 @@ void Run::open_folder(const std::optional<CheckpointReader>& from) {
     spdlog::info("resuming from {}", from->path().string());
   }
   write_file_atomically(config_.output / "config.yaml", write_yaml(resolved_));
-  const fs::path tokenizer = tokenizer_of(config_.data.train);
+  const fs::path tokenizer = train_->tokenizer();
   if (!tokenizer.empty()) {
     write_file_atomically(config_.output / "tokenizer.json", read_file(tokenizer));
   }
@@ -207,10 +163,9 @@ void Run::open_folder(const std::optional<CheckpointReader>& from) {
   events_ = std::make_unique<EventWriter>(config_.output / "events", trainer_->position().step);
 }
 
-std::string Run::eta(int64_t step, double rate) const {
-  const double left = static_cast<double>((config_.steps - step) * config_.batch_size) *
-                      static_cast<double>(config_.context);
-  const auto seconds = static_cast<int64_t>(rate > 0 ? left / rate : 0);
+std::string Run::eta(int64_t step, double steps_per_second) const {
+  const auto left = static_cast<double>(config_.steps - step);
+  const auto seconds = static_cast<int64_t>(steps_per_second > 0 ? left / steps_per_second : 0);
   return fmt::format("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
 }
 
@@ -219,8 +174,10 @@ void Run::log_step(const StepResult& result, bool print) {
   const int64_t tokens = trainer_->position().tokens;
   const double seconds = std::chrono::duration<double>(now - logged_at_).count();
   const double rate = static_cast<double>(tokens - logged_tokens_) / std::max(seconds, 1e-9);
+  const double steps = static_cast<double>(result.step - logged_step_) / std::max(seconds, 1e-9);
   logged_at_ = now;
   logged_tokens_ = tokens;
+  logged_step_ = result.step;
   metrics_->append(Node::Map{{"step", result.step},
                              {"tokens", tokens},
                              {"loss", result.loss},
@@ -234,22 +191,24 @@ void Run::log_step(const StepResult& result, bool print) {
   if (!print) return;
   spdlog::info("step {}/{} loss {:.4f} lr {:.3g} norm {:.3f} {:.0f} tokens/s, {} left", result.step,
                config_.steps, result.loss, result.lr, result.grad_norm, rate,
-               eta(result.step, rate));
+               eta(result.step, steps));
 }
 
 void Run::validate() {
   const auto start = std::chrono::steady_clock::now();
   const int64_t rows = config_.validation_batches * config_.micro_batch;
   const ValidationResult v =
-      trainer_->validate(validation_->batches, rows, validation_->shards.bytes_per_token());
+      trainer_->validate(validation_->samples(), rows, validation_->bytes_per_token());
   const RunPosition at = trainer_->position();
   Node line = Node::Map{{"step", at.step},
                         {"tokens", at.tokens},
                         {"validation_loss", v.loss},
-                        {"validation_tokens", v.tokens},
-                        {"validation_bits_per_byte", v.bits_per_byte}};
-  std::vector<std::pair<std::string, double>> scalars = {
-      {"validation/loss", v.loss}, {"validation/bits_per_byte", v.bits_per_byte}};
+                        {"validation_tokens", v.tokens}};
+  std::vector<std::pair<std::string, double>> scalars = {{"validation/loss", v.loss}};
+  if (v.bits_per_byte) {
+    line.set("validation_bits_per_byte", *v.bits_per_byte);
+    scalars.emplace_back("validation/bits_per_byte", *v.bits_per_byte);
+  }
   if (!v.loss_by_position.empty()) {
     Node by_position = Node::list();
     for (size_t p = 0; p < v.loss_by_position.size(); ++p) {
@@ -260,8 +219,9 @@ void Run::validate() {
   }
   metrics_->append(line);
   events_->scalars(at.step, scalars);
-  spdlog::info("step {}: validation loss {:.4f}, {:.4f} bits per byte over {} tokens", at.step,
-               v.loss, v.bits_per_byte, v.tokens);
+  spdlog::info("step {}: validation loss {:.4f}{} over {} tokens", at.step, v.loss,
+               v.bits_per_byte ? fmt::format(", {:.4f} bits per byte", *v.bits_per_byte) : "",
+               v.tokens);
   result_.validation = v;
   logged_at_ += std::chrono::steady_clock::now() - start;  // tokens/s are of training alone
 }
@@ -276,7 +236,7 @@ void Run::save() {
   CheckpointManifest manifest;
   manifest.position = position;
   manifest.spec = config_.model;
-  manifest.eos_id = eos_;
+  manifest.eos_id = train_->eos_id();
   manifest.config = resolved_;
   writer.commit(std::move(manifest));
   saved_step_ = position.step;
@@ -285,7 +245,7 @@ void Run::save() {
 }
 
 RunResult Run::execute() {
-  trainer_ = std::make_unique<Trainer>(config_, eos_);
+  trainer_ = std::make_unique<Trainer>(config_, train_->eos_id());
   const auto checkpoint = find_checkpoint();
   if (!checkpoint && options_.initial) trainer_->set_parameters(options_.initial);
   open_folder(checkpoint);
@@ -294,18 +254,22 @@ RunResult Run::execute() {
   const RunPosition begin = trainer_->position();
   result_.last.step = begin.step;
   result_.last.loss = std::numeric_limits<double>::quiet_NaN();
-  spdlog::info("{} parameters, {} training tokens, steps {}…{}, {} samples of {} tokens each",
-               result_.parameters, train_.shards.total_tokens(), begin.step + 1, config_.steps,
+  spdlog::info("{} parameters, training on {}: {}, steps {}…{}, {} samples of {} tokens each",
+               result_.parameters, train_->name(), train_->size(), begin.step + 1, config_.steps,
                config_.batch_size, config_.context);
+  for (const std::string& line : train_->plan(config_.steps * config_.batch_size)) {
+    spdlog::info("{}", line);
+  }
   const SignalScope signals;
   const bool bar = isatty(STDERR_FILENO) != 0;
   const auto start = std::chrono::steady_clock::now();
   logged_at_ = start;
   logged_tokens_ = begin.tokens;
+  logged_step_ = begin.step;
   {
     Progress progress("train", config_.steps);
     while (trainer_->position().step < config_.steps && !result_.stopped) {
-      const StepResult step = trainer_->step(train_.batches);
+      const StepResult step = trainer_->step(train_->samples());
       result_.last = step;
       const bool last = step.step == config_.steps;
       if (last || due(config_.log_every, step.step)) log_step(step, !bar);
@@ -314,8 +278,9 @@ RunResult Run::execute() {
             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         const double rate =
             static_cast<double>(trainer_->position().tokens - begin.tokens) / seconds;
+        const double steps = static_cast<double>(step.step - begin.step) / seconds;
         progress.update(step.step, fmt::format("loss {:.3f} {:.0f} tok/s {} left", step.loss, rate,
-                                               eta(step.step, rate)));
+                                               eta(step.step, steps)));
       }
       result_.stopped = !last && (received_signal != 0 || step.step == options_.stop_after);
       if (validation_ != nullptr && (last || due(config_.validation_every, step.step))) validate();

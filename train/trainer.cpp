@@ -6,7 +6,6 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
-#include <limits>
 #include <numbers>
 
 #include "core/base/error.h"
@@ -178,8 +177,9 @@ ValidationResult Trainer::validate(const SampleSource& data, int64_t rows,
     if (length > 1) result.loss_by_position.push_back(loss[p] / weight[p]);
   }
   result.loss = total / all;
-  result.bits_per_byte = bytes_per_token ? result.loss / std::numbers::ln2 / *bytes_per_token
-                                         : std::numeric_limits<double>::quiet_NaN();
+  if (bytes_per_token) {
+    result.bits_per_byte = result.loss / std::numbers::ln2 / *bytes_per_token;
+  }
   return result;
 }
 

@@ -23,7 +23,7 @@ struct StepResult {
 struct ValidationResult {
   double loss = 0;  ///< mean over targets, nats
   int64_t tokens = 0;
-  double bits_per_byte = 0;  ///< NaN when the bytes per token are not known
+  std::optional<double> bits_per_byte;  ///< absent when the bytes per token are not known
   /// Block Transformers: mean loss of the targets at each of the L_B positions of a block.
   std::vector<double> loss_by_position;
 };

@@ -1,11 +1,13 @@
+#include "data/shards/byte_source.h"
+
 #include <zlib.h>
 #include <zstd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <vector>
 
 #include "core/base/error.h"
-#include "data/shards/documents.h"
 
 namespace ashlar {
 namespace {
@@ -24,6 +26,11 @@ class PlainSource : public ByteSource {
             path_.string());
     consumed_ += static_cast<int64_t>(n);
     return n;
+  }
+  void skip(int64_t bytes) override {
+    require(fseeko(file_.get(), static_cast<off_t>(bytes), SEEK_CUR) == 0, ErrorCode::kIo,
+            "{}: cannot seek", path_.string());
+    consumed_ += bytes;
   }
   int64_t consumed() const override { return consumed_; }
 
@@ -120,6 +127,16 @@ class ZstdSource : public ByteSource {
 };
 
 }  // namespace
+
+void ByteSource::skip(int64_t bytes) {
+  std::vector<char> ignored(1 << 20);
+  while (bytes > 0) {
+    const size_t n = read(ignored.data(), static_cast<size_t>(std::min<int64_t>(bytes, 1 << 20)));
+    require(n > 0, ErrorCode::kData, "the text ends {} bytes before the place to continue from",
+            bytes);
+    bytes -= static_cast<int64_t>(n);
+  }
+}
 
 std::unique_ptr<ByteSource> open_byte_source(const fs::path& path) {
   if (path.extension() == ".gz") return std::make_unique<GzipSource>(path);

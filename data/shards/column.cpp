@@ -40,26 +40,33 @@ void widen(DType dtype, const std::byte* from, std::span<int32_t> out, const std
 }  // namespace
 
 Column::Column(const ShardFile& file, const std::string& name)
-    : file_(file), info_(file.hdf5.dataset(name)) {
+    : file_(&file), mapping_(file.mapping), info_(file.hdf5.dataset(name)) {
   const std::string where = file.hdf5.path().string() + ": dataset '" + name + "'";
   widen(info_.dtype, nullptr, {}, where);
   require(!info_.shape.empty(), ErrorCode::kData, "{}: is a scalar", where);
   row_elements_ = info_.shape[0] == 0 ? 0 : info_.elements / info_.shape[0];
 }
 
+Column::Column(const MappedFile& mapping, DType dtype, int64_t offset, int64_t elements)
+    : mapping_(mapping),
+      info_{"tokens", dtype, {elements}, elements, elements * dtype_bytes(dtype), offset},
+      row_elements_(1) {
+  ASHLAR_CHECK_LE(offset + info_.bytes, static_cast<int64_t>(mapping.bytes().size()));
+}
+
 void Column::read(int64_t first, int64_t count, std::span<int32_t> out) const {
   ASHLAR_CHECK(first >= 0 && count >= 0 && first + count <= info_.shape[0]);
   ASHLAR_CHECK_EQ(static_cast<int64_t>(out.size()), count * row_elements_);
   const int64_t row_bytes = row_elements_ * dtype_bytes(info_.dtype);
-  const std::string where = file_.hdf5.path().string() + ": dataset '" + info_.name + "'";
+  const std::string where = mapping_.path().string() + ": dataset '" + info_.name + "'";
   if (info_.offset) {
-    const std::byte* data = file_.mapping.bytes().data() + *info_.offset + first * row_bytes;
+    const std::byte* data = mapping_.bytes().data() + *info_.offset + first * row_bytes;
     return widen(info_.dtype, data, out, where);
   }
   std::vector<std::byte> raw(static_cast<size_t>(count * row_bytes));
   {
-    const std::lock_guard lock(file_.mutex);
-    file_.hdf5.read_rows(info_.name, info_.dtype, first, count, raw);
+    const std::lock_guard lock(file_->mutex);
+    file_->hdf5.read_rows(info_.name, info_.dtype, first, count, raw);
   }
   widen(info_.dtype, raw.data(), out, where);
 }

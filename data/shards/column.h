@@ -22,19 +22,22 @@ struct ShardFile {
   explicit ShardFile(const std::filesystem::path& path) : hdf5(H5File::open(path)), mapping(path) {}
 };
 
-/// An integer dataset read as int32, from the mapping or through HDF5. Rows of higher rank are read
+/// Integers of a shard read as int32, from a mapping or through HDF5. Rows of higher rank are read
 /// as their flattened elements.
 class Column {
  public:
   /// Throws Error(kData) unless the dataset holds integers of 1, 2 or 4 bytes, or int64.
   Column(const ShardFile& file, const std::string& name);
+  /// `elements` integers that lie in a mapped file from byte `offset` on.
+  Column(const MappedFile& mapping, DType dtype, int64_t offset, int64_t elements);
   const H5Dataset& info() const { return info_; }
   /// Rows [first, first + count) of the first dimension. Throws Error(kData) for a value that does
   /// not fit int32.
   void read(int64_t first, int64_t count, std::span<int32_t> out) const;
 
  private:
-  const ShardFile& file_;
+  const ShardFile* file_ = nullptr;  ///< null: only the mapping
+  const MappedFile& mapping_;
   H5Dataset info_;
   int64_t row_elements_ = 1;
 };

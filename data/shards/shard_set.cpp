@@ -5,18 +5,17 @@
 #include "core/base/checked.h"
 #include "core/base/error.h"
 #include "data/shards/column.h"
+#include "data/shards/llmc_shard.h"
 
 namespace ashlar {
 namespace fs = std::filesystem;
 
 struct ShardSet::Shard {
-  ShardFile file;
-  Column data;
-  std::optional<Column> loss_mask;
-
-  explicit Shard(const fs::path& path) : file(path), data(file, "data") {
-    if (file.hdf5.has_dataset("loss_mask")) loss_mask.emplace(file, "loss_mask");
-  }
+  fs::path path;
+  std::unique_ptr<ShardFile> hdf5;  // one of the two
+  std::unique_ptr<LlmcShard> llmc;
+  std::optional<Column> data, loss_mask;
+  int64_t rows() const { return data->info().shape[0]; }
 };
 
 namespace {
@@ -50,20 +49,36 @@ void accumulate(bool first, std::optional<int64_t>& sum, const std::optional<int
 
 }  // namespace
 
-ShardSet::ShardSet(const fs::path& folder) : folder_(folder) {
+ShardSet::ShardSet(const fs::path& folder, const ShardOptions& options)
+    : folder_(folder), options_(options) {
   std::error_code error;
-  require(fs::is_directory(folder, error), ErrorCode::kRequest, "{}: no such folder of shards",
-          folder.string());
-  std::vector<fs::path> files;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    if (entry.path().extension() == ".h5" && entry.is_regular_file()) files.push_back(entry.path());
+  std::vector<fs::path> files, of_llmc;
+  if (fs::is_regular_file(folder, error)) {
+    files.push_back(folder);
+  } else {
+    require(fs::is_directory(folder, error), ErrorCode::kRequest, "{}: no such folder of shards",
+            folder.string());
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+      if (!entry.is_regular_file()) continue;
+      if (entry.path().extension() == ".h5") files.push_back(entry.path());
+      if (entry.path().extension() == ".bin") of_llmc.push_back(entry.path());
+    }
+    require(files.empty() || of_llmc.empty(), ErrorCode::kRequest,
+            "{}: holds both *.h5 and *.bin shards", folder.string());
+    files.insert(files.end(), of_llmc.begin(), of_llmc.end());
+    require(!files.empty(), ErrorCode::kRequest, "{}: holds no *.h5 shards, nor *.bin of llm.c",
+            folder.string());
   }
-  require(!files.empty(), ErrorCode::kRequest, "{}: holds no *.h5 shards", folder.string());
   std::sort(files.begin(), files.end());
   starts_.push_back(0);
   for (const fs::path& file : files) open(file);
   (samples_ > 0 ? samples_ : total_tokens_) = starts_.back();
   require(starts_.back() > 0, ErrorCode::kData, "{}: the shards hold no tokens", folder.string());
+  require(!eos_id_ || !options_.eos_id || eos_id_ == options_.eos_id, ErrorCode::kRequest,
+          "{}: eos_id {} was asked for, but the shards say {}", folder.string(),
+          options_.eos_id.value_or(0), eos_id_.value_or(0));
+  if (!eos_id_) eos_id_ = options_.eos_id;
+  most_tokens_ = vocab_size_ ? vocab_size_ : options_.vocab_size;
 }
 
 ShardSet::~ShardSet() = default;
@@ -74,21 +89,41 @@ std::optional<double> ShardSet::bytes_per_token() const {
 }
 
 void ShardSet::open(const fs::path& path) {
-  auto shard = std::make_unique<Shard>(path);
+  auto shard = std::make_unique<Shard>();
+  shard->path = path;
+  if (path.extension() == ".bin") {
+    open_llmc(*shard);
+  } else {
+    open_hdf5(*shard);
+  }
+  starts_.push_back(checked_add(starts_.back(), shard->rows(), "tokens"));
+  shards_.push_back(std::move(shard));
+}
+
+void ShardSet::open_llmc(Shard& shard) {
+  shard.llmc = std::make_unique<LlmcShard>(shard.path);
+  const LlmcShard& file = *shard.llmc;
+  shard.data.emplace(file.mapping, file.dtype, LlmcShard::kHeaderBytes, file.tokens);
+}
+
+void ShardSet::open_hdf5(Shard& shard) {
+  const fs::path& path = shard.path;
+  shard.hdf5 = std::make_unique<ShardFile>(path);
+  shard.data.emplace(*shard.hdf5, "data");
+  const H5File& file = shard.hdf5->hdf5;
   const bool first = shards_.empty();
-  const std::vector<int64_t>& shape = shard->data.info().shape;
+  const std::vector<int64_t>& shape = shard.data->info().shape;
   const bool is_stream = shape.size() == 1;
   require(is_stream || (shape.size() == 3 && shape[1] == 3 && shape[2] > 0), ErrorCode::kData,
           "{}: dataset 'data': expected shape (tokens) or (samples, 3, length)", path.string());
   agree(first, sample_length_, is_stream ? 0 : shape[2], path, "layout");
   if (!is_stream) samples_ = 1;  // known to be samples; counted at the end
-  starts_.push_back(checked_add(starts_.back(), shape[0], "tokens"));
-  if (shard->loss_mask) {
-    require(is_stream && shard->loss_mask->info().shape == shape, ErrorCode::kData,
+  if (file.has_dataset("loss_mask")) {
+    shard.loss_mask.emplace(*shard.hdf5, "loss_mask");
+    require(is_stream && shard.loss_mask->info().shape == shape, ErrorCode::kData,
             "{}: dataset 'loss_mask': shape differs from 'data'", path.string());
   }
 
-  const H5File& file = shard->file.hdf5;
   const std::optional<int64_t> eos = attribute(file, "eos_id");
   std::optional<int32_t> eos_id;
   if (eos) eos_id = checked_cast<int32_t>(*eos, "eos_id");
@@ -101,7 +136,6 @@ void ShardSet::open(const fs::path& path) {
   agree(first, vocabulary_sha256_, hash, path, "vocabulary");
   accumulate(first, source_bytes_, attribute(file, "source_bytes"), path, "source_bytes");
   accumulate(first, documents_, attribute(file, "documents"), path, "documents");
-  shards_.push_back(std::move(shard));
 }
 
 const ShardSet::Shard& ShardSet::shard_of(int64_t position, int64_t& within) const {
@@ -116,13 +150,13 @@ void ShardSet::read(int64_t first, std::span<int32_t> out) const {
   for (size_t done = 0; done < out.size();) {
     int64_t within = 0;
     const Shard& shard = shard_of(first + static_cast<int64_t>(done), within);
-    const int64_t count = std::min<int64_t>(static_cast<int64_t>(out.size() - done),
-                                            shard.data.info().shape[0] - within);
+    const int64_t count =
+        std::min<int64_t>(static_cast<int64_t>(out.size() - done), shard.rows() - within);
     const auto piece = out.subspan(done, static_cast<size_t>(count));
-    shard.data.read(within, count, piece);
+    shard.data->read(within, count, piece);
     for (int32_t token : piece) {
-      require(token >= 0 && (!vocab_size_ || token < *vocab_size_), ErrorCode::kData,
-              "{}: token {} is outside the vocabulary", shard.file.hdf5.path().string(), token);
+      require(token >= 0 && (!most_tokens_ || token < *most_tokens_), ErrorCode::kData,
+              "{}: token {} is outside the vocabulary", shard.path.string(), token);
     }
     done += static_cast<size_t>(count);
   }
@@ -140,8 +174,8 @@ void ShardSet::read_loss_weights(int64_t first, std::span<float> out) const {
   for (size_t done = 0; done < out.size();) {
     int64_t within = 0;
     const Shard& shard = shard_of(first + static_cast<int64_t>(done), within);
-    const int64_t count = std::min<int64_t>(static_cast<int64_t>(out.size() - done),
-                                            shard.data.info().shape[0] - within);
+    const int64_t count =
+        std::min<int64_t>(static_cast<int64_t>(out.size() - done), shard.rows() - within);
     values.assign(static_cast<size_t>(count), 1);
     if (shard.loss_mask) shard.loss_mask->read(within, count, values);
     for (int32_t value : values) out[done++] = static_cast<float>(value);
@@ -156,15 +190,15 @@ void ShardSet::read_sample(int64_t index, std::span<int32_t> tokens, std::span<i
   int64_t within = 0;
   const Shard& shard = shard_of(index, within);
   std::vector<int32_t> row(3 * length);  // input_ids, attention_mask, labels
-  shard.data.read(within, 1, row);
+  shard.data->read(within, 1, row);
   for (size_t i = 0; i < length; ++i) {
     tokens[i] = row[i];
     weights[i] = static_cast<float>(row[length + i]);
     targets[i] = row[2 * length + i];
     require(tokens[i] >= 0 && targets[i] >= 0 &&
-                (!vocab_size_ || (tokens[i] < *vocab_size_ && targets[i] < *vocab_size_)),
+                (!most_tokens_ || (tokens[i] < *most_tokens_ && targets[i] < *most_tokens_)),
             ErrorCode::kData, "{}: sample {} holds a token outside the vocabulary",
-            shard.file.hdf5.path().string(), within);
+            shard.path.string(), within);
   }
 }
 
@@ -174,14 +208,14 @@ std::vector<int64_t> ShardSet::document_starts() const {
   std::vector<int32_t> piece;
   for (size_t s = 0; s < shards_.size(); ++s) {
     const int64_t base = starts_[s], count = starts_[s + 1] - base;
-    const H5File& file = shards_[s]->file.hdf5;
-    if (file.has_dataset("document_offsets")) {
+    const Shard& shard = *shards_[s];
+    if (shard.hdf5 != nullptr && shard.hdf5->hdf5.has_dataset("document_offsets")) {
       int64_t least = -1;  // the first may be 0, each later one is larger
-      const std::lock_guard lock(shards_[s]->file.mutex);
-      for (int64_t offset : file.read<int64_t>("document_offsets")) {
+      const std::lock_guard lock(shard.hdf5->mutex);
+      for (int64_t offset : shard.hdf5->hdf5.read<int64_t>("document_offsets")) {
         require(offset > least && offset < count, ErrorCode::kData,
                 "{}: dataset 'document_offsets': {} is out of order or range",
-                shards_[s]->file.hdf5.path().string(), offset);
+                shards_[s]->path.string(), offset);
         least = offset;
         out.push_back(base + offset);
       }

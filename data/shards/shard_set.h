@@ -10,8 +10,15 @@
 
 namespace ashlar {
 
-/// A folder of token shards, opened for reading: every `*.h5`, sorted by name, as one stream of
-/// tokens.
+struct ShardOptions {
+  /// Id of EOS: needed where the shards do not say it (llm.c), refused where they say another.
+  std::optional<int32_t> eos_id = std::nullopt;
+  /// Ids must be below this where the shards do not say their vocabulary.
+  std::optional<int64_t> vocab_size = std::nullopt;
+};
+
+/// A folder of token shards, opened for reading: every `*.h5`, or every `*.bin` of llm.c, sorted by
+/// name, as one stream of tokens; or one such file.
 ///
 /// Contiguous datasets are read through a file mapping (one random window costs well under a
 /// microsecond), others through HDF5. Reads both layouts of Cerebras: rank-1 token streams, and
@@ -21,7 +28,7 @@ class ShardSet {
  public:
   /// Throws Error(kRequest) for a folder without shards and Error(kData) for shards that are
   /// damaged or do not belong together (other vocabulary, EOS or layout).
-  explicit ShardSet(const std::filesystem::path& folder);
+  explicit ShardSet(const std::filesystem::path& folder, const ShardOptions& options = {});
   ~ShardSet();
   ShardSet(const ShardSet&) = delete;
   ShardSet& operator=(const ShardSet&) = delete;
@@ -61,15 +68,19 @@ class ShardSet {
  private:
   struct Shard;
   void open(const std::filesystem::path& file);
+  void open_hdf5(Shard& shard);
+  void open_llmc(Shard& shard);
   const Shard& shard_of(int64_t position, int64_t& within) const;
 
   std::filesystem::path folder_;
+  ShardOptions options_;
   std::vector<std::unique_ptr<Shard>> shards_;
   std::vector<int64_t> starts_;  ///< first token (or sample) of each shard, and the end
   int64_t total_tokens_ = 0;
   int64_t samples_ = 0;
   int64_t sample_length_ = 0;
   std::optional<int64_t> source_bytes_, documents_, vocab_size_;
+  std::optional<int64_t> most_tokens_;  ///< ids must be below it
   std::optional<int32_t> eos_id_;
   std::string vocabulary_sha256_;
 };

@@ -1,7 +1,9 @@
 #include "data/tasks/generator.h"
 
 #include "core/base/error.h"
+#include "data/tasks/id_tasks.h"
 #include "data/tasks/mqar.h"
+#include "data/tasks/text_tasks.h"
 
 namespace ashlar {
 namespace {
@@ -20,6 +22,23 @@ const std::vector<Entry>& entries() {
   static const std::vector<Entry> list = {
       {{"mqar", "multi-query associative recall on bare ids: length, pairs, vocab, config"},
        on_ids<make_mqar>},
+      {{"copy", "a string of bare ids and the same string again: what no cache may forget"},
+       on_ids<make_copy>},
+      {{"needles_ids", "needles on bare ids: keys, key_length, value_length"},
+       on_ids<make_needles_ids>},
+      {{"variables_ids", "variable tracking on bare ids: chains, hops"},
+       on_ids<make_variables_ids>},
+      {{"frequent_ids", "the three most frequent of bare ids: words, alpha"},
+       on_ids<make_frequent_ids>},
+      {{"passkey", "one number in repeated sentences: length, depth, digits", true}, make_passkey},
+      {{"needles", "needles in a haystack as in RULER: length, config, keys, values, queries",
+        true},
+       make_needles},
+      {{"variables", "variable tracking as in RULER: length, chains, hops", true}, make_variables},
+      {{"common_words", "the most common words of a list as in RULER: length, words", true},
+       make_common_words},
+      {{"frequent_words", "the three most frequent coded words as in RULER: length, alpha", true},
+       make_frequent_words},
   };
   return list;
 }

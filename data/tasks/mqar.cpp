@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "core/base/error.h"
 #include "data/tasks/draws.h"
+#include "data/tasks/options.h"
 
 namespace ashlar {
 namespace {
@@ -36,40 +36,38 @@ const std::vector<NamedConfig>& configs() {
 }
 
 struct Settings {
-  std::string config;  ///< empty: one shape
   std::vector<MqarShape> shapes;
-  int64_t vocab = 8192;
-  double power_a = 0.01;
-  int64_t updates = 0, passes = 1;
+  int64_t vocab = 0;
+  double power_a = 0;
+  int64_t updates = 0, passes = 0;
   bool random_filler = true;
   uint64_t seed = 0;
+  Node all;
 };
 
 int64_t context_of(const Settings& s, const MqarShape& shape) {
   return 2 * (shape.pairs * s.passes + s.updates);
 }
 
-void check(const Settings& s, const Node& options) {
+void check(const Settings& s, const TaskOptions& options) {
   for (const MqarShape& shape : s.shapes) {
     const int64_t context = context_of(s, shape);
-    if (shape.length % 2 != 0) fail_at(options, "length", "must be even: pairs of tokens");
+    if (shape.length % 2 != 0) options.refuse("length", "must be even: pairs of tokens");
     if (context + 2 * shape.pairs > shape.length) {
-      fail_at(options, "length",
-              fmt::format("{} tokens do not hold {} pairs of {} tokens and a question for each: at "
-                          "least {}",
-                          shape.length, shape.pairs, context, context + 2 * shape.pairs));
+      options.refuse("length",
+                     fmt::format("{} tokens do not hold {} pairs in {} tokens and a question for "
+                                 "each: at least {}",
+                                 shape.length, shape.pairs, context, context + 2 * shape.pairs));
     }
     if (shape.pairs >= s.vocab / 2) {
-      fail_at(options, "vocab",
-              fmt::format("{} has keys for fewer than {} pairs", s.vocab, shape.pairs));
+      options.refuse("vocab",
+                     fmt::format("{} has keys for fewer than {} pairs", s.vocab, shape.pairs));
     }
     if (s.updates > shape.pairs) {
-      fail_at(options, "updates", fmt::format("more than the {} pairs", shape.pairs));
+      options.refuse("updates", fmt::format("more than the {} pairs", shape.pairs));
     }
   }
-  if (s.updates > 0 && s.passes > 1) {
-    fail_at(options, "updates", "cannot be combined with passes");
-  }
+  if (s.updates > 0 && s.passes > 1) options.refuse("updates", "cannot be combined with passes");
 }
 
 class Mqar final : public TaskGenerator {
@@ -117,23 +115,7 @@ class Mqar final : public TaskGenerator {
   int64_t vocab_size() const override { return s_.vocab; }
   int64_t max_tokens() const override { return max_tokens_; }
 
-  Node settings() const override {
-    Node node = Node::map();
-    node.set("task", "mqar");
-    node.set("vocab", s_.vocab);
-    if (s_.config.empty()) {
-      node.set("length", s_.shapes[0].length);
-      node.set("pairs", s_.shapes[0].pairs);
-    } else {
-      node.set("config", s_.config);
-    }
-    node.set("power_a", s_.power_a);
-    node.set("passes", s_.passes);
-    node.set("updates", s_.updates);
-    node.set("filler", s_.random_filler ? "random" : "zero");
-    node.set("seed", static_cast<int64_t>(s_.seed));
-    return node;
-  }
+  Node settings() const override { return s_.all; }
 
  private:
   size_t shape_of(uint64_t index) const {
@@ -180,31 +162,27 @@ std::vector<std::string_view> mqar_config_names() {
   return names;
 }
 
-std::unique_ptr<TaskGenerator> make_mqar(const Node& options) {
-  NodeReader reader(options);
+std::unique_ptr<TaskGenerator> make_mqar(const Node& node) {
+  TaskOptions options("mqar", node);
   Settings s;
-  constexpr int64_t kMost = int64_t{1} << 24;
-  s.vocab = reader.integer_or("vocab", 8192, 4, kMost);
-  if (reader.has("config")) {
+  s.vocab = options.integer("vocab", 8192, 4, kMostTaskTokens);
+  if (options.has("config")) {
     const auto names = mqar_config_names();
-    s.config = names[reader.choice("config", names)];
-    s.shapes = *find_mqar_config(s.config);
+    const std::string_view name = names[options.choice("config", 0, names)];
+    s.shapes = *find_mqar_config(name);
     for (const char* key : {"length", "pairs"}) {
-      if (const Node* node = reader.optional(key)) {
-        fail_at(*node, key, fmt::format("config '{}' says it already", s.config));
-      }
+      if (options.has(key)) options.refuse(key, fmt::format("config '{}' says it already", name));
     }
   } else {
-    s.shapes = {
-        {reader.integer_or("length", 64, 4, kMost), reader.integer_or("pairs", 4, 1, kMost), 1}};
+    const int64_t length = options.integer("length", 64, 4, kMostTaskTokens);
+    s.shapes = {{length, options.integer("pairs", 4, 1, kMostTaskTokens), 1}};
   }
-  s.power_a = reader.number_or("power_a", 0.01, 1e-6, 1e3);
-  s.passes = reader.integer_or("passes", 1, 1, 1024);
-  s.updates = reader.integer_or("updates", 0, 0, kMost);
-  s.random_filler = reader.choice_or("filler", 0, {"random", "zero"}) == 0;
-  s.seed =
-      static_cast<uint64_t>(reader.integer_or("seed", 0, 0, std::numeric_limits<int64_t>::max()));
-  reader.finish();
+  s.power_a = options.number("power_a", 0.01, 1e-6, 1e3);
+  s.passes = options.integer("passes", 1, 1, 1024);
+  s.updates = options.integer("updates", 0, 0, kMostTaskTokens);
+  s.random_filler = options.choice("filler", 0, {"random", "zero"}) == 0;
+  s.seed = options.seed();
+  s.all = options.finish();
   check(s, options);
   return std::make_unique<Mqar>(std::move(s));
 }

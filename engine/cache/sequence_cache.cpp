@@ -180,14 +180,16 @@ void SequenceCache::query_tiles(int64_t id, int64_t head, std::vector<QueryTile>
   const Group& group = at(id);
   const Lane& lane = lane_of(group, head);
   const int64_t last = group.position + group.step_rows;
-  // Held scores are kept after every row, so every row is a tile.
+  // Held scores are kept after every row, so every row is a tile; the newest row's are its tile's.
   const int64_t widest = holding_ && scored(id) ? 1 : kPageRows;
+  const bool newest_alone = scored(id) && policy_->reducer() == ScoreReducer::kLast;
   tiles.clear();
   for (int64_t p = last - group.last_rows; p < last; p += tiles.back().rows) {
     const int64_t page = p / kPageRows * kPageRows;
     QueryTile tile;
     tile.row = p - (last - group.last_rows);
     tile.rows = std::min({widest, last - p, page + kPageRows - p});
+    if (newest_alone && p + tile.rows == last && tile.rows > 1) --tile.rows;
     if (page > group.position) tile.raw_offset = lane.raw_before + page - group.position;
     tile.encoded = lane.encoded_before + tile.raw_offset;
     tile.raw_visible = lane.raw_before + p - group.position + 1 - tile.raw_offset;
@@ -235,11 +237,18 @@ float* SequenceCache::scores(int64_t id, int64_t head, int64_t reader, const Que
   Group& group = at(id);
   Lane& lane = group.lanes[static_cast<size_t>(head / group.lanes.front().heads())];
   const auto i = static_cast<size_t>(reader * lane.heads() + head - lane.head_begin);
-  if (!holding_) return lane.scores[i].data();
+  const bool afresh = policy_->reducer() == ScoreReducer::kLast;
+  if (!holding_) {
+    if (!afresh) return lane.scores[i].data();
+    if (tile.row + tile.rows != group.last_rows) return nullptr;
+    std::fill(lane.scores[i].begin(), lane.scores[i].end(), 0.0f);
+    return lane.scores[i].data();
+  }
   auto& held = lane.held_scores[i];
   const auto row = static_cast<size_t>(group.step_rows - group.last_rows + tile.row);
   ASHLAR_CHECK_EQ(held.size(), row);
-  std::vector<float> scores = held.empty() ? lane.scores[i] : held.back();
+  std::vector<float> scores;
+  if (!afresh) scores = held.empty() ? lane.scores[i] : held.back();
   scores.resize(lane.positions.size(), 0.0f);
   return held.emplace_back(std::move(scores)).data();
 }

@@ -30,9 +30,14 @@ void self_attention(const LayerStep& step, const float* source_RD, const float* 
                     float* x_RD) {
   const AttentionSpec& a = step.a();
   float* out = attention_of(a.kind)(step, source_RD, input_RD);
+  const int64_t width = a.heads * a.value_dim();
+  if (step.observer != nullptr) {
+    const auto values = static_cast<size_t>(step.rows * width);
+    step.observer->attended(step.group, step.group.readers[static_cast<size_t>(step.reader)],
+                            {out, values}, step.rows);
+  }
   const HadamardPlan& plan = step.weights.heads_plan;
   if (plan.n != 0) {
-    const int64_t width = a.heads * a.value_dim();
     step.pool.parallel_for(step.rows, [&](int64_t r, int thread) {
       hadamard_apply_strided(plan, out + r * width, a.value_dim(),
                              step.work.rotate.data() + thread * width);

@@ -127,6 +127,7 @@ StackModel Engine::stack_model(size_t stack) const {
                    group_of_layer_[stack],
                    {}};
   if (spec_.has_cross_attention(spec)) model.cross_group = cross_group_of_layer_;
+  if (!encoder) model.observer = observer_;
   return model;
 }
 

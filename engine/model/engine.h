@@ -93,6 +93,10 @@ class Engine {
   /// Logits after the last token fed, or after the start marker, [vocab].
   std::span<const float> logits(const Sequence& sequence) const { return sequence.next_logits_; }
 
+  /// Lets `observer` see what attention computes until it is replaced; null: nobody. The block
+  /// encoder's attention is not shown.
+  void set_observer(AttentionObserver* observer) { observer_ = observer; }
+
  private:
   // A StepItem cut to what one step takes; the start marker, if any, is a leading token.
   struct Piece {
@@ -137,6 +141,7 @@ class Engine {
   std::vector<std::unique_ptr<BlockKv>> encoder_kv_;  // one per block of a step
   Workspace work_;
   std::vector<float> stream_, head_in_, head_out_;
+  AttentionObserver* observer_ = nullptr;
 };
 
 }  // namespace ashlar

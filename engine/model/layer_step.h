@@ -32,6 +32,7 @@ struct LayerStep {
   int64_t d_model = 0;
   Workspace& work;
   ThreadPool& pool;
+  AttentionObserver* observer = nullptr;
 
   const AttentionSpec& a() const { return spec.attention; }
 };

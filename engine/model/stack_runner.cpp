@@ -150,6 +150,7 @@ void run_stack(const StackModel& stack, std::span<const StackItem> items, float*
         .d_model = stack.spec.d_model,
         .work = work,
         .pool = pool,
+        .observer = stack.observer,
     };
     if (filled == nullptr || !(filled->attention.rope == step.a().rope)) fill_rope(step);
     filled = &layers[l];

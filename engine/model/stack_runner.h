@@ -6,6 +6,7 @@
 
 #include "core/base/threads.h"
 #include "engine/cache/kv_store.h"
+#include "engine/model/observer.h"
 #include "engine/model/weights.h"
 #include "models/spec/spec.h"
 
@@ -47,6 +48,7 @@ struct StackModel {
   std::span<const KvGroup> groups;       ///< by id
   std::span<const int64_t> group;        ///< per layer: of its self-attention
   std::span<const int64_t> cross_group;  ///< per layer, empty without cross-attention
+  AttentionObserver* observer = nullptr;
 };
 
 /// Called when the last reader of a group has run for all items.

@@ -32,7 +32,11 @@ struct LaneEdit {
 };
 
 /// How probabilities of query rows become a row's score.
-enum class ScoreReducer { kNone, kSum };
+enum class ScoreReducer {
+  kNone,
+  kSum,   ///< over all query rows so far
+  kLast,  ///< of the newest query row alone
+};
 
 /// Decides which rows of a lane stay. Policies act when a prompt is in and after every later entry,
 /// once the group's last reader has run; what they see depends on tokens and options only. Groups
@@ -40,7 +44,7 @@ enum class ScoreReducer { kNone, kSum };
 class Policy {
  public:
   virtual ~Policy() = default;
-  /// Which reduction of attention probabilities it wants, over all query rows and readers.
+  /// Which reduction of attention probabilities it wants; heads of a lane and readers are summed.
   virtual ScoreReducer reducer() const { return ScoreReducer::kNone; }
   /// One lane per KV head instead of one per group.
   virtual bool per_head() const { return false; }

@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "core/io/json.h"
 #include "tests/cli/run_command.h"
+#include "tests/data/prepare_support.h"
 #include "tests/support/files.h"
 
 namespace ashlar::cli {
@@ -102,6 +103,92 @@ TEST(DataCommands, WrongRequestsExitTwoWithOneLine) {
          {"tokenizer", "encode", "--tokenizer", dir / "bad.json", "--input", dir / "short.txt"});
   refuse(2, "no such folder",
          {"data", "bigram", "--train", dir / "gone", "--validation", dir / "gone"});
+}
+
+/// A corpus, its vocabulary, and the words of a request that prepares it.
+struct Prepared {
+  TempDir dir;
+  std::string vocabulary = dir / "tokenizer.json";
+
+  Prepared() {
+    write_corpus(dir / "corpus.jsonl");
+    EXPECT_EQ(ashlar({"tokenizer", "train", "--input", dir / "corpus.jsonl", "--vocab-size", "300",
+                      "--output", vocabulary})
+                  .status,
+              0);
+  }
+  std::vector<std::string> request(const std::string& input) const {
+    return {"data",        "prepare",  "--input",  dir / input,
+            "--tokenizer", vocabulary, "--output", dir / "out"};
+  }
+};
+
+TEST(DataCommands, PrepareRefusesBadInputWithOneLine) {
+  const Prepared p;
+  const auto refuse = [&](int status, const std::string& why, const std::string& input,
+                          const std::vector<std::string>& more = {}) {
+    std::vector<std::string> request = p.request(input);
+    request.insert(request.end(), more.begin(), more.end());
+    const Outcome outcome = ashlar(request);
+    EXPECT_EQ(outcome.status, status) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    EXPECT_NE(outcome.err.find(why), std::string::npos) << outcome.err;
+    EXPECT_FALSE(std::filesystem::exists(p.dir / "out"));
+    EXPECT_FALSE(std::filesystem::exists(p.dir / "out.partial"));
+  };
+  const auto write = [&](const std::string& name, const std::string& content) {
+    test::write_text(p.dir / name, content);
+    return name;
+  };
+  refuse(2, "no such file", "gone.jsonl");
+  refuse(2, ".txt or .jsonl", write("a.csv", "x"));
+  refuse(2, "Parquet is not read", write("a.parquet", "PAR1"));
+  refuse(1, "b.jsonl:3", write("b.jsonl", "{\"text\": \"x\"}\n\n{\"text\": \n"));
+  refuse(1, "b.jsonl:1: body:", write("b.jsonl", "{\"text\": \"x\"}\n"), {"--text-key", "body"});
+  refuse(1, "b.jsonl:2", write("b.jsonl", "{\"text\": \"x\"}\n{\"text\": \"\xff\"}\n"));
+  const std::string corpus = test::read_text(p.dir / "corpus.jsonl");
+  refuse(1, "gzip data is truncated",
+         write("c.jsonl.gz", test::gzip(corpus).substr(0, corpus.size() / 8)));
+  refuse(1, "zstd data is truncated",
+         write("c.jsonl.zst", test::zstd(corpus).substr(0, corpus.size() / 8)));
+  refuse(1, "gzip data is damaged", write("d.txt.gz", "not gzip"));
+  refuse(2, "the input holds no text", write("e.jsonl", "{\"text\": \"\"}\n\n"));
+  refuse(1, "--long-documents skip", "corpus.jsonl", {"--max-document", "200"});
+  refuse(2, "--max-document", "corpus.jsonl", {"--max-document", "much"});
+  refuse(2, "16 times", "corpus.jsonl", {"--memory", "16MiB", "--max-document", "2MiB"});
+  refuse(2, "--dedup", "corpus.jsonl", {"--dedup", "fuzzy"});
+  refuse(2, "--long-documents", "corpus.jsonl", {"--long-documents", "cut"});
+  refuse(2, "--inptu", "corpus.jsonl", {"--inptu", "x"});
+}
+
+TEST(DataCommands, PrepareCountsWhatItLeavesOut) {
+  const Prepared p;
+  const std::string corpus = test::read_text(p.dir / "corpus.jsonl");
+  std::filesystem::create_directories(p.dir / "in");
+  test::write_text(p.dir / "in" / "a.jsonl", corpus + "{\"text\": \"\"}\n");
+  test::write_text(p.dir / "in" / "b.jsonl.gz", test::gzip(corpus));
+  std::vector<std::string> request = p.request("in");
+  request.insert(request.end(), {"--dedup", "exact", "--memory", "512MiB", "--json"});
+  const Node node = json_of(ashlar(request));
+  const auto lines = static_cast<int64_t>(std::count(corpus.begin(), corpus.end(), '\n'));
+  const Node& s = *node.find("statistics");
+  EXPECT_EQ(s.find("documents")->as_int(), lines);
+  EXPECT_EQ(s.find("exact_duplicates")->as_int(), lines);
+  EXPECT_EQ(s.find("empty")->as_int(), 1);
+  EXPECT_EQ(s.find("files")->as_list().size(), 2u);
+  EXPECT_EQ(s.find("files")->as_list()[1].find("documents")->as_int(), 0);
+  EXPECT_EQ(node.find("empty_documents")->as_int(), 1);
+  EXPECT_GT(s.find("bytes_per_token")->as_double(), 1);
+  const Outcome table = ashlar([&] {
+    std::vector<std::string> words = p.request("in");
+    words.back() = p.dir / "out2";
+    return words;
+  }());
+  EXPECT_EQ(table.status, 0) << table.err;
+  for (const char* part :
+       {"documents", "B/tok", "a.jsonl", "b.jsonl.gz", "all", "longest document"})
+    EXPECT_NE(table.out.find(part), std::string::npos) << table.out;
 }
 
 TEST(DataCommands, HelpShowsAnExample) {

@@ -1,13 +1,12 @@
 #include "data/shards/documents.h"
 
 #include <gtest/gtest.h>
-#include <zlib.h>
-#include <zstd.h>
 
 #include <filesystem>
 
 #include "core/base/rng.h"
 #include "core/io/json.h"
+#include "tests/data/prepare_support.h"
 #include "tests/support/files.h"
 
 namespace ashlar {
@@ -15,27 +14,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using test::expect_error;
+using test::gzip;
 using test::TempDir;
-
-std::string gzip(const std::string& text) {
-  z_stream stream{};
-  EXPECT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
-  std::string out(compressBound(text.size()) + 64, '\0');
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
-  stream.avail_in = static_cast<uInt>(text.size());
-  stream.next_out = reinterpret_cast<Bytef*>(out.data());
-  stream.avail_out = static_cast<uInt>(out.size());
-  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
-  out.resize(stream.total_out);
-  deflateEnd(&stream);
-  return out;
-}
-
-std::string zstd(const std::string& text) {
-  std::string out(ZSTD_compressBound(text.size()), '\0');
-  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 3));
-  return out;
-}
+using test::zstd;
 
 std::vector<std::string> read_all(const std::vector<fs::path>& files) {
   DocumentReader reader(files);

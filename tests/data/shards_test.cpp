@@ -89,7 +89,7 @@ TEST(Prepare, ShardsHoldTheTokensInOrder) {
     options.shard_tokens = shard_tokens;
     options.dtype = dtype;
     const PrepareResult result = prepare(options);
-    EXPECT_EQ(result.empty_documents, 5);
+    EXPECT_EQ(result.statistics.total.empty, 5);
     const ShardSet shards(options.output);
     EXPECT_EQ(read_stream(shards), expected);
     EXPECT_EQ(shards.source_bytes(), std::optional<int64_t>(bytes));

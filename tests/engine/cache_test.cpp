@@ -155,7 +155,9 @@ TEST(SequenceCache, RowsSurviveRandomAppendsAndDrops) {
 // H2O that keeps every score it was shown.
 class Recording final : public Policy {
  public:
-  ScoreReducer reducer() const override { return ScoreReducer::kSum; }
+  explicit Recording(ScoreReducer reducer = ScoreReducer::kSum, int64_t budget = 21)
+      : reducer_(reducer), h2o_(make_policy({"h2o", budget, 2, 3})) {}
+  ScoreReducer reducer() const override { return reducer_; }
   bool per_head() const override { return true; }
   void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
     for (const LaneView& lane : lanes) {
@@ -167,11 +169,17 @@ class Recording final : public Policy {
   mutable std::vector<float> seen;
 
  private:
-  std::unique_ptr<Policy> h2o_ = make_policy({"h2o", 21, 2, 3});
+  ScoreReducer reducer_;
+  std::unique_ptr<Policy> h2o_;
 };
 
 // Appends rows to every group and plays every reader: attention adds a number that depends on the
 // query's position, the row's slot and the reader.
+float attention(int64_t position, int64_t slot, int64_t head, size_t reader) {
+  const auto draw = static_cast<uint64_t>(position * 7919 + slot * 31 + head);
+  return static_cast<float>(Philox(reader).uniform(draw)) / 7.0f;
+}
+
 void append_rows(SequenceCache& cache, std::span<const KvGroup> groups, int64_t first,
                  int64_t rows) {
   SequenceCache* const caches[] = {&cache};
@@ -197,8 +205,7 @@ void append_rows(SequenceCache& cache, std::span<const KvGroup> groups, int64_t 
           for (int64_t r = 0; r < tile.rows; ++r) {
             const int64_t seen = tile.encoded + tile.raw_visible + r;
             for (int64_t s = 0; s < seen; ++s) {
-              const auto draw = static_cast<uint64_t>((first + tile.row + r) * 7919 + s * 31 + h);
-              scores[s] += static_cast<float>(Philox(reader).uniform(draw)) / 7.0f;
+              scores[s] += attention(first + tile.row + r, s, h, reader);
             }
           }
         }
@@ -273,8 +280,9 @@ TEST(SequenceCache, OnlyCommittedRowsCount) {
       return static_cast<int64_t>(rng.below(draw++, below));
     };
     const CacheOptions options{CodecKind::kQ4, CodecKind::kQ8};
-    const auto held_policy = std::make_shared<Recording>();
-    const auto plain_policy = std::make_shared<Recording>();
+    const ScoreReducer reducer = round % 2 == 0 ? ScoreReducer::kSum : ScoreReducer::kLast;
+    const auto held_policy = std::make_shared<Recording>(reducer);
+    const auto plain_policy = std::make_shared<Recording>(reducer);
     SequenceCache held(groups, options, held_policy, arena);
     SequenceCache plain(groups, options, plain_policy, arena);
     held.set_holding(true);
@@ -319,6 +327,41 @@ TEST(SequenceCache, OnlyCommittedRowsCount) {
       EXPECT_LT(plain.rows(0, 0), plain.position(0));
     }
   }
+}
+
+// However the rows came in, the scores are those of the newest one, readers summed.
+TEST(SequenceCache, LastScoresAreTheNewestRows) {
+  const auto groups = kv_groups(test::small_decoder("cla2"));
+  const auto memory = make_host_memory();
+  Arena arena(*memory);
+  const auto policy = std::make_shared<Recording>(ScoreReducer::kLast, 1000);
+  SequenceCache cache(groups, {CodecKind::kF32, CodecKind::kF32}, policy, arena);
+  int64_t first = 0;
+  for (int64_t rows : {1, 5, 30, 2, 16, 1}) {
+    cache.set_acting(false);
+    if (rows > 1) append_rows(cache, groups, first, rows - 1);
+    first += rows - 1;
+    cache.set_acting(true);
+    policy->seen.clear();
+    append_rows(cache, groups, first++, 1);
+    std::vector<float> expected;
+    for (const KvGroup& g : groups) {
+      for (int64_t h = 0; h < g.heads; ++h) {
+        for (int64_t s = 0; s < first; ++s) {
+          float sum = attention(first - 1, s, h, 0);
+          for (size_t r = 1; r < g.readers.size(); ++r) sum += attention(first - 1, s, h, r);
+          expected.push_back(sum);
+        }
+        expected.push_back(static_cast<float>(first - 1));
+      }
+    }
+    ASSERT_EQ(policy->seen, expected);
+  }
+  // The last row of several is alone too.
+  policy->seen.clear();
+  append_rows(cache, groups, first, 20);
+  const float one = attention(first + 19, 0, 0, 0) + attention(first + 19, 0, 0, 1);
+  EXPECT_EQ(policy->seen[0], one);
 }
 
 TEST(Policy, UnknownNamesAndImpossibleBudgetsAreRefused) {

@@ -7,6 +7,7 @@
 Trains a vocabulary on the LICENSE, prepares shards from it and compares every token.
 """
 
+import gzip
 import json
 import pathlib
 import subprocess
@@ -64,7 +65,50 @@ def check(binary, folder):
     assert source_bytes == sum(len(d.encode()) for d in documents)
     params = json.loads((folder / "shards" / "data_params.json").read_text())
     assert params["tokens"] == len(tokens)
+    statistics = params["preparation"]
+    assert statistics == result["statistics"]
+    assert statistics["documents"] == len(documents) and statistics["tokens"] == len(tokens)
+    assert statistics["longest_tokens"] == max(b - a for a, b in zip(starts, starts[1:] + [len(tokens)])) - 1
+    assert [f["file"] for f in statistics["files"]] == ["corpus.jsonl"]
     print(f"{len(files)} shards, {len(tokens)} tokens: h5py and tokenizers agree")
+    check_other_shards(binary, folder, vocabulary, documents)
+    check_foreign(binary, folder)
+
+
+def check_other_shards(binary, folder, vocabulary, documents):
+    """The same shards from compressed files in a folder; duplicates are left out."""
+    inputs = folder / "in"
+    inputs.mkdir()
+    half = len(documents) // 2
+    lines = ["".join(json.dumps({"body": d}) + "\n" for d in part)
+             for part in (documents[:half], documents[half:] + documents[:3] + [""])]
+    with gzip.open(inputs / "a.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write(lines[0])
+    (inputs / "b.jsonl").write_text(lines[1], encoding="utf-8")
+    result = run(binary, "data", "prepare", "--input", inputs, "--text-key", "body", "--dedup", "near",
+                 "--tokenizer", vocabulary, "--shard-tokens", "2000", "--output", folder / "again", "--json")
+    statistics = result["statistics"]
+    assert statistics["exact_duplicates"] == 3 and statistics["empty"] == 1, statistics
+    for path in sorted((folder / "shards").glob("*.h5")):
+        assert path.read_bytes() == (folder / "again" / path.name).read_bytes(), path
+
+
+def check_foreign(binary, folder):
+    """Shards as h5py writes them, and ones that hold no tokens."""
+    with h5py.File(folder / "plain.h5", "w") as file:
+        file["data"] = np.arange(1000, dtype=">u2")  # big-endian, no attributes
+    (folder / "plain").mkdir()
+    (folder / "plain.h5").rename(folder / "plain" / "data-00000.h5")
+    assert run(binary, "inspect", folder / "plain", "--json")["tokens"] == 1000
+    pair = np.dtype([("a", "<i4"), ("b", "<i4")])
+    for values in (np.zeros(4, "f4"), np.zeros(4, "i1"), np.zeros(4, "f2"), np.zeros(4, pair), np.zeros(4, "S3"),
+                   np.zeros(4, "c8")):
+        with h5py.File(folder / "plain" / "data-00000.h5", "w") as file:
+            file["data"] = values
+        done = subprocess.run([binary, "inspect", folder / "plain", "--json"], capture_output=True, text=True)
+        assert done.returncode == 1 and "data-00000.h5" in done.stderr, (values.dtype, done)
+        assert done.stderr.count("\n") == 1, done.stderr
+    print("foreign element types are refused by name")
 
 
 def main():

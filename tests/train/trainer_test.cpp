@@ -9,7 +9,7 @@
 #include "data/shards/batch_source.h"
 #include "tests/support/files.h"
 #include "tests/support/tolerance.h"
-#include "tests/train/run_fixture.h"
+#include "tests/train/run_state.h"
 #include "train/optimizer.h"
 #include "train/run.h"
 
@@ -18,27 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Fixture {
-  test::TempDir dir;
-  explicit Fixture() { test::write_data(dir.path()); }
-  std::string yaml(const std::string& run, const std::string& model = test::kDecoderModel,
-                   const std::string& precision = "fp32") const {
-    return test::train_yaml(dir.path(), dir / run, model, precision);
-  }
-};
-
-std::vector<float> parameters_of(const fs::path& checkpoint) {
-  const CheckpointReader reader(checkpoint);
-  std::vector<float> all;
-  for (const std::string& name : reader.names()) {
-    int64_t n = 1;
-    for (int64_t d : reader.shape(name)) n *= d;
-    std::vector<float> values(static_cast<size_t>(n));
-    reader.read(name, values);
-    all.insert(all.end(), values.begin(), values.end());
-  }
-  return all;
-}
+using test::Fixture;
+using test::parameters_of;
 
 TEST(Schedule, WarmsUpLinearlyAndFallsAsACosine) {
   TrainConfig config;
@@ -139,7 +120,7 @@ TEST(Trainer, LearnsAndReportsBitsPerByte) {
     EXPECT_LT(r.last.loss, 3.0) << name;  // uniform guessing costs log 32 = 3.47
     ASSERT_TRUE(r.validation.has_value());
     // Documents of 120 tokens and one EOS come from 240 bytes.
-    EXPECT_DOUBLE_EQ(r.validation->bits_per_byte,
+    EXPECT_DOUBLE_EQ(r.validation->bits_per_byte.value(),
                      r.validation->loss / std::log(2.0) * 121.0 / 240.0);
     const auto exists = [&](const char* file) { return fs::exists(f.dir / name / file); };
     EXPECT_TRUE(exists("checkpoints/step_00000080/manifest.json"));
@@ -276,6 +257,59 @@ TEST(Run, DataThatDoesNotFitIsRefused) {
   };
   refuses({"data.train=" + (f.dir / "wide").string()}, {"40 tokens", "model.vocab_size = 32"});
   refuses({"data.train=" + (f.dir / "none").string()}, {"none"});
+}
+
+// A generated task instead of shards, on both architectures; killed and resumed it gives the same.
+TEST(Run, TrainsOnAGeneratedTask) {
+  const Fixture f;
+  for (const char* model : {test::kDecoderModel, test::kBlockModel}) {
+    std::string text = test::train_yaml(f.dir.path(), f.dir / "task", model);
+    const size_t data = text.find("data: {"), end = text.find('\n', data);
+    text.replace(data, end - data,
+                 "data:\n  train: {task: mqar, vocab: 32, length: 16, pairs: 2, seed: 1}\n"
+                 "  validation: {task: mqar, vocab: 32, length: 16, pairs: 2, examples: 8}");
+    const Node root = parse_yaml(text, "t.yaml");
+    const RunResult whole = run_training(root, {});
+    EXPECT_EQ(whole.tokens, 12 * 4 * 2) << "answers";
+    EXPECT_EQ(whole.validation->tokens, 4 * 2) << "2 batches of 2 examples";
+    EXPECT_FALSE(whole.validation->bits_per_byte.has_value());
+    const auto expected = parameters_of(*newest_checkpoint(f.dir / "task"));
+    fs::remove_all(f.dir / "task");
+    RunOptions options;
+    options.stop_after = 7;
+    run_training(root, options);
+    options.stop_after = 0;
+    options.resume = RunOptions::Resume::kAuto;
+    // What was written is what was read.
+    run_training(load_yaml(f.dir / "task" / "config.yaml"), options);
+    EXPECT_EQ(parameters_of(*newest_checkpoint(f.dir / "task")), expected);
+    fs::remove_all(f.dir / "task");
+  }
+}
+
+TEST(TrainConfig, MistakesInAGeneratedTaskNameTheirKey) {
+  const Fixture f;
+  const auto refuses = [&](const std::string& overrides, const std::vector<std::string>& why) {
+    std::string text = f.yaml("task");
+    const size_t data = text.find("data: {"), end = text.find('\n', data);
+    text.replace(data, end - data, "data: {" + overrides + "}");
+    if (overrides.find("validation:") == std::string::npos) {
+      const size_t cadence = text.find("validation: {every");
+      text.erase(cadence, text.find('\n', cadence) + 1 - cadence);
+    }
+    test::expect_error(ErrorCode::kRequest, why,
+                       [&] { run_training(parse_yaml(text, "t.yaml"), {}); });
+    EXPECT_FALSE(fs::exists(f.dir / "task"));
+  };
+  const std::string good = "train: {task: mqar, vocab: 32, length: 16, pairs: 2}";
+  refuses("train: {length: 16}", {"t.yaml", "data.train", "task"});
+  refuses("train: {task: recall}", {"recall", "mqar"});
+  refuses("train: {task: mqar, lenght: 16}", {"lenght"});
+  refuses("train: {task: mqar, vocab: 32, length: 64, pairs: 2}", {"64 tokens", "context of 32"});
+  refuses("train: {task: mqar, length: 16, pairs: 2}", {"8192 tokens", "model.vocab_size = 32"});
+  refuses(good + ", validation: {task: mqar, vocab: 32, length: 16, pairs: 2}",
+          {"data.validation", "examples"});
+  refuses(good + ", validation: {task: mqar, examples: 0}", {"examples", "positive"});
 }
 
 TEST(TrainConfig, MistakesNameFileLineAndKey) {

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "cli/engine_scorer.h"
+#include "eval/fidelity.h"
+
+namespace ashlar::cli {
+
+/// Two sequences of one engine in step: one with the scorer's codec, policy and budget, one with a
+/// full fp32 cache. Keeps a reference to `scorer`.
+std::unique_ptr<FidelityProbe> make_fidelity_probe(EngineScorer& scorer);
+
+}  // namespace ashlar::cli

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "eval/evaluate.h"
+
+// How far a compact cache is from a full one, query by query: what task scores cannot show.
+
+namespace ashlar {
+
+/// What one query gave with the cache under test and with a full fp32 cache of the same text.
+struct FidelityRow {
+  double kl = 0;        ///< KL(full ‖ test) of the next token's distribution, nats
+  bool agrees = false;  ///< the most likely next token is the same
+  /// ‖o − o_full‖ / ‖o_full‖ over all heads' attention outputs, per layer. Absent for layers the
+  /// token did not run: those over blocks, but for a block's last token.
+  std::vector<std::optional<double>> output_error;
+  /// Per KvGroup: the part of the full cache's attention probability that lies on rows which the
+  /// cache under test still holds, mean over heads and readers. 1 where no policy acts; absent as
+  /// above.
+  std::vector<std::optional<double>> retained_mass;
+};
+
+/// Runs both caches side by side.
+class FidelityProbe {
+ public:
+  virtual ~FidelityProbe() = default;
+  /// Of the layers whose outputs are compared, such as "layer 3" or "token layer 0".
+  virtual std::vector<std::string> layers() const = 0;
+  /// Of the cached groups, such as "kv group 1".
+  virtual std::vector<std::string> groups() const = 0;
+  /// What the figures depend on beside the model.
+  virtual Node settings() const = 0;
+  /// Reads `text` as a Scorer does and calls `visit` for every token that came one at a time.
+  /// Returns the bytes of the cache under test at the end.
+  virtual int64_t compare(const ScoreText& text,
+                          const std::function<void(const FidelityRow&)>& visit) = 0;
+};
+
+/// Compares the caches on every text of `task` that has tokens behind its prompt. Metrics per
+/// query: `kl`, `top1_agreement`, `retained_mass` and `output_error` over everything, then
+/// `retained_mass` by group and `output_error` by layer. Throws Error(kRequest) for a task whose
+/// texts are all one prompt.
+std::vector<EvalRow> evaluate_fidelity(FidelityProbe& probe, const EvalTask& task,
+                                       const EvaluateOptions& options);
+
+}  // namespace ashlar
