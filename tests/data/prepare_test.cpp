@@ -57,6 +57,28 @@ TEST(PrepareAtScale, ThreadsAndMemoryDoNotShowInTheOutput) {
   }
 }
 
+// A document that is encoded on all cores by itself.
+TEST(PrepareAtScale, ALongDocumentIsTheSameOnAnyNumberOfThreads) {
+  const TempDir dir;
+  test::write_vocabulary(dir / "tokenizer.json");
+  const std::string text = test::random_words(6, 0, 700000);
+  ASSERT_GT(text.size(), size_t{4} << 20);
+  test::write_text(dir / "a.txt", text);
+  for (const int threads : {1, 3}) {
+    PrepareOptions options;
+    options.inputs = {dir / "a.txt", dir / "a.txt"};
+    options.tokenizer = dir / "tokenizer.json";
+    options.output = dir / std::to_string(threads);
+    options.threads = threads;
+    prepare(options);
+    const ShardSet shards(options.output);
+    std::vector<int32_t> ids(static_cast<size_t>(shards.total_tokens() / 2 - 1));
+    shards.read(0, ids);
+    EXPECT_EQ(ids, load_tokenizer(options.output)->encode(text));
+  }
+  EXPECT_EQ(test::digests(dir / "1"), test::digests(dir / "3"));
+}
+
 TEST(PrepareAtScale, StatisticsAddUp) {
   const Place s;
   const PrepareResult result = prepare(s.options("out"));
