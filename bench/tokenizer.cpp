@@ -113,8 +113,10 @@ Node encode_once(const Options& options, const Tokenizer& tokenizer,
       hash = add_hash(hash, one);
     }
   }
-  return Node::Map{
-      {"seconds", seconds}, {"tokens", tokens}, {"hash", fmt::format("{:016x}", hash)}};
+  return Node::Map{{"seconds", seconds},
+                   {"cpu", cpu},
+                   {"tokens", tokens},
+                   {"hash", fmt::format("{:016x}", hash)}};
 }
 
 Node train_once(const Options& options, const std::vector<std::string>& documents) {
