@@ -334,7 +334,12 @@ PrepareResult Preparation::run() {
     try {
       write_documents();
     } catch (const Error&) {
-      if (!saved_) folder_.discard();  // nothing in it is worth keeping
+      if (saved_) {
+        spdlog::info("{} keeps what was done: the same command continues there",
+                     folder_.path().string());
+      } else {
+        folder_.discard();
+      }
       throw;
     }
     finish();
