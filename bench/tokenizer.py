@@ -52,31 +52,32 @@ class Hash:
 
 
 def encode_once(tokenizer, documents, batch):
-    seconds, tokens, checksum = 0.0, 0, Hash()
+    seconds, cpu, tokens, checksum = 0.0, 0.0, 0, Hash()
     for at in range(0, len(documents), batch):
         part = documents[at : at + batch]
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         encoded = tokenizer.encode_batch_fast(part, add_special_tokens=False)
         seconds += time.perf_counter() - start
+        cpu += time.process_time() - cpu_start
         for one in encoded:
             tokens += len(one.ids)
             checksum.add(one.ids)
-    return {"seconds": seconds, "tokens": tokens, "hash": f"{checksum.value:016x}"}
+    return {"seconds": seconds, "cpu": cpu, "tokens": tokens, "hash": f"{checksum.value:016x}"}
 
 
 def train_once(documents, vocab_size, output):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=["<|endoftext|>"], show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(documents, trainer)
-    seconds = time.perf_counter() - start
+    took = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu_start}
     tokenizer.save(output)
-    return {"seconds": seconds}
+    return took
 
 
 def worker(options):
@@ -138,7 +139,8 @@ def row(name, threads, about, rounds):
     ratio = statistics.median(r["theirs"]["seconds"] / r["ours"]["seconds"] for r in rounds)
     return {"name": name, "threads": threads, "megabytes": about["bytes"] / 1e6, "ours_s": took["ours"],
             "theirs_s": took["theirs"], "ours_mb_s": about["bytes"] / 1e6 / took["ours"],
-            "theirs_mb_s": about["bytes"] / 1e6 / took["theirs"], "ratio": ratio, "rounds": rounds}
+            "theirs_mb_s": about["bytes"] / 1e6 / took["theirs"], "ratio": ratio, "rounds": rounds,
+            "cpu_ratio": statistics.median(r["theirs"]["cpu"] / r["ours"]["cpu"] for r in rounds)}
 
 
 def as_json(options, tokenizer, folder):
@@ -190,12 +192,13 @@ def compare_train(options, folder):
 
 
 def table(results):
-    lines = ["| what | threads | MB | ours s | tokenizers s | ours MB/s | tokenizers MB/s | ratio | load |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| what | threads | MB | ours s | tokenizers s | ours MB/s | tokenizers MB/s | ratio | CPU ratio | load |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
     for r in results:
         load = statistics.median(entry["ours"]["load"] for entry in r["rounds"])
         lines.append(f"| {r['name']} | {r['threads']} | {r['megabytes']:.0f} | {r['ours_s']:.2f} | {r['theirs_s']:.2f} | "
-                     f"{r['ours_mb_s']:.1f} | {r['theirs_mb_s']:.1f} | {r['ratio']:.2f}× | {load:.1f} |")
+                     f"{r['ours_mb_s']:.1f} | {r['theirs_mb_s']:.1f} | {r['ratio']:.1f}× | {r['cpu_ratio']:.1f}× | "
+                     f"{load:.1f} |")
         if "same_merges" in r:
             lines.append(f"\nsame vocabulary and merges: {r['same_merges']}; bytes per token, ours and theirs: "
                          f"{r.get('bytes_per_token')}\n")
