@@ -76,7 +76,9 @@ RecordReader::RecordReader(InputFile file, int64_t max_bytes, bool skip_long,
       skip_long_(skip_long),
       source_(open_byte_source(file_.path)),
       position_(from) {
-  if (from.offset > 0) source_->skip(from.offset);
+  require(from.offset == 0 || source_->skip(from.offset), ErrorCode::kData,
+          "{}: its text ends before byte {}, where it is to be continued", file_.path.string(),
+          from.offset);
 }
 
 void RecordReader::refuse_long(int64_t line) const {
