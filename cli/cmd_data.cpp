@@ -132,10 +132,10 @@ void add_filters(CLI::App* c, PrepareArguments& a) {
                 "Bytes that text on its way may take, such as 512MB or 4GiB (without the index of "
                 "--dedup and the vocabulary)")
       ->transform(CLI::AsSizeValue(false))
-      ->default_str("2GiB");
+      ->default_str("4GiB");
   c->add_option("--max-document", o.max_document,
                 "Longest document: bytes of a line of .jsonl or of a .txt; default and most: a "
-                "sixteenth of --memory")
+                "thirty-second of --memory")
       ->transform(CLI::AsSizeValue(false));
   c->add_option("--long-documents", a.long_documents,
                 "What a longer document is: an error, or one to skip")

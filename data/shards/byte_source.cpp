@@ -27,10 +27,12 @@ class PlainSource : public ByteSource {
     consumed_ += static_cast<int64_t>(n);
     return n;
   }
-  void skip(int64_t bytes) override {
+  bool skip(int64_t bytes) override {
     require(fseeko(file_.get(), static_cast<off_t>(bytes), SEEK_CUR) == 0, ErrorCode::kIo,
             "{}: cannot seek", path_.string());
     consumed_ += bytes;
+    std::error_code error;
+    return consumed_ <= static_cast<int64_t>(fs::file_size(path_, error)) && !error;
   }
   int64_t consumed() const override { return consumed_; }
 
@@ -128,14 +130,14 @@ class ZstdSource : public ByteSource {
 
 }  // namespace
 
-void ByteSource::skip(int64_t bytes) {
+bool ByteSource::skip(int64_t bytes) {
   std::vector<char> ignored(1 << 20);
   while (bytes > 0) {
     const size_t n = read(ignored.data(), static_cast<size_t>(std::min<int64_t>(bytes, 1 << 20)));
-    require(n > 0, ErrorCode::kData, "the text ends {} bytes before the place to continue from",
-            bytes);
+    if (n == 0) return false;
     bytes -= static_cast<int64_t>(n);
   }
+  return true;
 }
 
 std::unique_ptr<ByteSource> open_byte_source(const fs::path& path) {

@@ -14,8 +14,8 @@ class ByteSource {
   virtual ~ByteSource() = default;
   /// Fills up to `size` bytes; 0 at the end.
   virtual size_t read(char* out, size_t size) = 0;
-  /// Passes over `bytes` of the stream; throws Error(kData) if it ends before.
-  virtual void skip(int64_t bytes);
+  /// Passes over `bytes` of the stream; false if it ends before.
+  virtual bool skip(int64_t bytes);
   /// Bytes of the file itself that were consumed, for progress.
   virtual int64_t consumed() const = 0;
 };

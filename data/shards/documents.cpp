@@ -76,13 +76,16 @@ RecordReader::RecordReader(InputFile file, int64_t max_bytes, bool skip_long,
       skip_long_(skip_long),
       source_(open_byte_source(file_.path)),
       position_(from) {
-  if (from.offset > 0) source_->skip(from.offset);
+  require(from.offset == 0 || source_->skip(from.offset), ErrorCode::kData,
+          "{}: its text ends before byte {}, where it is to be continued", file_.path.string(),
+          from.offset);
 }
 
 void RecordReader::refuse_long(int64_t line) const {
   if (skip_long_) return;
   fail(ErrorCode::kData,
-       "{}: document is longer than {} bytes: raise --max-document, or pass over such documents "
+       "{}: document is longer than {} bytes: raise --max-document (and --memory), or pass over "
+       "such documents "
        "with --long-documents skip",
        place_of(file_, line), max_bytes_);
 }
@@ -114,10 +117,15 @@ bool RecordReader::next_line(Record& record) {
     searched = held;
     if (!found && fill()) continue;
     if (!found && held == 0 && !record.too_long) return false;
-    record.bytes.assign(buffer_, buffer_at_, held);
-    held += found ? 1 : 0;
-    buffer_at_ += held;
-    position_.offset += static_cast<int64_t>(held);
+    position_.offset += static_cast<int64_t>(held + (found ? 1 : 0));
+    if (buffer_at_ == 0 && held > kStep) {  // handed over, so that the buffer does not stay large
+      std::string rest = found ? buffer_.substr(held + 1) : std::string();
+      buffer_.resize(held);
+      record.bytes = std::exchange(buffer_, std::move(rest));
+    } else {
+      record.bytes.assign(buffer_, buffer_at_, held);
+      buffer_at_ += held + (found ? 1 : 0);
+    }
     record.line = ++position_.line;
     return true;
   }

@@ -24,7 +24,7 @@ DocumentPipeline::DocumentPipeline(const std::vector<InputFile>& files, const Op
       next_file_(options.first_file),
       head_(options.first_file) {
   ASHLAR_CHECK(options.threads >= 1 && options.memory >= kLeastMemory);
-  ASHLAR_CHECK(options.max_bytes >= 1 && options.max_bytes <= options.memory / 16);
+  ASHLAR_CHECK(options.max_bytes >= 1 && options.max_bytes <= options.memory / kShare);
   const int left = static_cast<int>(std::min<size_t>(files.size() - head_, kMostReaders));
   const int readers = std::clamp(left, 1, std::max(2, options.threads));
   try {

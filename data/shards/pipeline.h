@@ -46,17 +46,18 @@ struct Chunk {
 /// `threads` threads. Memory is bounded: a record of n bytes is charged kCost·n from reading until
 /// it is handed out, which covers its line, its text and its tokens (at two bytes of text a token
 /// or more). The file whose turn it is may have memory/2 in flight, the ones behind it memory/8
-/// together, and what a reader is about to hand over (a record at most memory/16) comes on top. So
-/// no file ever waits for a later one.
+/// together, and what readers are about to hand over (a record at most memory/kShare) comes on top.
+/// So no file ever waits for a later one.
 class DocumentPipeline {
  public:
   static constexpr int64_t kCost = 8;
-  static constexpr int64_t kLeastMemory = 16 << 20;
+  static constexpr int64_t kShare = 32;
+  static constexpr int64_t kLeastMemory = 64 << 20;  ///< below, buffers of fixed size would count
 
   struct Options {
     int threads = 1;
     int64_t memory = 0;     ///< ≥ kLeastMemory
-    int64_t max_bytes = 0;  ///< of a record; ≤ memory/16
+    int64_t max_bytes = 0;  ///< of a record; ≤ memory/kShare
     bool skip_long = false;
     size_t first_file = 0;       ///< where to begin
     RecordPosition first_place;  ///< in it

@@ -48,10 +48,11 @@ PrepareOptions resolved(PrepareOptions o) {
   if (o.threads == 0) o.threads = cpu_features().cores;
   require(o.memory >= DocumentPipeline::kLeastMemory, ErrorCode::kRequest,
           "memory of {} bytes: must be at least {}", o.memory, DocumentPipeline::kLeastMemory);
-  if (o.max_document == 0) o.max_document = o.memory / 16;
-  require(o.max_document >= 1 && o.max_document <= o.memory / 16, ErrorCode::kRequest,
-          "documents of up to {} bytes need --memory of at least 16 times that, not {}",
-          o.max_document, o.memory);
+  constexpr int64_t kShare = DocumentPipeline::kShare;
+  if (o.max_document == 0) o.max_document = o.memory / kShare;
+  require(o.max_document >= 1 && o.max_document <= o.memory / kShare, ErrorCode::kRequest,
+          "documents of up to {} bytes need --memory of at least {} times that, not {}",
+          o.max_document, kShare, o.memory);
   ASHLAR_CHECK_GE(o.checkpoint_bytes, 1);
   validate(o.duplicates);
   return o;

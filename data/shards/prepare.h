@@ -21,8 +21,8 @@ struct PrepareOptions {
   std::string dtype = "auto";                 ///< auto, uint16, uint32
   int64_t shard_tokens = int64_t{1} << 28;
   DuplicateOptions duplicates;
-  int64_t memory = int64_t{2} << 30;  ///< bytes of text in flight; see DocumentPipeline
-  int64_t max_document = 0;           ///< bytes of a line or .txt; 0: memory/16, which is the most
+  int64_t memory = int64_t{4} << 30;  ///< bytes of text in flight; see DocumentPipeline
+  int64_t max_document = 0;           ///< bytes of a line or .txt; 0: memory/32, which is the most
   bool skip_long = false;             ///< passes over longer documents instead of failing
   bool restart = false;               ///< discards what an interrupted preparation left
   int64_t checkpoint_bytes = int64_t{64} << 20;  ///< of text between two places to continue from

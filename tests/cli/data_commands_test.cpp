@@ -156,7 +156,7 @@ TEST(DataCommands, PrepareRefusesBadInputWithOneLine) {
   refuse(2, "the input holds no text", write("e.jsonl", "{\"text\": \"\"}\n\n"));
   refuse(1, "--long-documents skip", "corpus.jsonl", {"--max-document", "200"});
   refuse(2, "--max-document", "corpus.jsonl", {"--max-document", "much"});
-  refuse(2, "16 times", "corpus.jsonl", {"--memory", "16MiB", "--max-document", "2MiB"});
+  refuse(2, "32 times", "corpus.jsonl", {"--memory", "64MiB", "--max-document", "3MiB"});
   refuse(2, "--dedup", "corpus.jsonl", {"--dedup", "fuzzy"});
   refuse(2, "--long-documents", "corpus.jsonl", {"--long-documents", "cut"});
   refuse(2, "--inptu", "corpus.jsonl", {"--inptu", "x"});

@@ -63,6 +63,42 @@ TEST(Documents, EveryContainerGivesTheSameText) {
   }
 }
 
+// A reader that begins where another one stopped reads the rest, in every container.
+TEST(Documents, AFileIsContinuedAtAnyRecord) {
+  const TempDir dir;
+  std::string lines;
+  for (size_t i = 0; i < 50; ++i) {
+    lines +=
+        write_json(Node::Map{{"text", long_text(i, 1 + i * 3000)}}) + (i % 5 == 0 ? "\n\n" : "\n");
+  }
+  test::write_text(dir / "a.jsonl", lines);
+  test::write_text(dir / "b.jsonl.gz", gzip(lines));
+  test::write_text(dir / "c.jsonl.zst", zstd(lines));
+  for (const InputFile& file : list_inputs({dir.path()})) {
+    std::vector<Record> whole;
+    std::vector<RecordPosition> places = {{}};
+    RecordReader reader(file, 1 << 20, false);
+    for (Record record; reader.next(record);) {
+      whole.push_back(record);
+      places.push_back(reader.position());
+    }
+    ASSERT_EQ(whole.size(), 50u);
+    for (size_t from = 0; from <= 50; from += 7) {
+      RecordReader rest(file, 1 << 20, false, places[from]);
+      size_t at = from;
+      for (Record record; rest.next(record); ++at) {
+        ASSERT_EQ(record.bytes, whole[at].bytes) << file.path << " from " << from;
+        EXPECT_EQ(record.line, whole[at].line);
+      }
+      EXPECT_EQ(at, 50u);
+    }
+    const auto beyond = static_cast<int64_t>(lines.size()) + 1;
+    expect_error(ErrorCode::kData, {file.path.filename(), "to be continued"}, [&] {
+      RecordReader r(file, 1 << 20, false, {beyond, 99});
+    });
+  }
+}
+
 TEST(Documents, BadInputNamesFileAndLine) {
   const TempDir dir;
   const auto refuse = [&](ErrorCode code, const std::string& name, const std::string& content,

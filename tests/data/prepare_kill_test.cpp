@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <thread>
 
 #include "tests/data/prepare_support.h"
@@ -29,7 +30,7 @@ PrepareOptions options_from(const Node& node) {
   o.memory = reader.integer("memory", 1, int64_t{1} << 40);
   o.duplicates.kind = reader.boolean_or("near", false) ? Duplicates::kNear : Duplicates::kKeep;
   o.validation_share = reader.number_or("share", 0, 0, 1);
-  o.threads = 2;
+  o.threads = static_cast<int>(reader.integer_or("threads", 2, 1, 64));
   reader.finish();
   return o;
 }
@@ -67,7 +68,7 @@ int wait_for(pid_t child) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-constexpr int64_t kMemory = 32 << 20;
+constexpr int64_t kMemory = 64 << 20;
 
 struct Place {
   test::TempDir dir;
@@ -129,36 +130,50 @@ TEST(PrepareKill, KilledAgainAndAgainGivesTheSameBytes) {
 // on text many times larger: in many documents, in a compressed file, in few large documents.
 TEST(PrepareMemory, StaysWithinTheStatedBound) {
   const Place s;
-  const auto peak = [&](const std::string& name, const std::string& file, const std::string& text,
-                        int64_t memory = kMemory) {
+  const auto peak = [&](const std::string& name, const std::map<std::string, std::string>& files,
+                        int threads) {
     fs::remove_all(s.dir / "in");
     fs::create_directories(s.dir / "in");
-    test::write_text(s.dir / "in" / file, text);
+    double bytes = 0;
+    for (const auto& [file, text] : files) {
+      test::write_text(s.dir / "in" / file, text);
+      bytes += static_cast<double>(text.size());
+    }
     Node request = s.request(name);
-    request.set("memory", memory);
+    request.set("memory", kMemory);
     request.set("shard_tokens", int64_t{1} << 28);
     request.set("checkpoint_bytes", 64 << 20);
+    request.set("threads", threads);
     EXPECT_EQ(wait_for(start(request)), 0);
     const std::string line = test::read_text(s.dir / (name + ".peak"));  // "VmHWM:  1234 kB"
-    const int64_t bytes = 1024 * std::stoll(line.substr(line.find_first_of("0123456789")));
+    const int64_t most = 1024 * std::stoll(line.substr(line.find_first_of("0123456789")));
     std::printf("%s: peak %.1f MB for %.1f MB of input\n", name.c_str(),
-                static_cast<double>(bytes) / 1e6, static_cast<double>(text.size()) / 1e6);
-    return bytes;
+                static_cast<double>(most) / 1e6, bytes / 1e6);
+    fs::remove_all(s.dir / name);
+    return most;
   };
-  const int64_t base = peak("small", "a.jsonl", test::json_line("some text"));
-  std::string part;
-  for (uint64_t d = 0; part.size() < 4u << 20; ++d) {
-    part += test::json_line(test::random_words(1, d, 200));
-  }
+  const int64_t base = peak("small", {{"a.jsonl", test::json_line("some text")}}, 2);
   std::string many, large;
-  while (many.size() < 5u * kMemory) many += part;
-  const std::string document = test::random_words(2, 0, 600000);
-  while (large.size() < 3u * kMemory) large += test::json_line(document);
-  const auto longest = static_cast<int64_t>(document.size());
-  const int64_t for_large = 17 * longest;  // such a line is about the longest allowed
-  EXPECT_LE(peak("many", "a.jsonl", many), base + kMemory);
-  EXPECT_LE(peak("packed", "a.jsonl.zst", test::zstd(many)), base + kMemory);
-  EXPECT_LE(peak("large", "a.jsonl", large, for_large), base + for_large);
+  while (many.size() < 3u * kMemory) {
+    std::string part;
+    for (uint64_t d = 0; part.size() < 4u << 20; ++d) {
+      part += test::json_line(test::random_words(1, d, 200));
+    }
+    for (int copy = 0; copy < 8; ++copy) many += part;
+  }
+  const std::string document = test::json_line(test::random_words(2, 0, 305000));
+  ASSERT_LE(document.size(), kMemory / 32u);
+  ASSERT_GT(document.size(), kMemory / 36u);  // about the longest allowed
+  while (large.size() < 2u * kMemory) large += document;
+  EXPECT_LE(peak("many", {{"a.jsonl", many}}, 2), base + kMemory);
+  EXPECT_LE(peak("packed", {{"a.jsonl.zst", test::zstd(many)}}, 2), base + kMemory);
+  EXPECT_LE(peak("large", {{"a.jsonl", large}}, 2), base + kMemory);
+  std::map<std::string, std::string> files;
+  for (int f = 0; f < 8; ++f) {
+    files[std::to_string(f) + ".jsonl"] =
+        document + document + document + document + document + document;
+  }
+  EXPECT_LE(peak("files", files, 8), base + kMemory);
 }
 
 }  // namespace

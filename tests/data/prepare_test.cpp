@@ -47,7 +47,7 @@ TEST(PrepareAtScale, ThreadsAndMemoryDoNotShowInTheOutput) {
   for (const int threads : {1, 2, 3, 8}) {
     PrepareOptions options = s.options("out" + std::to_string(threads));
     options.threads = threads;
-    options.memory = threads == 3 ? 16 << 20 : 1 << 30;
+    options.memory = threads == 3 ? 64 << 20 : 1 << 30;
     options.checkpoint_bytes = threads == 8 ? 1 : 1 << 30;
     prepare(options);
     const auto found = test::digests(options.output);
@@ -286,7 +286,7 @@ TEST(PrepareAtScale, WrongRequests) {
     EXPECT_FALSE(fs::exists(s.partial("out")));
   };
   refuse({"memory of 1000 bytes"}, [](PrepareOptions& o) { o.memory = 1000; });
-  refuse({"16 times"}, [](PrepareOptions& o) { o.max_document = o.memory / 8; });
+  refuse({"32 times"}, [](PrepareOptions& o) { o.max_document = o.memory / 8; });
   refuse({"duplicate threshold 1.5"}, [](PrepareOptions& o) { o.duplicates.threshold = 1.5; });
   refuse({"duplicate bands"}, [](PrepareOptions& o) { o.duplicates.bands = 100000; });
   refuse({"n-grams of 0 words"}, [](PrepareOptions& o) { o.duplicates.ngram = 0; });
