@@ -41,7 +41,8 @@ class Generated final : public EvalTask {
     for (const Part& part : parts_) check_fits(*part.generator, model);
     settings_ = parts_.front().generator->settings();
     if (parts_.size() > 1) settings_ = make_generator(generator, theirs, tokenizer)->settings();
-    settings_.set("n", n_);
+    // One list of examples may grow; items of several move when it does.
+    if (parts_.size() > 1) settings_.set("n", n_);
     settings_.set("query_aware", query_aware_);
     settings_.set("marker", marker_);
   }

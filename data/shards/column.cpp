@@ -24,14 +24,20 @@ void widen(DType dtype, const std::byte* from, std::span<int32_t> out, const std
   switch (dtype) {
     case DType::kU8:
       return widen<uint8_t>(from, out, where);
+    case DType::kI8:
+      return widen<int8_t>(from, out, where);
     case DType::kU16:
       return widen<uint16_t>(from, out, where);
+    case DType::kI16:
+      return widen<int16_t>(from, out, where);
     case DType::kU32:
       return widen<uint32_t>(from, out, where);
     case DType::kI32:
       return widen<int32_t>(from, out, where);
     case DType::kI64:
       return widen<int64_t>(from, out, where);
+    case DType::kU64:
+      return widen<uint64_t>(from, out, where);
     default:
       fail(ErrorCode::kData, "{}: holds {}, expected integers", where, dtype_name(dtype));
   }

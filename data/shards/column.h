@@ -26,7 +26,7 @@ struct ShardFile {
 /// as their flattened elements.
 class Column {
  public:
-  /// Throws Error(kData) unless the dataset holds integers of 1, 2 or 4 bytes, or int64.
+  /// Throws Error(kData) unless the dataset holds integers.
   Column(const ShardFile& file, const std::string& name);
   /// `elements` integers that lie in a mapped file from byte `offset` on.
   Column(const MappedFile& mapping, DType dtype, int64_t offset, int64_t elements);

@@ -24,7 +24,8 @@ GrowingFile::GrowingFile(std::filesystem::path path, int64_t bytes)
   if (file_ == nullptr) fail_to("open");
   if (fseeko(file_.get(), 0, SEEK_END) != 0) fail_to("seek");
   const auto there = static_cast<int64_t>(ftello(file_.get()));
-  require(there >= bytes, ErrorCode::kData, "{}: holds {} bytes, fewer than the {} of its journal",
+  require(there >= bytes, ErrorCode::kData,
+          "{}: holds {} bytes, fewer than the {} of its journal; begin anew with --restart",
           path_.string(), there, bytes);
   if (ftruncate(fd, static_cast<off_t>(bytes)) != 0) fail_to("cut");
   if (fseeko(file_.get(), static_cast<off_t>(bytes), SEEK_SET) != 0) fail_to("seek");

@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "core/base/error.h"
 #include "core/base/progress.h"
 #include "core/base/rng.h"
+#include "core/base/threads.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
 #include "data/shards/pipeline.h"
@@ -23,6 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr size_t kLongDocument = 2 << 20;
 constexpr uint64_t kSplitStream = 0x73706c6974;  // "split": keeps the split's draws apart
 
 DType choose_dtype(const PrepareOptions& options, int64_t vocab_size) {
@@ -63,6 +66,7 @@ class Preparation {
   void begin();
   void restore_keys();
   void write_documents();
+  std::vector<int32_t> encode(const std::string& text, ThreadPool& pool);
   void take(const Chunk& chunk);
   void take(const PreparedDocument& document, const InputFile& file, InputStatistics& of_file);
   void checkpoint();
@@ -82,6 +86,7 @@ class Preparation {
   Node request_;
   PrepareFolder folder_;
 
+  std::mutex pool_mutex_;  ///< of the pool for long documents
   PrepareProgress progress_;
   std::vector<std::unique_ptr<ShardWriter>> writers_;
   std::unique_ptr<GrowingFile> keys_;  ///< of kept documents, where duplicates are looked for
@@ -221,7 +226,15 @@ void Preparation::checkpoint() {
   saved_ = true;
 }
 
+// A long document would leave the other cores without work: it is encoded on all of them.
+std::vector<int32_t> Preparation::encode(const std::string& text, ThreadPool& pool) {
+  if (text.size() < kLongDocument) return tokenizer_->encode(text);
+  const std::lock_guard one_at_a_time(pool_mutex_);
+  return tokenizer_->encode_parallel(text, pool);
+}
+
 void Preparation::write_documents() {
+  ThreadPool pool(options_.threads);
   DocumentPipeline::Options pipe;
   pipe.threads = options_.threads;
   pipe.memory = options_.memory;
@@ -237,7 +250,7 @@ void Preparation::write_documents() {
       if (record.too_long) continue;
       const std::string text = text_of(std::exchange(record, {}), file, options_.text_key);
       out.bytes = static_cast<int64_t>(text.size());
-      out.ids = tokenizer_->encode(text);
+      out.ids = encode(text, pool);
       out.key = hasher_.key(text);
     }
   });
@@ -321,7 +334,12 @@ PrepareResult Preparation::run() {
     try {
       write_documents();
     } catch (const Error&) {
-      if (!saved_) folder_.discard();  // nothing in it is worth keeping
+      if (saved_) {
+        spdlog::info("{} keeps what was done: the same command continues there",
+                     folder_.path().string());
+      } else {
+        folder_.discard();
+      }
       throw;
     }
     finish();

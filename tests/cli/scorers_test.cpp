@@ -41,7 +41,7 @@ EngineArguments arguments_of(const std::string& policy = "none", const std::stri
 /// Texts of several lengths, begun in all ways, scored from everywhere.
 std::vector<ScoreText> texts_of(int64_t vocab, int64_t prompt) {
   std::vector<ScoreText> texts;
-  for (int64_t n : {2, 5, 33, 50}) {
+  for (int64_t n : {2, 5, 50}) {
     for (int64_t scored : {int64_t{0}, int64_t{1}, n / 2, n - 1}) {
       ScoreText text;
       text.tokens = test::random_tokens(n, vocab, static_cast<uint64_t>(n));
@@ -155,9 +155,9 @@ TEST(Scorers, PoliciesActOnlyOnStreamedTokens) {
       EXPECT_EQ(log_ps(roomy.score(texts_of(vocab, 0))), log_ps(expected));
       EXPECT_EQ(log_ps(tight.score(texts_of(vocab, -1))), log_ps(expected));
       const auto texts = texts_of(vocab, 3);
-      const auto alone = tight.score(std::span(texts).subspan(12, 1));
+      const auto alone = tight.score(std::span(texts).subspan(8, 1));
       const auto streamed = tight.score(texts);
-      EXPECT_EQ(log_ps(alone), log_ps({streamed[12]}));
+      EXPECT_EQ(log_ps(alone), log_ps({streamed[8]}));
       if (8 * model.spec.block_length() < 50) {
         EXPECT_NE(log_ps(streamed), log_ps(expected));
       }

@@ -107,6 +107,16 @@ TEST(IdTasks, NeedlesAreFoundByTheirKey) {
                                       p.context.begin()));
   }
   EXPECT_GT(places.size(), 10u) << "needles lie anywhere";
+  // Thirteen keys of one id: six of them are often drawn twice.
+  const auto crowded = make_needles_ids(options({{"keys", 6}, {"key_length", 1}, {"vocab", 16}}));
+  for (uint64_t i = 0; i < 50; ++i) {
+    const Parts p = take_apart(crowded->example(i), 16);
+    std::set<int32_t> keys;
+    for (size_t t = 0; t < p.context.size(); ++t) {
+      if (p.context[t] == kNeedleId) keys.insert(p.context[t + 1]);
+    }
+    EXPECT_EQ(keys.size(), 6u);
+  }
 }
 
 TEST(IdTasks, VariablesFollowTheirChain) {

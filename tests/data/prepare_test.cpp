@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <set>
 
 #include "core/io/folder_lock.h"
 #include "data/shards/shard_set.h"
@@ -57,6 +58,28 @@ TEST(PrepareAtScale, ThreadsAndMemoryDoNotShowInTheOutput) {
   }
 }
 
+// A document that is encoded on all cores by itself.
+TEST(PrepareAtScale, ALongDocumentIsTheSameOnAnyNumberOfThreads) {
+  const TempDir dir;
+  test::write_vocabulary(dir / "tokenizer.json");
+  const std::string text = test::random_words(6, 0, 700000);
+  ASSERT_GT(text.size(), size_t{4} << 20);
+  test::write_text(dir / "a.txt", text);
+  for (const int threads : {1, 3}) {
+    PrepareOptions options;
+    options.inputs = {dir / "a.txt", dir / "a.txt"};
+    options.tokenizer = dir / "tokenizer.json";
+    options.output = dir / std::to_string(threads);
+    options.threads = threads;
+    prepare(options);
+    const ShardSet shards(options.output);
+    std::vector<int32_t> ids(static_cast<size_t>(shards.total_tokens() / 2 - 1));
+    shards.read(0, ids);
+    EXPECT_EQ(ids, load_tokenizer(options.output)->encode(text));
+  }
+  EXPECT_EQ(test::digests(dir / "1"), test::digests(dir / "3"));
+}
+
 TEST(PrepareAtScale, StatisticsAddUp) {
   const Place s;
   const PrepareResult result = prepare(s.options("out"));
@@ -93,6 +116,33 @@ TEST(PrepareAtScale, StatisticsAddUp) {
   EXPECT_EQ(params.find("preparation")->find("tokens")->as_int(), tokens);
   EXPECT_EQ(params.find("preparation")->find("exact_duplicates")->as_int(),
             t.total.exact_duplicates);
+}
+
+std::set<std::vector<int32_t>> documents_of(const fs::path& folder) {
+  const ShardSet shards(folder);
+  std::vector<int64_t> starts = shards.document_starts();
+  starts.push_back(shards.total_tokens());
+  std::set<std::vector<int32_t>> out;
+  for (size_t d = 0; d + 1 < starts.size(); ++d) {
+    std::vector<int32_t> ids(static_cast<size_t>(starts[d + 1] - starts[d]));
+    shards.read(starts[d], ids);
+    out.insert(ids);
+  }
+  return out;
+}
+
+TEST(PrepareAtScale, LeavingOutDuplicatesMovesNoDocumentToTheOtherSide) {
+  const Place s;
+  PrepareOptions all = s.options("all");
+  all.duplicates.kind = Duplicates::kKeep;
+  prepare(all);
+  prepare(s.options("some"));
+  for (const char* part : {"train", "validation"}) {
+    const auto before = documents_of(s.dir / "all" / part),
+               after = documents_of(s.dir / "some" / part);
+    EXPECT_GT(after.size(), 20u);
+    for (const auto& document : after) EXPECT_TRUE(before.contains(document)) << part;
+  }
 }
 
 TEST(PrepareAtScale, BrokenUtf8OfATextFileIsKept) {

@@ -128,15 +128,20 @@ TEST(ShardSet, ForeignTypesAreNamed) {
   write_data<double>(dir / "a.h5", {1});
   refuse({"a.h5", "'data'", "holds F64, expected integers"});
   write_data<int8_t>(dir / "a.h5", {-1});
-  refuse({"a.h5", "'data'", "holds I8, expected integers"});
-  write_data<uint64_t>(dir / "a.h5", {1});
-  refuse({"a.h5", "'data'", "holds U64, expected integers"});
+  refuse({"a.h5", "token -1 is outside"});
+  write_data<uint64_t>(dir / "a.h5", {uint64_t{1} << 63});
+  refuse({"a.h5", "value 9223372036854775808 is out of range"});
   write_data<int32_t>(dir / "a.h5", {-1});
   refuse({"a.h5", "token -1 is outside"});
   write_data<uint32_t>(dir / "a.h5", {4000000000u});
   refuse({"a.h5", "value 4000000000 is out of range"});
   write_data<int64_t>(dir / "a.h5", {int64_t{1} << 40});
   refuse({"a.h5", "is out of range"});
+
+  write_data<int16_t>(dir / "a.h5", {32767});
+  EXPECT_EQ(ShardSet(dir.path()).token(0), 32767);
+  write_data<uint64_t>(dir / "a.h5", {77});
+  EXPECT_EQ(ShardSet(dir.path()).token(0), 77);
 
   // A compound type, and text.
   const hid_t pair = H5Tcreate(H5T_COMPOUND, 8);

@@ -77,6 +77,9 @@ TEST(ZipArchive, HostileFiles) {
   std::string broken = good;
   broken[good.find("wh.jsonl") + 20] ^= 0x55;
   refuse(broken, {"data/wh.jsonl", "damaged"});
+  broken = good;
+  broken[good.find("dogs bark")] = 'h';  // a stored member: only the checksum tells
+  refuse(broken, {"data/noun_2.jsonl", "damaged"});
   expect_error(ErrorCode::kRequest, {"no such file"}, [&] { read_blimp(folder / "none.zip"); });
 }
 
@@ -86,7 +89,7 @@ TEST(ZipArchive, SurvivesDamageAnywhere) {
   const std::string good = read_text(kTiny);
   const Philox random(11);
   int64_t refused = 0;
-  for (uint64_t i = 0; i < 1500; ++i) {
+  for (uint64_t i = 0; i < 400; ++i) {
     std::string bytes = good;
     for (uint64_t k = 0; k < 1 + i % 3; ++k) {
       bytes[random.below(8 * i + k, bytes.size())] = static_cast<char>(random.bits(8 * i + 4 + k));
@@ -98,7 +101,7 @@ TEST(ZipArchive, SurvivesDamageAnywhere) {
       ++refused;
     }
   }
-  EXPECT_GT(refused, 500);
+  EXPECT_GT(refused, 150);
 }
 
 TEST(TaskFiles, NamesInArchivesAreOnlyNames) {

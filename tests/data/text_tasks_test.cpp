@@ -201,6 +201,14 @@ TEST(TextTasks, NeedlesOfEveryConfiguration) {
   }
 }
 
+// A thousand of 37,888 pairs of words: without care about eleven would come twice.
+TEST(TextTasks, KeysOfNeedlesDiffer) {
+  const auto task = make_needles(options({{"length", 50000}, {"config", "multikey_2"}}), &bytes());
+  const auto names = matches(read(task->example(0)).context, "A secret number of ([^ ]+) is");
+  EXPECT_GT(names.size(), 1000u);
+  EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
+}
+
 TEST(TextTasks, VariablesFollowTheirChain) {
   const auto task =
       make_variables(options({{"length", 5000}, {"chains", 2}, {"hops", 3}}), &bytes());

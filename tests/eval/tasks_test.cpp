@@ -144,6 +144,7 @@ TEST(EvalTasks, BlimpByHand) {
   EXPECT_EQ(right, (std::vector<double>{1, 0, 1, 0, 1}));
   expect_near(rows.at(" accuracy").value, 3.0 / 5);
   expect_near(rows.at("/agreement accuracy").value, 2.0 / 4);
+  EXPECT_EQ(rows.at("/agreement accuracy").n, 4);
   expect_near(rows.at("/agreement/noun_1 accuracy").value, 1.0 / 2);
   expect_near(rows.at("/agreement/noun_2 accuracy").value, 1.0 / 2);
   expect_near(rows.at("/islands accuracy").value, 1);
@@ -253,12 +254,17 @@ TEST(EvalTasks, GeneratedTextsAndLists) {
   const auto list = make_eval_task("mqar:config=figure2", 2, large);
   EXPECT_EQ(list->size(), 6);
   EXPECT_EQ(list->settings().find("config")->as_string(), "figure2");
+  EXPECT_EQ(list->settings().find("n")->as_int(), 2);
+  EXPECT_EQ(task->settings().find("n"), nullptr)
+      << "a log goes on when more examples are asked for";
   const std::vector<Metric> metrics = list->metrics();
   ASSERT_EQ(metrics.size(), 12u);
   EXPECT_EQ(metrics[9].task, "mqar:config=figure2/length=256,pairs=16");
   EXPECT_EQ(metrics[9].first, 4);
   EXPECT_EQ(metrics[9].last, 6);
-  EXPECT_GT(list->texts(5)[0].tokens.size(), 64u);
+  // Each shape counts its examples from zero.
+  const auto single = make_eval_task("mqar:length=128,pairs=8", 2, large);
+  EXPECT_EQ(list->texts(3)[0].tokens, single->texts(1)[0].tokens);
 }
 
 TEST(EvalTasks, EveryKindIsListed) {

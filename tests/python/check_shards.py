@@ -101,7 +101,7 @@ def check_foreign(binary, folder):
     (folder / "plain.h5").rename(folder / "plain" / "data-00000.h5")
     assert run(binary, "inspect", folder / "plain", "--json")["tokens"] == 1000
     pair = np.dtype([("a", "<i4"), ("b", "<i4")])
-    for values in (np.zeros(4, "f4"), np.zeros(4, "i1"), np.zeros(4, "f2"), np.zeros(4, pair), np.zeros(4, "S3"),
+    for values in (np.zeros(4, "f4"), np.full(4, -1, "i1"), np.zeros(4, "f2"), np.zeros(4, pair), np.zeros(4, "S3"),
                    np.zeros(4, "c8")):
         with h5py.File(folder / "plain" / "data-00000.h5", "w") as file:
             file["data"] = values
