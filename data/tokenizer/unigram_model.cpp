@@ -1,0 +1,121 @@
+#include "data/tokenizer/unigram_model.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "core/base/error.h"
+#include "data/tokenizer/text.h"
+
+namespace ashlar {
+namespace {
+
+constexpr float kUnknownPenalty = 10.0f;
+
+}  // namespace
+
+UnigramModel::UnigramModel(const std::vector<SpmVocabulary::Piece>& pieces) {
+  // The highest score begins at the smallest positive float, not the lowest one: a user-defined
+  // piece costs 0.1 where all scores are negative, as they are.
+  float lowest = std::numeric_limits<float>::max(), highest = std::numeric_limits<float>::min();
+  for (size_t id = 0; id < pieces.size(); ++id) {
+    if (pieces[id].kind == SpmKind::kUnknown) unknown_ = static_cast<int32_t>(id);
+    if (pieces[id].kind != SpmKind::kNormal) continue;
+    lowest = std::min(lowest, pieces[id].score);
+    highest = std::max(highest, pieces[id].score);
+  }
+  unknown_score_ = lowest - kUnknownPenalty;
+  for (const SpmVocabulary::Piece& piece : pieces) {
+    const bool defined = piece.kind == SpmKind::kUserDefined;
+    const float bonus = static_cast<float>(piece.text.size()) * highest;
+    scores_.push_back(defined ? bonus - 0.1f : piece.score);
+  }
+  build_trie(pieces);
+}
+
+void UnigramModel::build_trie(const std::vector<SpmVocabulary::Piece>& pieces) {
+  struct Entry {
+    std::string_view text;
+    int32_t id;
+  };
+  std::vector<Entry> entries;
+  for (size_t id = 0; id < pieces.size(); ++id) {
+    const SpmKind kind = pieces[id].kind;
+    if (kind != SpmKind::kNormal && kind != SpmKind::kUserDefined) continue;
+    entries.push_back({pieces[id].text, static_cast<int32_t>(id)});
+  }
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return a.text < b.text; });
+  // Breadth first: node i stands for entries [begin, end), equal in their first `depth` bytes.
+  struct Range {
+    size_t begin, end, depth;
+  };
+  std::vector<Range> ranges = {{0, entries.size(), 0}};
+  nodes_.assign(1, {});
+  for (size_t node = 0; node < ranges.size(); ++node) {
+    auto [at, end, depth] = ranges[node];
+    while (at < end && entries[at].text.size() == depth) nodes_[node].id = entries[at++].id;
+    nodes_[node].first = static_cast<int32_t>(nodes_.size());
+    while (at < end) {
+      const char label = entries[at].text[depth];
+      const size_t begin = at;
+      while (at < end && entries[at].text[depth] == label) ++at;
+      nodes_.emplace_back().label = static_cast<uint8_t>(label);
+      ranges.push_back({begin, at, depth + 1});
+    }
+    nodes_[node].count = static_cast<int32_t>(nodes_.size()) - nodes_[node].first;
+  }
+  root_.fill(-1);
+  for (int32_t i = 0; i < nodes_[0].count; ++i) {
+    root_[nodes_[static_cast<size_t>(nodes_[0].first + i)].label] = nodes_[0].first + i;
+  }
+}
+
+int32_t UnigramModel::child(int32_t node, uint8_t label) const {
+  if (node == 0) return root_[label];
+  const Node& parent = nodes_[static_cast<size_t>(node)];
+  const auto begin = nodes_.begin() + parent.first, end = begin + parent.count;
+  const auto found = std::lower_bound(
+      begin, end, label, [](const Node& child, uint8_t wanted) { return child.label < wanted; });
+  if (found == end || found->label != label) return -1;
+  return static_cast<int32_t>(found - nodes_.begin());
+}
+
+std::vector<UnigramModel::Span> UnigramModel::best_path(std::string_view text) const {
+  struct End {
+    float score = 0;  ///< of the best path to here
+    int32_t id = -1;
+    int64_t begin = -1;  ///< of its last piece
+  };
+  std::vector<End> ends(text.size() + 1);
+  for (size_t begin = 0; begin < text.size();) {
+    const float so_far = ends[begin].score;
+    const auto reach = [&](size_t end, int32_t id, float score) {
+      End& best = ends[end];
+      if (best.begin >= 0 && score <= best.score) return;
+      best = {score, id, static_cast<int64_t>(begin)};
+    };
+    const size_t next = begin + static_cast<size_t>(utf8_at(text, begin).length);
+    bool single = false;
+    int32_t node = 0;
+    for (size_t at = begin; at < text.size(); ++at) {
+      node = child(node, static_cast<uint8_t>(text[at]));
+      if (node < 0) break;
+      const int32_t id = nodes_[static_cast<size_t>(node)].id;
+      if (id < 0) continue;
+      reach(at + 1, id, scores_[static_cast<size_t>(id)] + so_far);
+      single |= at + 1 == next;
+    }
+    if (!single) reach(next, unknown_, unknown_score_ + so_far);
+    begin = next;
+  }
+  std::vector<Span> path;
+  for (size_t end = text.size(); end > 0; end = path.back().begin) {
+    ASHLAR_CHECK(ends[end].begin >= 0);
+    path.push_back({static_cast<size_t>(ends[end].begin), end, ends[end].id});
+  }
+  std::reverse(path.begin(), path.end());
+  return path;
+}
+
+}  // namespace ashlar
