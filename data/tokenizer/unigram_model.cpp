@@ -11,6 +11,9 @@ namespace ashlar {
 namespace {
 
 constexpr float kUnknownPenalty = 10.0f;
+/// Where the best path's sum falls below this, the library (0.2.3) counts on from zero, or a long
+/// text's sums would round differences between pieces away.
+constexpr float kRebase = -1e5f;
 
 }  // namespace
 
@@ -81,20 +84,60 @@ int32_t UnigramModel::child(int32_t node, uint8_t label) const {
   return static_cast<int32_t>(found - nodes_.begin());
 }
 
-std::vector<UnigramModel::Span> UnigramModel::best_path(std::string_view text) const {
+namespace {
+
+/// The best path to each place behind `from`, as far as some piece reached.
+class Ends {
+ public:
+  bool reached(size_t place) const { return place - from_ < ends_.size(); }
+  float score(size_t place) const { return ends_[place - from_].score; }
+
+  /// Takes the score of `place` off it and all behind it.
+  void rebase(size_t place) {
+    const float by = score(place);
+    for (size_t i = place - from_; i < ends_.size(); ++i) ends_[i].score -= by;
+  }
+
+  void reach(size_t begin, size_t end, int32_t id, float score) {
+    if (end - from_ >= ends_.size()) ends_.resize(end - from_ + 1);
+    End& best = ends_[end - from_];
+    if (best.id < 0 || score > best.score) best = {score, id, begin};
+  }
+
+  /// Appends the path to `end`, the furthest place reached, and goes on from there.
+  void finish(size_t end, std::vector<UnigramModel::Span>& path) {
+    const size_t before = path.size();
+    for (size_t at = end; at > from_;) {
+      const End& last = ends_[at - from_];
+      ASHLAR_CHECK(last.id >= 0);
+      path.push_back({last.begin, at, last.id});
+      at = last.begin;
+    }
+    std::reverse(path.begin() + static_cast<std::ptrdiff_t>(before), path.end());
+    ends_.assign(1, {score(end), -1, 0});
+    from_ = end;
+  }
+
+ private:
   struct End {
-    float score = 0;  ///< of the best path to here
-    int32_t id = -1;
-    int64_t begin = -1;  ///< of its last piece
+    float score = 0;
+    int32_t id = -1;   ///< of the last piece
+    size_t begin = 0;  ///< of the last piece
   };
-  std::vector<End> ends(text.size() + 1);
+  std::vector<End> ends_ = std::vector<End>(1);
+  size_t from_ = 0;
+};
+
+}  // namespace
+
+std::vector<UnigramModel::Span> UnigramModel::best_path(std::string_view text) const {
+  std::vector<Span> path;
+  Ends ends;
   for (size_t begin = 0; begin < text.size();) {
-    const float so_far = ends[begin].score;
-    const auto reach = [&](size_t end, int32_t id, float score) {
-      End& best = ends[end];
-      if (best.begin >= 0 && score <= best.score) return;
-      best = {score, id, static_cast<int64_t>(begin)};
-    };
+    // Where no piece goes on, every path passes: memory is that of a word, not of the text.
+    if (!ends.reached(begin + 1)) ends.finish(begin, path);
+    if (ends.score(begin) < kRebase) ends.rebase(begin);
+    const float so_far = ends.score(begin);
     const size_t next = begin + static_cast<size_t>(utf8_at(text, begin).length);
     bool single = false;
     int32_t node = 0;
@@ -103,18 +146,13 @@ std::vector<UnigramModel::Span> UnigramModel::best_path(std::string_view text) c
       if (node < 0) break;
       const int32_t id = nodes_[static_cast<size_t>(node)].id;
       if (id < 0) continue;
-      reach(at + 1, id, scores_[static_cast<size_t>(id)] + so_far);
+      ends.reach(begin, at + 1, id, scores_[static_cast<size_t>(id)] + so_far);
       single |= at + 1 == next;
     }
-    if (!single) reach(next, unknown_, unknown_score_ + so_far);
+    if (!single) ends.reach(begin, next, unknown_, unknown_score_ + so_far);
     begin = next;
   }
-  std::vector<Span> path;
-  for (size_t end = text.size(); end > 0; end = path.back().begin) {
-    ASHLAR_CHECK(ends[end].begin >= 0);
-    path.push_back({static_cast<size_t>(ends[end].begin), end, ends[end].id});
-  }
-  std::reverse(path.begin(), path.end());
+  ends.finish(text.size(), path);
   return path;
 }
 

@@ -11,7 +11,8 @@ namespace ashlar {
 
 /// SentencePiece's Unigram model (Kudo 2018, arXiv 1804.10959): of all ways to write a text in
 /// pieces the one with the highest sum of scores. Ties and rounding are those of the library: sums
-/// along a path are kept in float, and of equal ones the piece that begins first stays.
+/// along a path are kept in float, counted anew from time to time, and of equal ones the piece that
+/// begins first stays.
 class UnigramModel {
  public:
   /// `pieces` by id, exactly one of kind kUnknown; normal and user-defined ones take part.

@@ -131,6 +131,25 @@ TEST(Unigram, BestPath) {
             (Ids{0, 1}));
 }
 
+TEST(Unigram, LongTextsKeepSmallDifferences) {
+  // "pq" + "r" is better by 0.001, less than a float's last place beyond 2^14. The library's own
+  // answers for 60 × 300 x and "pqr": right until the sum is past 2^15, and again from -1e5 on.
+  const UnigramModel model({{"?", 0, SpmKind::kUnknown},
+                            {"x", -10.123f, SpmKind::kNormal},
+                            {"p", -5.5f, SpmKind::kNormal},
+                            {"qr", -6.25f, SpmKind::kNormal},
+                            {"pq", -5.875f, SpmKind::kNormal},
+                            {"r", -5.874f, SpmKind::kNormal},
+                            {"q", -30, SpmKind::kNormal}});
+  std::string text, answers;
+  for (int i = 0; i < 60; ++i) text += std::string(300, 'x') + "pqr";
+  for (const UnigramModel::Span& span : model.best_path(text)) {
+    if (span.id == 2) answers += 'W';
+    if (span.id == 4) answers += '.';
+  }
+  EXPECT_EQ(answers, "..........WWWWWWWWWWWWWWWWWWWWWW...........WWWWWWWWWWWWWWWWW");
+}
+
 TEST(Unigram, DamagedCharacterMaps) {
   const auto refused = [](const std::string& blob) {
     expect_error(ErrorCode::kData, {"x", "character map is damaged"}, [&] { Charsmap(blob, "x"); });
