@@ -18,20 +18,18 @@ constexpr float kRebase = -1e5f;
 }  // namespace
 
 UnigramModel::UnigramModel(const std::vector<SpmVocabulary::Piece>& pieces) {
-  // The highest score begins at the smallest positive float, not the lowest one: a user-defined
-  // piece costs 0.1 where all scores are negative, as they are.
-  float lowest = std::numeric_limits<float>::max(), highest = std::numeric_limits<float>::min();
+  float lowest = std::numeric_limits<float>::max();
   for (size_t id = 0; id < pieces.size(); ++id) {
     if (pieces[id].kind == SpmKind::kUnknown) unknown_ = static_cast<int32_t>(id);
     if (pieces[id].kind != SpmKind::kNormal) continue;
     lowest = std::min(lowest, pieces[id].score);
-    highest = std::max(highest, pieces[id].score);
   }
   unknown_score_ = lowest - kUnknownPenalty;
   for (const SpmVocabulary::Piece& piece : pieces) {
+    // Found by asking the library: its own score counts nothing, each byte but one 0.1.
+    const double bonus = 0.1 * static_cast<double>(piece.text.size()) - 0.1;
     const bool defined = piece.kind == SpmKind::kUserDefined;
-    const float bonus = static_cast<float>(piece.text.size()) * highest;
-    scores_.push_back(defined ? bonus - 0.1f : piece.score);
+    scores_.push_back(defined ? static_cast<float>(bonus) : piece.score);
   }
   build_trie(pieces);
 }

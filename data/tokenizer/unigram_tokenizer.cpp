@@ -22,7 +22,7 @@ bool written_special(SpmKind kind) {
 /// The library's own conditions, and UTF-8.
 const Pieces& checked(const Pieces& pieces, const std::string& file) {
   std::unordered_set<std::string_view> matched, reserved;
-  int normal = 0, unknown = 0, defined = 0, positive = 0;
+  int normal = 0, unknown = 0;
   for (size_t id = 0; id < pieces.size(); ++id) {
     const auto& [text, score, kind] = pieces[id];
     require(!text.empty(), ErrorCode::kData, "{}: token {} is empty", file, id);
@@ -36,14 +36,9 @@ const Pieces& checked(const Pieces& pieces, const std::string& file) {
             "{}: the vocabulary holds '{}' twice", file, text);
     normal += kind == SpmKind::kNormal;
     unknown += kind == SpmKind::kUnknown;
-    defined += kind == SpmKind::kUserDefined;
-    positive += kind == SpmKind::kNormal && score > 0;
   }
   require(unknown == 1, ErrorCode::kData, "{}: {} unknown tokens, expected one", file, unknown);
   require(normal > 0, ErrorCode::kData, "{}: the vocabulary has no normal token", file);
-  // What a user-defined piece counts then is not known to us; log probabilities are never positive.
-  require(defined == 0 || positive == 0, ErrorCode::kData,
-          "{}: scores above 0 beside user-defined pieces are not supported", file);
   return pieces;
 }
 

@@ -124,7 +124,7 @@ TEST(Unigram, BestPath) {
   EXPECT_EQ(ids(""), Ids{});
   EXPECT_EQ(ids("aa"), Ids{2});  // a tie: the piece that begins first
   EXPECT_EQ(ids("ab"), Ids{3});
-  EXPECT_EQ(ids("aab"), Ids{5});      // user-defined: -0.1, whatever its score
+  EXPECT_EQ(ids("aab"), Ids{5});      // user-defined: 0.2, whatever its score
   EXPECT_EQ(ids("bb"), (Ids{0, 0}));  // unused and unknown
   EXPECT_EQ(ids("\xc3\xa9"
                 "a"),
