@@ -6,6 +6,7 @@
 #include "core/base/error.h"
 #include "core/io/json.h"
 #include "data/tokenizer/hf_pipeline.h"
+#include "data/tokenizer/unigram_tokenizer.h"
 
 namespace ashlar {
 namespace {
@@ -16,8 +17,8 @@ constexpr int64_t kMaxHoles = 65536;
 
 class Reader {
  public:
-  Reader(const std::string& text, const std::string& file)
-      : root_(parse_json(text, file)), file_(file) {
+  Reader(Node root, const std::string& text, const std::string& file)
+      : root_(std::move(root)), file_(file) {
     out_.json = text;
   }
 
@@ -222,10 +223,12 @@ TokenizerHints read_tokenizer_config(const Node& config) {
   return {token("bos_token"), token("eos_token")};
 }
 
-BpeVocabulary parse_hf_vocabulary(const std::string& text, const std::string& file,
-                                  const TokenizerHints& hints) {
+namespace {
+
+BpeVocabulary read_bpe(Node root, const std::string& text, const std::string& file,
+                       const TokenizerHints& hints) {
   try {
-    return Reader(text, file).run(hints);
+    return Reader(std::move(root), text, file).run(hints);
   } catch (const Error& error) {
     // Typed access to a Node blames the request; here it is the file that is wrong.
     if (error.code() != ErrorCode::kRequest) throw;
@@ -233,9 +236,19 @@ BpeVocabulary parse_hf_vocabulary(const std::string& text, const std::string& fi
   }
 }
 
+}  // namespace
+
+BpeVocabulary parse_hf_vocabulary(const std::string& text, const std::string& file,
+                                  const TokenizerHints& hints) {
+  return read_bpe(parse_json(text, file), text, file, hints);
+}
+
 std::unique_ptr<Tokenizer> parse_hf_tokenizer(const std::string& text, const std::string& file,
                                               const TokenizerHints& hints) {
-  return std::make_unique<BpeTokenizer>(parse_hf_vocabulary(text, file, hints), file);
+  Node root = parse_json(text, file);
+  // BOS and EOS of a Unigram vocabulary are those of the SentencePiece model within.
+  if (is_unigram_json(root)) return parse_unigram_json(root, text, file);
+  return std::make_unique<BpeTokenizer>(read_bpe(std::move(root), text, file, hints), file);
 }
 
 }  // namespace ashlar

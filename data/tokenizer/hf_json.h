@@ -19,15 +19,15 @@ struct TokenizerHints {
 TokenizerHints read_tokenizer_config(const Node& config);
 
 /// Reads the text of a Hugging Face `tokenizer.json` with a BPE model, byte-level or with byte
-/// fallback. Model, normalizer, pre-tokenizer, post-processor and decoder types that are not
-/// supported are refused by name, as are unknown keys: nothing is guessed. `truncation` and
-/// `padding` belong to batches and are not applied. BOS and EOS come from `hints`, else from the
-/// post-processor's template, else from well-known names among the special tokens. Throws
-/// Error(kData) naming `file` and key.
+/// fallback, or a Unigram one that parse_unigram_json knows. Model, normalizer, pre-tokenizer,
+/// post-processor and decoder types that are not supported are refused by name, as are unknown
+/// keys: nothing is guessed. `truncation` and `padding` belong to batches and are not applied. BOS
+/// and EOS come from `hints`, else from the post-processor's template, else from well-known names
+/// among the special tokens. Throws Error(kData) naming `file` and key.
 std::unique_ptr<Tokenizer> parse_hf_tokenizer(const std::string& text, const std::string& file,
                                               const TokenizerHints& hints = {});
 
-/// The same before a tokenizer is made of it; `json` holds the text.
+/// The same before a tokenizer is made of it, BPE only; `json` holds the text.
 BpeVocabulary parse_hf_vocabulary(const std::string& text, const std::string& file,
                                   const TokenizerHints& hints = {});
 

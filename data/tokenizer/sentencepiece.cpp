@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "data/tokenizer/spm_vocabulary.h"
+#include "data/tokenizer/unigram_tokenizer.h"
 
 // Field numbers are those of sentencepiece_model.proto. A reader of our own: the library offers the
 // pieces and scores but not the trainer's and normalizer's settings, which decide whether we can
@@ -90,10 +91,7 @@ struct Trainer {
   uint64_t type = 1;
   bool byte_fallback = false, suffix = false;
   int64_t bos = 1, eos = 2;
-};
-
-struct Normalizer {
-  bool character_map = false, dummy_prefix = true, remove_spaces = true, escape_spaces = true;
+  std::string unknown_surface = UnigramVocabulary().unknown_surface;
 };
 
 SpmVocabulary::Piece read_piece(std::string_view bytes, const std::string& where) {
@@ -116,6 +114,7 @@ SpmVocabulary::Piece read_piece(std::string_view bytes, const std::string& where
 Trainer read_trainer(std::string_view bytes, const std::string& where) {
   Trainer out;
   read(bytes, where, [&](const Field& field) {
+    if (field.number == 44 && field.wire == 2) out.unknown_surface = field.bytes;
     if (field.wire != 0) return;
     if (field.number == 3) out.type = field.value;
     if (field.number == 24) out.suffix = field.value != 0;
@@ -126,10 +125,10 @@ Trainer read_trainer(std::string_view bytes, const std::string& where) {
   return out;
 }
 
-Normalizer read_normalizer_spec(std::string_view bytes, const std::string& where) {
-  Normalizer out;
+SpmNormalizerSpec read_normalizer_spec(std::string_view bytes, const std::string& where) {
+  SpmNormalizerSpec out;
   read(bytes, where, [&](const Field& field) {
-    if (field.number == 2 && field.wire == 2) out.character_map = !field.bytes.empty();
+    if (field.number == 2 && field.wire == 2) out.charsmap = field.bytes;
     if (field.number == 3 && field.wire == 0) out.dummy_prefix = field.value != 0;
     if (field.number == 4 && field.wire == 0) out.remove_spaces = field.value != 0;
     if (field.number == 5 && field.wire == 0) out.escape_spaces = field.value != 0;
@@ -137,19 +136,25 @@ Normalizer read_normalizer_spec(std::string_view bytes, const std::string& where
   return out;
 }
 
-void check(const Trainer& trainer, const Normalizer& normalizer, const std::string& file) {
+void refuse(bool bad, const char* what, const std::string& file) {
+  require(!bad, ErrorCode::kData, "{}: {} is not supported", file, what);
+}
+
+void check_type(const Trainer& trainer, const std::string& file) {
   constexpr const char* kTypes[] = {"unknown", "Unigram", "BPE", "Word", "Char"};
-  const auto refuse = [&](bool bad, const char* what) {
-    require(!bad, ErrorCode::kData, "{}: {} is not supported", file, what);
-  };
-  require(trainer.type == 2, ErrorCode::kData,
-          "{}: SentencePiece type {} is not supported, only BPE", file,
+  require(trainer.type == 1 || trainer.type == 2, ErrorCode::kData,
+          "{}: SentencePiece type {} is not supported, only BPE and Unigram", file,
           kTypes[trainer.type < 5 ? trainer.type : 0]);
-  refuse(!trainer.byte_fallback, "a vocabulary without byte_fallback");
-  refuse(trainer.suffix, "treat_whitespace_as_suffix");
-  refuse(normalizer.character_map, "a normalizer with a character map (other than 'identity')");
-  refuse(normalizer.remove_spaces, "remove_extra_whitespaces");
-  refuse(!normalizer.escape_spaces, "a normalizer without escape_whitespaces");
+  refuse(trainer.suffix, "treat_whitespace_as_suffix", file);
+}
+
+void check_bpe(const Trainer& trainer, const SpmNormalizerSpec& normalizer,
+               const std::string& file) {
+  refuse(!trainer.byte_fallback, "a BPE vocabulary without byte_fallback", file);
+  refuse(!normalizer.charsmap.empty(),
+         "a BPE vocabulary whose normalizer has a character map (other than 'identity')", file);
+  refuse(normalizer.remove_spaces, "a BPE vocabulary with remove_extra_whitespaces", file);
+  refuse(!normalizer.escape_spaces, "a BPE vocabulary without escape_whitespaces", file);
 }
 
 std::optional<int32_t> id_within(int64_t id, size_t tokens, const char* key,
@@ -160,28 +165,56 @@ std::optional<int32_t> id_within(int64_t id, size_t tokens, const char* key,
   return static_cast<int32_t>(id);
 }
 
-}  // namespace
-
-std::unique_ptr<Tokenizer> parse_sentencepiece(const std::string& bytes, const std::string& file) {
-  SpmVocabulary spm;
+struct Model {
+  std::vector<SpmVocabulary::Piece> pieces;
   Trainer trainer;
-  Normalizer normalizer;
+  SpmNormalizerSpec normalizer, denormalizer;
+};
+
+Model read_model(const std::string& bytes, const std::string& file) {
+  Model out;
   read(bytes, file, [&](const Field& field) {
     if (field.wire != 2) return;
     if (field.number == 1) {
-      require(spm.pieces.size() < kFields, ErrorCode::kData, "{}: more than {} tokens", file,
+      require(out.pieces.size() < kFields, ErrorCode::kData, "{}: more than {} tokens", file,
               kFields);
-      spm.pieces.push_back(read_piece(field.bytes, file));
+      out.pieces.push_back(read_piece(field.bytes, file));
     }
-    if (field.number == 2) trainer = read_trainer(field.bytes, file);
-    if (field.number == 3) normalizer = read_normalizer_spec(field.bytes, file);
+    if (field.number == 2) out.trainer = read_trainer(field.bytes, file);
+    if (field.number == 3) out.normalizer = read_normalizer_spec(field.bytes, file);
+    if (field.number == 5) out.denormalizer = read_normalizer_spec(field.bytes, file);
   });
-  require(!spm.pieces.empty(), ErrorCode::kData, "{}: not a SentencePiece model: no tokens", file);
-  check(trainer, normalizer, file);
+  require(!out.pieces.empty(), ErrorCode::kData, "{}: not a SentencePiece model: no tokens", file);
+  return out;
+}
+
+std::unique_ptr<Tokenizer> make_unigram(Model model, const std::string& bytes,
+                                        const std::string& file) {
+  UnigramVocabulary out;
+  out.bos = id_within(model.trainer.bos, model.pieces.size(), "bos_id", file);
+  out.eos = id_within(model.trainer.eos, model.pieces.size(), "eos_id", file);
+  out.pieces = std::move(model.pieces);
+  out.normalizer = std::move(model.normalizer);
+  out.byte_fallback = model.trainer.byte_fallback;
+  out.unknown_surface = model.trainer.unknown_surface;
+  out.json = write_unigram_json(out, bytes);
+  return std::make_unique<UnigramTokenizer>(std::move(out), file);
+}
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> parse_sentencepiece(const std::string& bytes, const std::string& file) {
+  Model model = read_model(bytes, file);
+  check_type(model.trainer, file);
+  refuse(!model.denormalizer.charsmap.empty(), "a denormalizer", file);
+  if (model.trainer.type == 1) return make_unigram(std::move(model), bytes, file);
+  check_bpe(model.trainer, model.normalizer, file);
+  SpmVocabulary spm;
   spm.source = "SentencePiece";
-  spm.space_prefix = normalizer.dummy_prefix;
-  spm.bos = id_within(trainer.bos, spm.pieces.size(), "bos_id", file);
-  spm.eos = id_within(trainer.eos, spm.pieces.size(), "eos_id", file);
+  spm.space_prefix = model.normalizer.dummy_prefix;
+  spm.bos = id_within(model.trainer.bos, model.pieces.size(), "bos_id", file);
+  spm.eos = id_within(model.trainer.eos, model.pieces.size(), "eos_id", file);
+  spm.pieces = std::move(model.pieces);
   return make_spm_tokenizer(spm, file);
 }
 

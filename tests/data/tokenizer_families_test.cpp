@@ -231,7 +231,10 @@ TEST(TokenizerFamilies, BadSentencePieceModelsAreRefused) {
   };
   const std::string piece = message("\x0a", message("\x0a", "a"));
   const std::string bpe = message("\x12", std::string("\x18\x02\x98\x02\x01", 5));
-  refused(piece + message("\x12", "\x18\x01"), {"type Unigram is not supported, only BPE"});
+  refused(piece + message("\x12", "\x18\x03"), {"type Word is not supported, only BPE"});
+  refused(message("\x0a", message("\x0a", "a") + "\x18\x02"), {"bos_id 1 is outside"});
+  const std::string ends = message("\x12", "\xc8\x02\x7f\xd0\x02\x7f");  // ids beyond
+  refused(piece + ends, {"bos_id 127 is outside"});
   refused(piece + message("\x12", "\x18\x02"), {"without byte_fallback"});
   refused(piece + bpe, {"remove_extra_whitespaces"});
   refused(piece + bpe + message("\x1a", message("\x12", "map")), {"character map"});

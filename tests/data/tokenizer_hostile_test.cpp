@@ -116,6 +116,31 @@ TEST(HostileVocabularies, SentencePiece) {
                   [](const std::string& bytes) { return parse_sentencepiece(bytes, "x.model"); });
 }
 
+TEST(HostileVocabularies, Unigram) {
+  const std::vector<std::string> words = {std::string(4, '\0'), "\xff\xff\xff\xff\x0f",
+                                          "\x0a\x00",           "\x18\x02",
+                                          "\x18\x04",           "\xe2\x96\x81"};
+  for (const std::string name : {"rules", "bytes"}) {
+    const std::string good = read_file("tests/golden/unigram_" + name + ".model");
+    expect_survived(good, words,
+                    [](const std::string& bytes) { return parse_sentencepiece(bytes, "x.model"); });
+    // The character map, which is a smaller part of a file.
+    expect_survived(good.substr(good.size() / 2), words, [&](const std::string& bytes) {
+      return parse_sentencepiece(good.substr(0, good.size() / 2) + bytes, "x.model");
+    });
+    const std::string json = parse_sentencepiece(good, "x.model")->json();
+    int refused = 0;
+    for (int i = 0; i < mutations(); ++i) {
+      try {
+        parse_hf_tokenizer(mutated(json, kJsonWords, static_cast<uint64_t>(i)), "x.json");
+      } catch (const Error&) {
+        ++refused;
+      }
+    }
+    EXPECT_GT(refused, mutations() * 9 / 10);  // few mutations change nothing
+  }
+}
+
 TEST(HostileVocabularies, Gguf) {
   const test::TempDir folder;
   std::vector<std::string> tokens, merges;
