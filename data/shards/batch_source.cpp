@@ -83,16 +83,7 @@ BatchSource::BatchSource(const ShardSet& shards, int64_t context, uint64_t seed,
 }
 
 Batch BatchSource::batch(std::span<const int64_t> samples) const {
-  Batch out;
-  out.rows = static_cast<int64_t>(samples.size());
-  out.context = context_;
-  out.cursor = samples.empty() ? 0 : samples.front();
-  const auto elements = samples.size() * static_cast<size_t>(context_);
-  out.tokens.resize(elements);
-  out.targets.resize(elements);
-  out.loss_weight.resize(elements);
-  out.segment_ids.resize(elements);
-  out.positions.resize(elements);
+  Batch out(samples, context_);
   for (size_t row = 0; row < samples.size(); ++row) {
     fill(samples[row], static_cast<int64_t>(row), out);
   }
@@ -112,7 +103,6 @@ void BatchSource::fill(int64_t sample, int64_t row, Batch& batch) const {
   const auto targets = std::span(batch.targets).subspan(begin, length);
   const auto weights = std::span(batch.loss_weight).subspan(begin, length);
   const auto segments = std::span(batch.segment_ids).subspan(begin, length);
-  for (size_t t = 0; t < length; ++t) batch.positions[begin + t] = static_cast<int32_t>(t);
   if (padded_) return fill_from_documents(window, tokens, targets, weights, segments);
   if (shards_.samples() > 0) {
     shards_.read_sample(window, tokens, targets, weights);

@@ -22,16 +22,9 @@ int64_t TaskSource::windows() const {
 }
 
 Batch TaskSource::batch(std::span<const int64_t> samples) const {
-  Batch out;
-  out.rows = static_cast<int64_t>(samples.size());
-  out.context = context_;
-  out.cursor = samples.empty() ? 0 : samples.front();
-  const size_t elements = samples.size() * static_cast<size_t>(context_);
-  out.tokens.assign(elements, options_.eos);
-  out.targets.assign(elements, options_.eos);
-  out.loss_weight.assign(elements, 0.0F);
-  out.segment_ids.assign(elements, 0);
-  out.positions.resize(elements);
+  Batch out(samples, context_);
+  std::fill(out.tokens.begin(), out.tokens.end(), options_.eos);
+  std::fill(out.targets.begin(), out.targets.end(), options_.eos);
   const size_t front = options_.marker ? 1 : 0, shift = 1 - front;  // target t is token t + shift
   for (size_t row = 0; row < samples.size(); ++row) {
     auto index = static_cast<uint64_t>(samples[row]);
@@ -46,9 +39,6 @@ Batch TaskSource::batch(std::span<const int64_t> samples) const {
     for (size_t t = shift; t < example.tokens.size(); ++t) {
       out.targets[begin + t - shift] = example.tokens[t];
       out.loss_weight[begin + t - shift] = static_cast<float>(example.answer[t]);
-    }
-    for (size_t t = 0; t < static_cast<size_t>(context_); ++t) {
-      out.positions[begin + t] = static_cast<int32_t>(t);
     }
   }
   return out;

@@ -1,27 +1,16 @@
 #include "core/base/error.h"
 #include "core/io/json.h"
 #include "data/tokenizer/hf_json.h"
+#include "data/tokenizer/hf_nodes.h"
 
 namespace ashlar {
 namespace {
 
-Node typed(const char* type) {
-  Node node = Node::map();
-  node.set("type", type);
-  return node;
-}
-
 Node byte_level_step(bool prefix_space, bool use_regex) {
-  Node node = typed("ByteLevel");
+  Node node = typed_node("ByteLevel");
   node.set("add_prefix_space", prefix_space);
   node.set("trim_offsets", true);
   node.set("use_regex", use_regex);
-  return node;
-}
-
-Node sequence(const char* key, Node::List steps) {
-  Node node = typed("Sequence");
-  node.set(key, Node(std::move(steps)));
   return node;
 }
 
@@ -42,7 +31,7 @@ Node added_tokens(const BpeVocabulary& vocabulary) {
 }
 
 Node model(const BpeVocabulary& vocabulary) {
-  Node node = typed("BPE");
+  Node node = typed_node("BPE");
   node.set("dropout", nullptr);
   node.set("unk_token", nullptr);
   node.set("continuing_subword_prefix", nullptr);
@@ -79,24 +68,24 @@ Node normalizer(const BpeVocabulary& vocabulary) {
   for (const NormalizerStep& step : vocabulary.normalizers) {
     if (step.kind == NormalizerStep::Kind::kForm) {
       constexpr const char* kForms[] = {"NFC", "NFD", "NFKC", "NFKD"};
-      steps.push_back(typed(kForms[static_cast<size_t>(step.form)]));
+      steps.push_back(typed_node(kForms[static_cast<size_t>(step.form)]));
     } else if (step.kind == NormalizerStep::Kind::kPrepend) {
-      Node node = typed("Prepend");
+      Node node = typed_node("Prepend");
       node.set("prepend", step.to);
       steps.push_back(std::move(node));
     } else {
-      Node node = typed("Replace");
+      Node node = typed_node("Replace");
       node.set("pattern", pattern("String", step.from));
       node.set("content", step.to);
       steps.push_back(std::move(node));
     }
   }
   if (steps.empty()) return nullptr;
-  return steps.size() == 1 ? std::move(steps[0]) : sequence("normalizers", std::move(steps));
+  return steps.size() == 1 ? std::move(steps[0]) : sequence_node("normalizers", std::move(steps));
 }
 
 Node split_node(const SplitStep& step) {
-  Node node = typed("Split");
+  Node node = typed_node("Split");
   node.set("pattern", pattern("Regex", step.regex));
   node.set("behavior", step.matches_only ? "Removed" : "Isolated");
   node.set("invert", step.matches_only);
@@ -107,7 +96,7 @@ Node pre_tokenizer(const BpeVocabulary& vocabulary) {
   if (vocabulary.metaspace) {
     ASHLAR_CHECK(!vocabulary.byte_level && vocabulary.splits.empty());
     constexpr const char* kSchemes[] = {"always", "first", "never"};
-    Node node = typed("Metaspace");
+    Node node = typed_node("Metaspace");
     node.set("replacement", vocabulary.metaspace->replacement);
     node.set("prepend_scheme", kSchemes[static_cast<size_t>(vocabulary.metaspace->prepend)]);
     node.set("split", vocabulary.metaspace->split);
@@ -126,72 +115,37 @@ Node pre_tokenizer(const BpeVocabulary& vocabulary) {
   }
   ASHLAR_CHECK(!vocabulary.byte_level || !steps.empty());
   if (steps.empty()) return nullptr;
-  return steps.size() == 1 ? std::move(steps[0]) : sequence("pretokenizers", std::move(steps));
+  return steps.size() == 1 ? std::move(steps[0]) : sequence_node("pretokenizers", std::move(steps));
 }
 
 Node decoder(const BpeVocabulary& vocabulary) {
   if (vocabulary.byte_level) return byte_level_step(false, true);
   Node::List steps;
   if (!vocabulary.decode_from.empty()) {
-    Node replace = typed("Replace");
+    Node replace = typed_node("Replace");
     replace.set("pattern", pattern("String", vocabulary.decode_from));
     replace.set("content", vocabulary.decode_to);
     steps.push_back(std::move(replace));
   }
-  steps.push_back(typed("ByteFallback"));
-  steps.push_back(typed("Fuse"));
+  steps.push_back(typed_node("ByteFallback"));
+  steps.push_back(typed_node("Fuse"));
   if (vocabulary.strip_leading_space) {
-    Node strip = typed("Strip");
+    Node strip = typed_node("Strip");
     strip.set("content", " ");
     strip.set("start", 1);
     strip.set("stop", 0);
     steps.push_back(std::move(strip));
   }
-  return sequence("decoders", std::move(steps));
-}
-
-Node special_part(const BpeVocabulary& vocabulary, int32_t id) {
-  Node token = Node::map();
-  token.set("id", vocabulary.spelling[static_cast<size_t>(id)]);
-  token.set("type_id", 0);
-  Node part = Node::map();
-  part.set("SpecialToken", std::move(token));
-  return part;
+  return sequence_node("decoders", std::move(steps));
 }
 
 Node post_processor(const BpeVocabulary& vocabulary) {
-  if (vocabulary.prefix.empty() && vocabulary.suffix.empty()) return nullptr;
-  const auto text = [](const char* id, int type) {
-    Node body = Node::map();
-    body.set("id", id);
-    body.set("type_id", type);
-    Node part = Node::map();
-    part.set("Sequence", std::move(body));
-    return part;
+  const auto named = [&](const std::vector<int32_t>& ids) {
+    std::vector<HfSpecialToken> out;
+    for (int32_t id : ids) out.emplace_back(id, vocabulary.spelling[static_cast<size_t>(id)]);
+    return out;
   };
-  Node single = Node::list(), pair = Node::list(), special = Node::map();
-  for (int32_t id : vocabulary.prefix) single.push(special_part(vocabulary, id));
-  single.push(text("A", 0));
-  for (int32_t id : vocabulary.suffix) single.push(special_part(vocabulary, id));
-  for (const Node& part : single.as_list()) pair.push(part);
-  pair.push(text("B", 1));
-  for (const std::vector<int32_t>* ids : {&vocabulary.prefix, &vocabulary.suffix}) {
-    for (int32_t id : *ids) {
-      const std::string& content = vocabulary.spelling[static_cast<size_t>(id)];
-      Node entry = Node::map(), entry_ids = Node::list(), tokens = Node::list();
-      entry_ids.push(id);
-      tokens.push(content);
-      entry.set("id", content);
-      entry.set("ids", std::move(entry_ids));
-      entry.set("tokens", std::move(tokens));
-      special.set(content, std::move(entry));
-    }
-  }
-  Node node = typed("TemplateProcessing");
-  node.set("single", std::move(single));
-  node.set("pair", std::move(pair));
-  node.set("special_tokens", std::move(special));
-  return node;
+  return template_node(named(vocabulary.prefix), named(vocabulary.suffix));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include "core/io/json.h"
 #include "data/tokenizer/base64.h"
 #include "data/tokenizer/bpe_tokenizer.h"
+#include "data/tokenizer/hf_nodes.h"
 #include "data/tokenizer/sentencepiece.h"
 #include "data/tokenizer/unigram_tokenizer.h"
 
@@ -10,22 +11,10 @@ namespace {
 
 constexpr const char* kModelKey = "sentencepiece";
 
-Node typed(const char* type) {
-  Node node = Node::map();
-  node.set("type", type);
-  return node;
-}
-
-Node sequence(const char* key, Node steps) {
-  Node node = typed("Sequence");
-  node.set(key, std::move(steps));
-  return node;
-}
-
 Node replace(const char* kind, const std::string& from, const std::string& to) {
   Node pattern = Node::map();
   pattern.set(kind, from);
-  Node node = typed("Replace");
+  Node node = typed_node("Replace");
   node.set("pattern", std::move(pattern));
   node.set("content", to);
   return node;
@@ -36,39 +25,39 @@ Node replace(const char* kind, const std::string& from, const std::string& to) {
 Node normalizer(const SpmNormalizerSpec& spec) {
   Node steps = Node::list();
   if (!spec.charsmap.empty()) {
-    Node node = typed("Precompiled");
+    Node node = typed_node("Precompiled");
     node.set("precompiled_charsmap", to_base64(spec.charsmap));
     steps.push(std::move(node));
   }
   if (spec.remove_spaces) {
-    Node node = typed("Strip");
+    Node node = typed_node("Strip");
     node.set("strip_left", true);
     node.set("strip_right", true);
     steps.push(std::move(node));
     steps.push(replace("Regex", " {2,}", " "));
   }
   if (spec.dummy_prefix) {
-    Node node = typed("Prepend");
+    Node node = typed_node("Prepend");
     node.set("prepend", spec.escape_spaces ? kWordStart : " ");
     steps.push(std::move(node));
   }
   if (spec.escape_spaces) steps.push(replace("String", " ", kWordStart));
-  return sequence("normalizers", std::move(steps));
+  return sequence_node("normalizers", std::move(steps.as_list()));
 }
 
 Node decoder(const UnigramVocabulary& vocabulary) {
   Node steps = Node::list();
   steps.push(replace("String", kWordStart, " "));
-  if (vocabulary.byte_fallback) steps.push(typed("ByteFallback"));
-  steps.push(typed("Fuse"));
+  if (vocabulary.byte_fallback) steps.push(typed_node("ByteFallback"));
+  steps.push(typed_node("Fuse"));
   if (vocabulary.normalizer.escape_spaces && vocabulary.normalizer.dummy_prefix) {
-    Node strip = typed("Strip");
+    Node strip = typed_node("Strip");
     strip.set("content", " ");
     strip.set("start", 1);
     strip.set("stop", 0);
     steps.push(std::move(strip));
   }
-  return sequence("decoders", std::move(steps));
+  return sequence_node("decoders", std::move(steps.as_list()));
 }
 
 Node added_tokens(const UnigramVocabulary& vocabulary) {
@@ -90,36 +79,12 @@ Node added_tokens(const UnigramVocabulary& vocabulary) {
 
 Node post_processor(const UnigramVocabulary& vocabulary) {
   if (!vocabulary.bos) return nullptr;
-  const std::string& content = vocabulary.pieces[static_cast<size_t>(*vocabulary.bos)].text;
-  const auto part = [](const char* kind, const std::string& id, int type) {
-    Node body = Node::map(), node = Node::map();
-    body.set("id", id);
-    body.set("type_id", type);
-    node.set(kind, std::move(body));
-    return node;
-  };
-  Node single = Node::list(), pair = Node::list(), ids = Node::list(), tokens = Node::list();
-  for (Node* list : {&single, &pair}) {
-    list->push(part("SpecialToken", content, 0));
-    list->push(part("Sequence", "A", 0));
-  }
-  pair.push(part("Sequence", "B", 1));
-  ids.push(*vocabulary.bos);
-  tokens.push(content);
-  Node entry = Node::map(), special = Node::map();
-  entry.set("id", content);
-  entry.set("ids", std::move(ids));
-  entry.set("tokens", std::move(tokens));
-  special.set(content, std::move(entry));
-  Node node = typed("TemplateProcessing");
-  node.set("single", std::move(single));
-  node.set("pair", std::move(pair));
-  node.set("special_tokens", std::move(special));
-  return node;
+  return template_node(
+      {{*vocabulary.bos, vocabulary.pieces[static_cast<size_t>(*vocabulary.bos)].text}}, {});
 }
 
 Node model_node(const UnigramVocabulary& vocabulary, std::string_view model) {
-  Node node = typed("Unigram");
+  Node node = typed_node("Unigram");
   Node vocab = Node::list();
   for (size_t id = 0; id < vocabulary.pieces.size(); ++id) {
     const SpmVocabulary::Piece& piece = vocabulary.pieces[id];

@@ -8,8 +8,7 @@
 #include <thread>
 
 #include "tests/support/files.h"
-#include "tests/train/run_fixture.h"
-#include "train/checkpoint/checkpoint.h"
+#include "tests/train/run_state.h"
 
 // The real command in a real process: killed at moments that fall anywhere, also inside the writing
 // of a checkpoint, and resumed until it is done.
@@ -56,19 +55,6 @@ bool wait_for_lines(pid_t child, const fs::path& file, int64_t lines) {
   return true;
 }
 
-std::vector<float> state_of(const fs::path& run) {
-  const CheckpointReader reader(run);
-  std::vector<float> all;
-  for (const std::string& name : reader.names()) {
-    int64_t n = 1;
-    for (int64_t d : reader.shape(name)) n *= d;
-    std::vector<float> values(static_cast<size_t>(n));
-    reader.read(name, values);
-    all.insert(all.end(), values.begin(), values.end());
-  }
-  return all;
-}
-
 struct Place {
   test::TempDir dir;
   std::string config(const std::string& run) const {
@@ -105,7 +91,7 @@ TEST(Kill, ARunKilledAgainAndAgainEndsWithTheSameBits) {
   }
   EXPECT_GE(kills, 2);
   EXPECT_EQ(CheckpointReader(s.dir / "killed").manifest().position.step, 60);
-  EXPECT_EQ(state_of(s.dir / "killed"), state_of(s.dir / "straight"));
+  EXPECT_EQ(test::parameters_of(s.dir / "killed"), test::parameters_of(s.dir / "straight"));
   EXPECT_EQ(lines_of(s.dir / "killed/metrics.jsonl"), lines_of(s.dir / "straight/metrics.jsonl"));
 }
 
