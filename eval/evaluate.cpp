@@ -88,6 +88,14 @@ std::vector<ItemResult> run_items(const std::string& task, const Node& settings,
   return results;
 }
 
+Node merged(std::initializer_list<Node> maps) {
+  Node out = Node::map();
+  for (const Node& map : maps) {
+    for (const auto& [key, value] : map.as_map()) out.set(key, value);
+  }
+  return out;
+}
+
 std::vector<EvalRow> rows_of(std::span<const Metric> metrics, std::span<const ItemResult> results,
                              const BootstrapOptions& options, const Node& settings) {
   std::vector<std::vector<double>> values;
@@ -116,10 +124,7 @@ std::vector<EvalRow> evaluate(Scorer& scorer, const EvalTask& task,
   require(options.batch >= 1, ErrorCode::kRequest, "batch of {} texts", options.batch);
   require(options.bootstrap.resamples >= 0, ErrorCode::kRequest,
           "bootstrap resamples must not be negative");
-  Node settings = options.settings;
-  for (const Node& part : {scorer.settings(), task.settings()}) {
-    for (const auto& [key, value] : part.as_map()) settings.set(key, value);
-  }
+  const Node settings = merged({options.settings, scorer.settings(), task.settings()});
   const std::vector<ItemResult> results =
       run_items(task.name(), settings, task.size(), options.batch, options.log,
                 [&](int64_t first, int64_t last) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <vector>
 
 #include "eval/item_log.h"
@@ -22,6 +23,9 @@ using RunItems = std::function<std::vector<ItemResult>(int64_t first, int64_t la
 /// all items in order. Throws what `run` throws; finished items stay in the log.
 std::vector<ItemResult> run_items(const std::string& task, const Node& settings, int64_t size,
                                   int64_t step, ItemLog* log, const RunItems& run);
+
+/// The keys of all maps in one; of equal keys the last counts.
+Node merged(std::initializer_list<Node> maps);
 
 /// Rows of all `metrics` over `results`, with seconds, bytes and settings.
 std::vector<EvalRow> rows_of(std::span<const Metric> metrics, std::span<const ItemResult> results,

@@ -76,10 +76,7 @@ bool streams(const ScoreText& text) {
 std::vector<EvalRow> evaluate_fidelity(FidelityProbe& probe, const EvalTask& task,
                                        const EvaluateOptions& options) {
   const std::string name = task.name() + " fidelity";
-  Node settings = options.settings;
-  for (const Node& part : {probe.settings(), task.settings()}) {
-    for (const auto& [key, value] : part.as_map()) settings.set(key, value);
-  }
+  const Node settings = merged({options.settings, probe.settings(), task.settings()});
   const std::vector<ItemResult> results =
       run_items(name, settings, task.size(), 1, options.log, [&](int64_t first, int64_t) {
         const std::vector<ScoreText> texts = task.texts(first);

@@ -26,7 +26,8 @@ std::vector<int32_t> part_of(const TokenText& text, int64_t begin, int64_t end) 
 class Perplexity : public EvalTask {
  public:
   explicit Perplexity(TokenText text) : text_(std::move(text)) {
-    require(!text_.tokens.empty(), ErrorCode::kRequest, "{}: the text is empty", text_.name);
+    require(!text_.tokens.empty() && text_.bytes > 0, ErrorCode::kRequest, "{}: the text is empty",
+            text_.name);
   }
   const std::string& name() const override { return text_.name; }
   std::vector<double> measure(int64_t, std::span<const TextScore> scores) const override {
@@ -60,7 +61,6 @@ class Sliding final : public Perplexity {
  public:
   Sliding(TokenText text, int64_t context, int64_t stride)
       : Perplexity(std::move(text)), context_(context), stride_(stride) {
-    require(text_.bytes > 0, ErrorCode::kRequest, "{}: the text is empty", text_.name);
     require(context >= 1, ErrorCode::kRequest, "context {}: must be positive", context);
     require(stride >= 1 && stride <= context, ErrorCode::kRequest,
             "stride {}: must be 1 to the context of {}", stride, context);
@@ -119,7 +119,6 @@ class Streaming final : public Perplexity {
  public:
   Streaming(TokenText text, int64_t context, int64_t prompt)
       : Perplexity(std::move(text)), context_(context), prompt_(prompt) {
-    require(text_.bytes > 0, ErrorCode::kRequest, "{}: the text is empty", text_.name);
     require(prompt >= 0 && prompt < context, ErrorCode::kRequest,
             "prompt of {} tokens: must be 0 to less than the context of {}", prompt, context);
     require(length() > prompt, ErrorCode::kRequest,

@@ -17,12 +17,6 @@ namespace {
 using test::expect_error;
 using test::within;
 
-Node options(std::initializer_list<std::pair<const char*, Node>> entries) {
-  Node node = Node::map();
-  for (const auto& [key, value] : entries) node.set(key, value);
-  return node;
-}
-
 // Solves an example as a reader would: every answer is what stood behind the key when it was last
 // seen before the questions.
 std::map<int32_t, int32_t> read_pairs(const TaskExample& e) {
@@ -62,7 +56,7 @@ void expect_solvable(const TaskExample& e, int64_t length, int64_t pairs, int64_
 TEST(Mqar, AnswersAreWhatTheTextSays) {
   for (const auto& [length, pairs, vocab] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
            {64, 4, 8192}, {64, 16, 8192}, {16, 4, 10}, {256, 64, 8192}, {4, 1, 4}}) {
-    const auto task = make_mqar(options({{"length", length}, {"pairs", pairs}, {"vocab", vocab}}));
+    const auto task = make_mqar(Node::Map{{"length", length}, {"pairs", pairs}, {"vocab", vocab}});
     EXPECT_EQ(task->max_tokens(), length);
     EXPECT_EQ(task->vocab_size(), vocab);
     for (uint64_t i = 0; i < 50; ++i) {
@@ -75,8 +69,8 @@ TEST(Mqar, AnswersAreWhatTheTextSays) {
 }
 
 TEST(Mqar, IsAFunctionOfSeedAndIndex) {
-  const auto a = make_mqar(options({{"seed", 7}})), b = make_mqar(options({{"seed", 7}}));
-  const auto other = make_mqar(options({{"seed", 8}}));
+  const auto a = make_mqar(Node::Map{{"seed", 7}}), b = make_mqar(Node::Map{{"seed", 7}});
+  const auto other = make_mqar(Node::Map{{"seed", 8}});
   const TaskExample third = a->example(3);
   a->example(9);
   EXPECT_EQ(a->example(3).tokens, third.tokens);
@@ -92,7 +86,7 @@ TEST(Mqar, IsAFunctionOfSeedAndIndex) {
 TEST(Mqar, FirstQueryFollowsThePowerLaw) {
   constexpr int64_t kExamples = 20000, kPlaces = 28;
   for (const double a : {0.01, 1.0}) {
-    const auto task = make_mqar(options({{"power_a", a}, {"filler", "zero"}}));
+    const auto task = make_mqar(Node::Map{{"power_a", a}, {"filler", "zero"}});
     std::vector<double> share(kPlaces, 0), law(kPlaces);
     for (uint64_t i = 0; i < kExamples; ++i) {
       const TaskExample e = task->example(i);
@@ -115,11 +109,11 @@ TEST(Mqar, FirstQueryFollowsThePowerLaw) {
 }
 
 TEST(Mqar, FillersAreZeroOrUniform) {
-  const auto zero = make_mqar(options({{"filler", "zero"}}))->example(0);
+  const auto zero = make_mqar(Node::Map{{"filler", "zero"}})->example(0);
   const int64_t zeros = std::count(zero.tokens.begin(), zero.tokens.end(), 0);
   EXPECT_EQ(zeros, 64 - 16);
   // 64 − 16 fillers of 1,000 examples: their mean lies within 5 standard errors of V/2.
-  const auto random = make_mqar(options({}));
+  const auto random = make_mqar(Node::Map{});
   double sum = 0;
   int64_t n = 0;
   for (uint64_t i = 0; i < 1000; ++i) {
@@ -140,7 +134,7 @@ TEST(Mqar, FillersAreZeroOrUniform) {
 
 TEST(Mqar, UpdatesAskForTheLaterValue) {
   for (const int64_t vocab : {16, 8192}) {  // with eight values the old one is often drawn again
-    const auto task = make_mqar(options({{"updates", 3}, {"pairs", 6}, {"vocab", vocab}}));
+    const auto task = make_mqar(Node::Map{{"updates", 3}, {"pairs", 6}, {"vocab", vocab}});
     for (uint64_t i = 0; i < 50; ++i) {
       const TaskExample e = task->example(i);
       EXPECT_EQ(e.context, 2 * (6 + 3));
@@ -157,13 +151,13 @@ TEST(Mqar, UpdatesAskForTheLaterValue) {
       expect_solvable(e, 64, 6, vocab);
     }
   }
-  const TaskExample twice = make_mqar(options({{"passes", 2}}))->example(0);
+  const TaskExample twice = make_mqar(Node::Map{{"passes", 2}})->example(0);
   EXPECT_EQ(twice.context, 16);
   EXPECT_TRUE(std::equal(twice.tokens.begin(), twice.tokens.begin() + 8, twice.tokens.begin() + 8));
 }
 
 TEST(Mqar, PublishedConfigurations) {
-  const auto task = make_mqar(options({{"config", "2026_train"}}));
+  const auto task = make_mqar(Node::Map{{"config", "2026_train"}});
   EXPECT_EQ(task->max_tokens(), 256);
   std::map<std::pair<int64_t, int64_t>, int> seen;
   for (uint64_t i = 0; i < 90; ++i) {
@@ -173,7 +167,7 @@ TEST(Mqar, PublishedConfigurations) {
   const std::map<std::pair<int64_t, int64_t>, int> expected = {
       {{64, 4}, 50}, {{128, 8}, 10}, {{256, 16}, 10}, {{256, 32}, 10}, {{256, 64}, 10}};
   EXPECT_EQ(seen, expected);
-  const auto hard = make_mqar(options({{"config", "2026_test"}}));
+  const auto hard = make_mqar(Node::Map{{"config", "2026_test"}});
   EXPECT_EQ(hard->max_tokens(), 1024);
   expect_solvable(hard->example(6), 1024, 256, 8192);
 }
@@ -182,16 +176,16 @@ TEST(Mqar, WrongOptions) {
   const auto refuse = [](const std::vector<std::string>& why, const Node& node) {
     expect_error(ErrorCode::kRequest, why, [&] { make_mqar(node); });
   };
-  refuse({"lenght", "unknown key", "length"}, options({{"lenght", 64}}));
-  refuse({"length", "even"}, options({{"length", 65}}));
-  refuse({"length", "64", "17 pairs", "68"}, options({{"pairs", 17}}));
-  refuse({"vocab", "keys"}, options({{"vocab", 8}}));
-  refuse({"updates", "more than the 4"}, options({{"updates", 5}}));
-  refuse({"updates", "passes"}, options({{"updates", 1}, {"passes", 2}}));
-  refuse({"config", "figure3", "figure2"}, options({{"config", "figure3"}}));
-  refuse({"pairs", "config"}, options({{"config", "figure2"}, {"pairs", 4}}));
-  refuse({"pairs", "between 1"}, options({{"pairs", 0}}));
-  refuse({"seed", "integer"}, options({{"seed", "one"}}));
+  refuse({"lenght", "unknown key", "length"}, Node::Map{{"lenght", 64}});
+  refuse({"length", "even"}, Node::Map{{"length", 65}});
+  refuse({"length", "64", "17 pairs", "68"}, Node::Map{{"pairs", 17}});
+  refuse({"vocab", "keys"}, Node::Map{{"vocab", 8}});
+  refuse({"updates", "more than the 4"}, Node::Map{{"updates", 5}});
+  refuse({"updates", "passes"}, Node::Map{{"updates", 1}, {"passes", 2}});
+  refuse({"config", "figure3", "figure2"}, Node::Map{{"config", "figure3"}});
+  refuse({"pairs", "config"}, Node::Map{{"config", "figure2"}, {"pairs", 4}});
+  refuse({"pairs", "between 1"}, Node::Map{{"pairs", 0}});
+  refuse({"seed", "integer"}, Node::Map{{"seed", "one"}});
   expect_error(ErrorCode::kRequest, {"'mqra'", "mqar"},
                [] { make_generator("mqra", Node(), nullptr); });
 }

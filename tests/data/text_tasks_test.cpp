@@ -20,12 +20,6 @@ using test::ByteTokenizer;
 using test::expect_error;
 using test::shared_data;
 
-Node options(std::initializer_list<std::pair<const char*, Node>> entries) {
-  Node node = Node::map();
-  for (const auto& [key, value] : entries) node.set(key, value);
-  return node;
-}
-
 const ByteTokenizer& bytes() {
   static const ByteTokenizer tokenizer;
   return tokenizer;
@@ -80,7 +74,7 @@ TEST(TextTasks, FillTheirLengthAndNoMore) {
                                                {"frequent_words", 40}};
   for (const char* name : kTextTasks) {
     for (const int64_t length : {2500, 7001, 12001}) {
-      const auto task = make_generator(name, options({{"length", length}}), &bytes());
+      const auto task = make_generator(name, Node::Map{{"length", length}}, &bytes());
       EXPECT_EQ(task->max_tokens(), length);
       for (uint64_t i = 0; i < 5; ++i) {
         const TaskExample e = task->example(i);
@@ -91,7 +85,7 @@ TEST(TextTasks, FillTheirLengthAndNoMore) {
       EXPECT_NE(task->example(0).tokens, task->example(1).tokens) << name;
     }
     expect_error(ErrorCode::kRequest, {"length", "50 tokens"}, [&] {
-      make_generator(name, options({{"length", 50}}), &bytes());
+      make_generator(name, Node::Map{{"length", 50}}, &bytes());
     });
   }
 }
@@ -101,13 +95,13 @@ TEST(TextTasks, WorkWithSubwordTokens) {
   train.vocab_size = 400;
   BpeTrainer trainer(train);
   const TaskExample sample =
-      make_generator("needles", options({{"length", 9000}}), &bytes())->example(0);
+      make_generator("needles", Node::Map{{"length", 9000}}, &bytes())->example(0);
   trainer.add(std::vector<std::string>{read(sample).context});
   const test::TempDir folder;
   test::write_text(folder / "tokenizer.json", trainer.train());
   const auto tokenizer = load_tokenizer(folder / "tokenizer.json");
   for (const char* name : kTextTasks) {
-    const auto task = make_generator(name, options({{"length", 2000}}), tokenizer.get());
+    const auto task = make_generator(name, Node::Map{{"length", 2000}}, tokenizer.get());
     EXPECT_EQ(task->vocab_size(), 400);
     const TaskExample e = task->example(1);
     EXPECT_LE(e.tokens.size(), 2000u);
@@ -129,7 +123,7 @@ TEST(TextTasks, WorkWithRealVocabularies) {
   for (const auto& file : std::filesystem::directory_iterator(folder)) {
     SCOPED_TRACE(file.path().string());
     const auto tokenizer = load_tokenizer(file.path());
-    const TaskExample e = make_passkey(options({{"length", 600}}), tokenizer.get())->example(7);
+    const TaskExample e = make_passkey(Node::Map{{"length", 600}}, tokenizer.get())->example(7);
     EXPECT_LE(e.tokens.size(), 600u);
     EXPECT_GT(e.tokens.size(), 560u);
     const std::string text = tokenizer->decode(e.tokens);
@@ -149,7 +143,7 @@ TEST(TextTasks, WorkWithRealVocabularies) {
 
 TEST(TextTasks, PasskeyIsInTheText) {
   for (const double depth : {-1.0, 0.0, 50.0, 100.0}) {
-    const auto task = make_passkey(options({{"length", 2048}, {"depth", depth}}), &bytes());
+    const auto task = make_passkey(Node::Map{{"length", 2048}, {"depth", depth}}, &bytes());
     std::set<size_t> places;
     for (uint64_t i = 0; i < 10; ++i) {
       const Texts t = read(task->example(i));
@@ -175,7 +169,7 @@ TEST(TextTasks, NeedlesOfEveryConfiguration) {
       {"single_1", 1},   {"single_2", 1},   {"single_3", 1},   {"multikey_1", 1},
       {"multikey_2", 1}, {"multikey_3", 1}, {"multivalue", 4}, {"multiquery", 4}};
   for (const auto& [config, count] : answers) {
-    const auto task = make_needles(options({{"length", 4096}, {"config", config}}), &bytes());
+    const auto task = make_needles(Node::Map{{"length", 4096}, {"config", config}}, &bytes());
     for (uint64_t i = 0; i < 10; ++i) {
       const Texts t = read(task->example(i));
       std::multimap<std::string, std::string> needles;
@@ -203,7 +197,7 @@ TEST(TextTasks, NeedlesOfEveryConfiguration) {
 
 // A thousand of 37,888 pairs of words: without care about eleven would come twice.
 TEST(TextTasks, KeysOfNeedlesDiffer) {
-  const auto task = make_needles(options({{"length", 50000}, {"config", "multikey_2"}}), &bytes());
+  const auto task = make_needles(Node::Map{{"length", 50000}, {"config", "multikey_2"}}, &bytes());
   const auto names = matches(read(task->example(0)).context, "A secret number of ([^ ]+) is");
   EXPECT_GT(names.size(), 1000u);
   EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
@@ -211,7 +205,7 @@ TEST(TextTasks, KeysOfNeedlesDiffer) {
 
 TEST(TextTasks, VariablesFollowTheirChain) {
   const auto task =
-      make_variables(options({{"length", 5000}, {"chains", 2}, {"hops", 3}}), &bytes());
+      make_variables(Node::Map{{"length", 5000}, {"chains", 2}, {"hops", 3}}, &bytes());
   for (uint64_t i = 0; i < 20; ++i) {
     const Texts t = read(task->example(i));
     const auto asked = matches(t.question, "have the value ([0-9]+)\\?");
@@ -238,7 +232,7 @@ TEST(TextTasks, VariablesFollowTheirChain) {
 // The words that stand most often, in order of their first places.
 TEST(TextTasks, CommonWordsAreTheMostCommon) {
   for (const int64_t length : {3000, 8000}) {
-    const auto task = make_common_words(options({{"length", length}}), &bytes());
+    const auto task = make_common_words(Node::Map{{"length", length}}, &bytes());
     EXPECT_EQ(task->settings().find("common_count")->as_int(), length < 4096 ? 6 : 30);
     for (uint64_t i = 0; i < 5; ++i) {
       const Texts t = read(task->example(i));
@@ -261,7 +255,7 @@ TEST(TextTasks, CommonWordsAreTheMostCommon) {
 }
 
 TEST(TextTasks, FrequentWordsAreTheMostFrequent) {
-  const auto task = make_frequent_words(options({{"length", 4000}}), &bytes());
+  const auto task = make_frequent_words(Node::Map{{"length", 4000}}, &bytes());
   EXPECT_EQ(task->settings().find("words")->as_int(), 80);
   for (uint64_t i = 0; i < 10; ++i) {
     const Texts t = read(task->example(i));
@@ -289,15 +283,15 @@ TEST(TextTasks, WrongOptions) {
   const auto refuse = [](const char* name, const std::vector<std::string>& why, const Node& node) {
     expect_error(ErrorCode::kRequest, why, [&] { make_generator(name, node, &bytes()); });
   };
-  refuse("passkey", {"depth", "percent"}, options({{"depth", -0.5}}));
-  refuse("needles", {"config", "niah", "single_1"}, options({{"config", "niah"}}));
-  refuse("needles", {"queries", "4 keys"}, options({{"queries", 5}}));
-  refuse("needles", {"haystack", "essay", "noise"}, options({{"haystack", "essay"}}));
-  refuse("variables", {"chain", "chains"}, options({{"chain", 2}}));
-  refuse("common_words", {"other_count", "6"}, options({{"length", 3000}, {"other_count", 6}}));
+  refuse("passkey", {"depth", "percent"}, Node::Map{{"depth", -0.5}});
+  refuse("needles", {"config", "niah", "single_1"}, Node::Map{{"config", "niah"}});
+  refuse("needles", {"queries", "4 keys"}, Node::Map{{"queries", 5}});
+  refuse("needles", {"haystack", "essay", "noise"}, Node::Map{{"haystack", "essay"}});
+  refuse("variables", {"chain", "chains"}, Node::Map{{"chain", 2}});
+  refuse("common_words", {"other_count", "6"}, Node::Map{{"length", 3000}, {"other_count", 6}});
   refuse("frequent_words", {"letters", "too few"},
-         options({{"length", 9000}, {"letters", 2}, {"words", 600}}));
-  refuse("frequent_words", {"alpha", "between"}, options({{"alpha", 1}}));
+         Node::Map{{"length", 9000}, {"letters", 2}, {"words", 600}});
+  refuse("frequent_words", {"alpha", "between"}, Node::Map{{"alpha", 1}});
 }
 
 }  // namespace
