@@ -10,7 +10,7 @@
 
 #include "core/base/error.h"
 #include "models/model.h"
-#include "train/optimizer.h"
+#include "train/optim/optimizer.h"
 
 namespace ashlar {
 namespace {
@@ -55,15 +55,14 @@ double sum(const std::vector<float>& weights) {
 
 }  // namespace
 
-// All parameters are views of one flat tensor, matrices first, so that norm, clipping, clearing and
-// the optimizer are single passes; gradients likewise.
+// All parameters are views of one flat tensor, so that norm, clipping and clearing are single
+// passes; gradients likewise.
 struct Trainer::State {
   TrainConfig config;
   Model model;
   ForwardOptions options;
   ParameterSet parameters;
-  std::vector<int64_t> offsets;  // of each parameter in the flat tensors
-  int64_t decayed = 0;
+  UnitLayout layout;
   Tensor values, gradients;
   std::unique_ptr<Optimizer> optimizer;
   int64_t step = 0;
@@ -77,30 +76,28 @@ struct Trainer::State {
         parameters(init_parameters(c.model, c.seed, at::kFloat, c.init)) {
     ASHLAR_CHECK(c.precision != Precision::kAuto && c.threads > 0);
     at::set_num_threads(static_cast<int>(c.threads));
-    int64_t total = 0;
-    offsets.resize(parameters.specs.size());
-    for (const bool matrices : {true, false}) {
-      for (size_t i = 0; i < parameters.specs.size(); ++i) {
-        if (parameters.specs[i].is_matrix() != matrices) continue;
-        offsets[i] = total;
-        total += parameters.specs[i].numel();
-      }
-      if (matrices) decayed = total;
+    std::vector<std::pair<size_t, int64_t>> sizes;
+    for (size_t i = 0; i < parameters.specs.size(); ++i) {
+      sizes.emplace_back(i, parameters.specs[i].numel());
     }
-    values = at::empty({total}, at::kFloat);
-    gradients = at::zeros({total}, at::kFloat);
+    layout = make_unit_layout("all", sizes, 1);
+    values = at::zeros({layout.size}, at::kFloat);
+    gradients = at::zeros({layout.size}, at::kFloat);
     for (size_t i = 0; i < parameters.specs.size(); ++i) {
       const Tensor own = part(values, i);
       own.copy_(parameters.tensors[i]);
       parameters.tensors[i] = own.detach().set_requires_grad(true);
       parameters.tensors[i].mutable_grad() = part(gradients, i);
     }
-    optimizer = make_optimizer(config.optimizer, total, decayed);
+    optimizer = make_optimizer(config.optimizer, parameters.specs, {{unit()}});
   }
 
+  UnitSlice unit() const { return {&layout, {0, layout.size}, values, gradients}; }
   Tensor part(const Tensor& flat, size_t i) const {
-    return flat.narrow(0, offsets[i], parameters.specs[i].numel()).view(parameters.specs[i].shape);
+    const UnitLayout::Part& p = layout.parts[i];
+    return flat.narrow(0, p.offset, p.numel).view(parameters.specs[i].shape);
   }
+  float* data(size_t i) const { return values.data_ptr<float>() + layout.parts[i].offset; }
 };
 
 Trainer::Trainer(const TrainConfig& config, int64_t eos_id)
@@ -142,7 +139,7 @@ StepResult Trainer::step(const SampleSource& data) {
   const double clip = s.config.optimizer.clip;
   if (clip > 0 && norm > clip) s.gradients.mul_(clip / norm);
   const double lr = learning_rate(s.config, next);
-  s.optimizer->step(s.values, s.gradients, next, lr);
+  s.optimizer->step({{s.unit()}}, {next, lr, {}});
   s.step = next;
   for (float w : batch.loss_weight) s.tokens += w > 0 ? 1 : 0;
   return {next, loss, lr, norm};
@@ -185,11 +182,11 @@ ValidationResult Trainer::validate(const SampleSource& data, int64_t rows,
 
 void Trainer::set_parameters(
     const std::function<std::vector<float>(const ParameterSpec&)>& values) {
-  for (size_t i = 0; i < state_->offsets.size(); ++i) {
+  for (size_t i = 0; i < state_->parameters.specs.size(); ++i) {
     const ParameterSpec& p = state_->parameters.specs[i];
     const std::vector<float> own = values(p);
     ASHLAR_CHECK_EQ(static_cast<int64_t>(own.size()), p.numel());
-    std::copy(own.begin(), own.end(), state_->values.data_ptr<float>() + state_->offsets[i]);
+    std::copy(own.begin(), own.end(), state_->data(i));
   }
 }
 
@@ -200,15 +197,14 @@ RunPosition Trainer::position() const {
 
 void Trainer::save(CheckpointWriter& writer) const {
   const State& s = *state_;
-  const auto write = [&](const std::string& group, const Tensor& flat) {
-    for (size_t i = 0; i < s.offsets.size(); ++i) {
-      const ParameterSpec& p = s.parameters.specs[i];
-      writer.write(group + p.name, p.shape,
-                   {flat.data_ptr<float>() + s.offsets[i], static_cast<size_t>(p.numel())});
-    }
+  const auto write = [&](const std::string& group, size_t i, const float* values) {
+    const ParameterSpec& p = s.parameters.specs[i];
+    writer.write(group + p.name, p.shape, {values, static_cast<size_t>(p.numel())});
   };
-  write("parameters/", s.values);
-  for (const auto& [name, flat] : s.optimizer->state()) write("optimizer/" + name + "/", flat);
+  for (size_t i = 0; i < s.parameters.specs.size(); ++i) write("parameters/", i, s.data(i));
+  for (const OptimizerState& state : s.optimizer->state()) {
+    write("optimizer/" + state.name + "/", state.parameter, state.values.data_ptr<float>());
+  }
 }
 
 void Trainer::load(const CheckpointReader& reader) {
@@ -225,19 +221,22 @@ void Trainer::load(const CheckpointReader& reader) {
   differs("train.batch_size", s.config.batch_size * manifest.position.step,
           manifest.position.next_sample);
   differs("the EOS id of the data", s.options.eos_id, manifest.eos_id);
-  const auto read = [&](const std::string& group, const Tensor& flat) {
-    for (size_t i = 0; i < s.offsets.size(); ++i) {
-      const ParameterSpec& p = s.parameters.specs[i];
-      reader.read(group + p.name,
-                  {flat.data_ptr<float>() + s.offsets[i], static_cast<size_t>(p.numel())});
-    }
+  const auto read = [&](const std::string& group, size_t i, float* values) {
+    const ParameterSpec& p = s.parameters.specs[i];
+    reader.read(group + p.name, {values, static_cast<size_t>(p.numel())});
   };
-  read("parameters/", s.values);
-  for (const auto& [name, flat] : s.optimizer->state()) read("optimizer/" + name + "/", flat);
+  for (size_t i = 0; i < s.parameters.specs.size(); ++i) read("parameters/", i, s.data(i));
+  for (const OptimizerState& state : s.optimizer->state()) {
+    read("optimizer/" + state.name + "/", state.parameter, state.values.data_ptr<float>());
+  }
   s.step = manifest.position.step;
   s.tokens = manifest.position.tokens;
 }
 
-int64_t Trainer::parameter_count() const { return state_->values.numel(); }
+int64_t Trainer::parameter_count() const {
+  int64_t total = 0;
+  for (const ParameterSpec& p : state_->parameters.specs) total += p.numel();
+  return total;
+}
 
 }  // namespace ashlar

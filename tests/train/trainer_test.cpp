@@ -10,7 +10,7 @@
 #include "tests/support/files.h"
 #include "tests/support/tolerance.h"
 #include "tests/train/run_state.h"
-#include "train/optimizer.h"
+#include "train/optim/optimizer.h"
 #include "train/run.h"
 
 namespace ashlar {
@@ -79,13 +79,22 @@ TEST(AdamW, EqualsADoubleVersionAndDecaysOnlyMatrices) {
   OptimizerConfig config;
   config.weight_decay = 0.2;
   config.eps = 1e-3;
-  const auto optimizer = make_optimizer(config, kElements, kDecayed);
-  at::Tensor values = at::empty({kElements}, at::kFloat), gradients = at::empty_like(values);
+  const std::vector<ParameterSpec> specs = {{"m", {4, 5}, ParameterRole::kUp},
+                                            {"b", {kElements - kDecayed}, ParameterRole::kUpBias}};
+  const std::vector<std::pair<size_t, int64_t>> sizes = {{0, kDecayed}, {1, kElements - kDecayed}};
+  const UnitLayout layout = make_unit_layout("unit", sizes, 1);
+  const at::Tensor all = at::zeros({layout.size}, at::kFloat), all_gradients = at::zeros_like(all);
+  const std::vector<UnitSlice> units = {{&layout, {0, layout.size}, all, all_gradients}};
+  const auto optimizer = make_optimizer(config, specs, units);
+  const auto at_of = [&](int64_t i) {
+    return i < kDecayed ? i : layout.parts[1].offset + i - kDecayed;
+  };
+  float *values = all.data_ptr<float>(), *gradients = all_gradients.data_ptr<float>();
   const Philox random(4);
   std::vector<double> x, m(kElements), v(kElements);
   for (int64_t i = 0; i < kElements; ++i) {
     x.push_back(random.normal(static_cast<uint64_t>(i)));
-    values.data_ptr<float>()[i] = static_cast<float>(x.back());
+    values[at_of(i)] = static_cast<float>(x.back());
     x.back() = static_cast<double>(static_cast<float>(x.back()));
   }
   for (int64_t step = 1; step <= 5; ++step) {
@@ -93,7 +102,7 @@ TEST(AdamW, EqualsADoubleVersionAndDecaysOnlyMatrices) {
     for (int64_t i = 0; i < kElements; ++i) {
       const auto n = static_cast<size_t>(i);
       const auto g = static_cast<float>(random.normal(static_cast<uint64_t>(1000 * step + i)));
-      gradients.data_ptr<float>()[i] = g;
+      gradients[at_of(i)] = g;
       m[n] = 0.9 * m[n] + 0.1 * static_cast<double>(g);
       v[n] = 0.95 * v[n] + 0.05 * static_cast<double>(g) * static_cast<double>(g);
       const double mean = m[n] / (1 - std::pow(0.9, step));
@@ -101,8 +110,9 @@ TEST(AdamW, EqualsADoubleVersionAndDecaysOnlyMatrices) {
       if (i < kDecayed) x[n] -= lr * 0.2 * x[n];
       x[n] -= lr * mean / (std::sqrt(square) + 1e-3);
     }
-    optimizer->step(values, gradients, step, lr);
-    const std::vector<float> actual(values.data_ptr<float>(), values.data_ptr<float>() + kElements);
+    optimizer->step(units, {step, lr, {}});
+    std::vector<float> actual;
+    for (int64_t i = 0; i < kElements; ++i) actual.push_back(values[at_of(i)]);
     EXPECT_TRUE(
         test::within(actual, x, test::reordered<float>(12.0 * static_cast<double>(step), 4)));
   }
