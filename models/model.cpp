@@ -61,27 +61,59 @@ Model::Model(ModelSpec spec)
 }
 
 // Stages [first, last).
-StageState Model::run(const ParameterSet& parameters, const StageInput& input, StageState state,
+StageState Model::run(StageExecutor& executor, const StageInput& input, StageState state,
                       size_t first, size_t last, BlockTrace* trace) const {
-  std::vector<Tensor> own;
   for (size_t i = first; i < last; ++i) {
     if (trace != nullptr && i == blocks_) trace->embedded = state.x;
     if (trace != nullptr && i == context_) trace->states = state.x;
-    own.clear();
-    for (size_t index : stages_[i].parameters) own.push_back(parameters.tensors[index]);
-    state = stages_[i].run(own, input, std::move(state));
+    state = run_stage(executor, i, input, std::move(state));
   }
+  return state;
+}
+
+// Only what the stage reads goes through the executor: K/V and context that it passes by stay
+// outside.
+StageState Model::run_stage(StageExecutor& executor, size_t index, const StageInput& input,
+                            StageState state) const {
+  const Stage& stage = stages_[index];
+  std::vector<Tensor> inputs(4);  // x, K, V, context
+  inputs[0] = state.x;
+  if (stage.group >= 0 && !stage.owner) {
+    inputs[1] = state.kv.at(stage.group).k;
+    inputs[2] = state.kv.at(stage.group).v;
+  }
+  if (stage.context) inputs[3] = state.context;
+  // By value: the call outlives this pass when it is run again for its gradients.
+  const auto body = [&stage, input](std::span<const Tensor> parameters,
+                                    std::span<const Tensor> in) {
+    StageState own{in[0], {}, in[3]};
+    if (in[1].defined()) own.kv[stage.group] = {in[1], in[2]};
+    StageState out = stage.run(parameters, input, std::move(own));
+    std::vector<Tensor> outputs(4);
+    outputs[0] = out.x;
+    if (stage.owner && !stage.last_reader) {
+      outputs[1] = out.kv.at(stage.group).k;
+      outputs[2] = out.kv.at(stage.group).v;
+    }
+    if (!in[3].defined()) outputs[3] = out.context;
+    return outputs;
+  };
+  std::vector<Tensor> outputs = executor.run({index, stage.parameters, body}, std::move(inputs));
+  state.x = std::move(outputs[0]);
+  if (outputs[1].defined()) state.kv[stage.group] = {std::move(outputs[1]), std::move(outputs[2])};
+  if (stage.last_reader) state.kv.erase(stage.group);
+  if (outputs[3].defined()) state.context = std::move(outputs[3]);
   return state;
 }
 
 Tensor Model::hidden(const ParameterSet& parameters, const Tensor& tokens,
                      const ForwardOptions& options, Rows rows, const Tensor& begin) const {
-  return hidden(parameters, tokens, options, rows, begin, nullptr);
+  DirectExecutor direct(parameters);
+  return hidden(direct, tokens, options, rows, begin, nullptr);
 }
 
-Tensor Model::hidden(const ParameterSet& parameters, const Tensor& tokens,
-                     const ForwardOptions& options, Rows rows, const Tensor& begin,
-                     BlockTrace* trace) const {
+Tensor Model::hidden(StageExecutor& executor, const Tensor& tokens, const ForwardOptions& options,
+                     Rows rows, const Tensor& begin, BlockTrace* trace) const {
   check_tokens(tokens, spec_.vocab_size);
   require(options.eos_id >= 0 && options.eos_id < spec_.vocab_size, ErrorCode::kRequest,
           "EOS id {} is outside the vocabulary of {}", options.eos_id, spec_.vocab_size);
@@ -95,12 +127,12 @@ Tensor Model::hidden(const ParameterSet& parameters, const Tensor& tokens,
       ASHLAR_CHECK(!begin.defined());
       input.tokens_BT = at::cat({eos(1), tokens.narrow(1, 0, count - 1)}, 1);
     }
-    return run(parameters, input, {}, 0, stages_.size(), nullptr).x;
+    return run(executor, input, {}, 0, stages_.size(), nullptr).x;
   }
   const int64_t missing = round_up(count, spec_.block->length) - count;
   if (missing > 0) input.tokens_BT = at::cat({tokens, eos(missing)}, 1);
   if (begin.defined()) input.begin = block_begin(begin, spec_.block->length);
-  return run(parameters, input, {}, 0, stages_.size(), trace)
+  return run(executor, input, {}, 0, stages_.size(), trace)
       .x.narrow(1, rows == Rows::kNext ? 1 : 0, count);
 }
 
@@ -133,32 +165,58 @@ Tensor Model::score(const ParameterSet& parameters, const Tensor& tokens,
 
 Tensor Model::losses(const ParameterSet& parameters, const Tensor& tokens, const Tensor& targets,
                      const Tensor& weights, const ForwardOptions& options) const {
+  DirectExecutor direct(parameters);
+  return losses(direct, tokens, targets, weights, options);
+}
+
+Tensor Model::losses(StageExecutor& executor, const Tensor& tokens, const Tensor& targets,
+                     const Tensor& weights, const ForwardOptions& options) const {
   const at::NoGradGuard no_grad;
-  const Tensor h = hidden(parameters, tokens, options, Rows::kNext);
-  return linear_losses(h.reshape({-1, h.size(2)}), head(parameters, options),
-                       targets.reshape({-1}).contiguous(), weights.reshape({-1}).contiguous(),
-                       spec_.logit_softcap)
+  const auto body = [&](std::span<const Tensor> head, std::span<const Tensor> in) {
+    return std::vector{linear_losses(in[0].reshape({-1, in[0].size(2)}),
+                                     head[0].to(options.compute),
+                                     targets.reshape({-1}).contiguous(),
+                                     weights.reshape({-1}).contiguous(), spec_.logit_softcap)};
+  };
+  return executor
+      .run({stages_.size(), {&head_, 1}, body},
+           {hidden(executor, tokens, options, Rows::kNext, {}, nullptr)})[0]
       .view(tokens.sizes());
 }
 
 Tensor Model::loss(const ParameterSet& parameters, const Tensor& tokens, const Tensor& targets,
                    const Tensor& weights, const ForwardOptions& options,
                    const Tensor& begin) const {
+  DirectExecutor direct(parameters);
+  return loss(direct, tokens, targets, weights, options, begin);
+}
+
+Tensor Model::loss(StageExecutor& executor, const Tensor& tokens, const Tensor& targets,
+                   const Tensor& weights, const ForwardOptions& options,
+                   const Tensor& begin) const {
   const bool extra = spec_.block.has_value() && options.block_losses.any();
   BlockTrace trace;
-  const Tensor h =
-      hidden(parameters, tokens, options, Rows::kNext, begin, extra ? &trace : nullptr);
-  const Tensor total = linear_cross_entropy(
-      h.reshape({-1, h.size(2)}), head(parameters, options), targets.reshape({-1}).contiguous(),
-      weights.reshape({-1}).contiguous(), {spec_.logit_softcap, options.z_loss});
+  const Tensor h = hidden(executor, tokens, options, Rows::kNext, begin, extra ? &trace : nullptr);
+  const Tensor total = head_loss(executor, h, targets, weights, options, options.z_loss);
   if (!extra) return total;
-  return total + block_losses(parameters, tokens, targets, weights, options, trace);
+  return total + block_losses(executor, tokens, targets, weights, options, trace);
+}
+
+Tensor Model::head_loss(StageExecutor& executor, const Tensor& hidden, const Tensor& targets,
+                        const Tensor& weights, const ForwardOptions& options, double z) const {
+  const auto body = [this, targets = targets.reshape({-1}).contiguous(),
+                     weights = weights.reshape({-1}).contiguous(), compute = options.compute,
+                     z](std::span<const Tensor> head, std::span<const Tensor> in) {
+    return std::vector{linear_cross_entropy(in[0].reshape({-1, in[0].size(2)}), head[0].to(compute),
+                                            targets, weights, {spec_.logit_softcap, z})};
+  };
+  return executor.run({stages_.size(), {&head_, 1}, body}, {hidden})[0];
 }
 
 // Blocks that only fill up the sample count as padding: no target lies in them.
-Tensor Model::block_losses(const ParameterSet& parameters, const Tensor& tokens,
-                           const Tensor& targets, const Tensor& weights,
-                           const ForwardOptions& options, const BlockTrace& trace) const {
+Tensor Model::block_losses(StageExecutor& executor, const Tensor& tokens, const Tensor& targets,
+                           const Tensor& weights, const ForwardOptions& options,
+                           const BlockTrace& trace) const {
   const BlockLossOptions& extra = options.block_losses;
   const int64_t length = spec_.block->length, count = tokens.size(1) / length * length;
   const int64_t blocks = count / length;
@@ -177,12 +235,10 @@ Tensor Model::block_losses(const ParameterSet& parameters, const Tensor& tokens,
     StageState state;
     // Row j of the token decoder decodes text block j; the row behind the text is not used.
     state.x = at::cat({next, next.narrow(1, blocks - 1, 1)}, 1);
-    const Tensor h = run(parameters, input, std::move(state), context_, stages_.size(), nullptr)
+    const Tensor h = run(executor, input, std::move(state), context_, stages_.size(), nullptr)
                          .x.narrow(1, 1, count - 1);
-    total = total + linear_cross_entropy(h.reshape({-1, h.size(2)}), head(parameters, options),
-                                         targets.narrow(1, 0, count - 1).reshape({-1}).contiguous(),
-                                         weights.narrow(1, 0, count - 1).reshape({-1}).contiguous(),
-                                         {spec_.logit_softcap, 0}) *
+    total = total + head_loss(executor, h, targets.narrow(1, 0, count - 1),
+                              weights.narrow(1, 0, count - 1), options, 0) *
                         extra.auto_encoding_weight;
   }
   return total;

@@ -8,6 +8,7 @@
 
 #include "models/block_losses.h"
 #include "models/parameter_set.h"
+#include "models/stage_executor.h"
 #include "models/stages.h"
 
 namespace ashlar {
@@ -64,17 +65,33 @@ class Model {
                   const at::Tensor& targets_BT, const at::Tensor& weights_BT,
                   const ForwardOptions& options, const at::Tensor& begin_BT = {}) const;
 
+  // The same with every piece run by `executor`, which holds the parameters.
+  at::Tensor losses(StageExecutor& executor, const at::Tensor& tokens_BT,
+                    const at::Tensor& targets_BT, const at::Tensor& weights_BT,
+                    const ForwardOptions& options) const;
+  at::Tensor loss(StageExecutor& executor, const at::Tensor& tokens_BT,
+                  const at::Tensor& targets_BT, const at::Tensor& weights_BT,
+                  const ForwardOptions& options, const at::Tensor& begin_BT = {}) const;
+  /// Index into parameters(spec) of the output matrix, which the loss reads.
+  size_t head_index() const { return head_; }
+
  private:
   /// The block stack's inputs and normalised outputs [B, M, D].
   struct BlockTrace {
     at::Tensor embedded, states;
   };
-  at::Tensor hidden(const ParameterSet& parameters, const at::Tensor& tokens_BT,
+  at::Tensor hidden(StageExecutor& executor, const at::Tensor& tokens_BT,
                     const ForwardOptions& options, Rows rows, const at::Tensor& begin_BT,
                     BlockTrace* trace) const;
-  StageState run(const ParameterSet& parameters, const StageInput& input, StageState state,
-                 size_t first, size_t last, BlockTrace* trace) const;
-  at::Tensor block_losses(const ParameterSet& parameters, const at::Tensor& tokens_BT,
+  StageState run(StageExecutor& executor, const StageInput& input, StageState state, size_t first,
+                 size_t last, BlockTrace* trace) const;
+  StageState run_stage(StageExecutor& executor, size_t index, const StageInput& input,
+                       StageState state) const;
+  // linear_cross_entropy of hidden states [B, T, D] as a piece of its own.
+  at::Tensor head_loss(StageExecutor& executor, const at::Tensor& hidden_BTD,
+                       const at::Tensor& targets_BT, const at::Tensor& weights_BT,
+                       const ForwardOptions& options, double z) const;
+  at::Tensor block_losses(StageExecutor& executor, const at::Tensor& tokens_BT,
                           const at::Tensor& targets_BT, const at::Tensor& weights_BT,
                           const ForwardOptions& options, const BlockTrace& trace) const;
 

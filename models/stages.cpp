@@ -77,11 +77,12 @@ class StageBuilder {
         return p.stack == static_cast<int64_t>(stack) && p.layer < 0 && p.role == role;
       });
     }
-    stages_.push_back({std::move(name), std::move(picked.indices),
-                       [roles = std::move(picked.roles), body](
-                           Parameters p, const StageInput& input, StageState state) {
-                         return body(StageWeights(roles, p), input, std::move(state));
-                       }});
+    Stage stage{std::move(name), std::move(picked.indices)};
+    stage.run = [roles = std::move(picked.roles), body](Parameters p, const StageInput& input,
+                                                        StageState state) {
+      return body(StageWeights(roles, p), input, std::move(state));
+    };
+    stages_.push_back(std::move(stage));
   }
 
   void add_token_embedding();
@@ -197,10 +198,15 @@ void StageBuilder::add_layers(size_t stack_index) {
       return p.stack == static_cast<int64_t>(stack_index) && p.layer == static_cast<int64_t>(l);
     });
     plan.roles = std::move(picked.roles);
-    stages_.push_back({layer_prefix(stack, static_cast<int64_t>(l)), std::move(picked.indices),
-                       [plan](Parameters p, const StageInput& input, StageState state) {
-                         return run_layer(plan, p, input, std::move(state));
-                       }});
+    Stage stage{layer_prefix(stack, static_cast<int64_t>(l)), std::move(picked.indices)};
+    stage.group = plan.group;
+    stage.owner = plan.owner;
+    stage.last_reader = plan.last_reader;
+    stage.context = plan.cross;
+    stage.run = [plan](Parameters p, const StageInput& input, StageState state) {
+      return run_layer(plan, p, input, std::move(state));
+    };
+    stages_.push_back(std::move(stage));
   }
 }
 
@@ -221,14 +227,13 @@ void StageBuilder::add_final_norm(size_t stack_index) {
 // text.
 void StageBuilder::add_gather() {
   const int64_t length = spec_.block->length, first = spec_.block->local_positions() - length;
-  stages_.push_back(
-      {"local.gather", {}, [=](Parameters, const StageInput& input, StageState state) {
-         const int64_t width = state.x.size(2);
-         return StageState{
-             state.x.narrow(1, first, length).reshape({input.tokens_BT.size(0), -1, width}),
-             {},
-             {}};
-       }});
+  Stage stage{"local.gather", {}};
+  stage.run = [=](Parameters, const StageInput& input, StageState state) {
+    const int64_t width = state.x.size(2);
+    return StageState{
+        state.x.narrow(1, first, length).reshape({input.tokens_BT.size(0), -1, width}), {}, {}};
+  };
+  stages_.push_back(std::move(stage));
 }
 
 }  // namespace

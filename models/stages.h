@@ -62,7 +62,12 @@ struct Stage {
   std::string name;
   /// Indices into parameters(spec), in the order `run` receives them.
   std::vector<size_t> parameters;
-  std::function<StageState(std::span<const at::Tensor>, const StageInput&, StageState)> run;
+  /// What it reads and leaves of the state besides x.
+  int64_t group = -1;        ///< KvGroup of its attention; -1: none
+  bool owner = false;        ///< makes the group's K/V; otherwise it reads them
+  bool last_reader = false;  ///< nobody reads the group behind it
+  bool context = false;      ///< reads the context
+  std::function<StageState(std::span<const at::Tensor>, const StageInput&, StageState)> run = {};
 };
 
 /// The ordered stages of `spec` up to the hidden states the head reads. The last stage of a decoder

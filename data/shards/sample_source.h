@@ -21,6 +21,9 @@ class SampleSource {
   /// the first. Safe for any number of threads.
   virtual Batch batch(std::span<const int64_t> samples) const = 0;
 
+  /// Says which samples will be asked for next, in exactly this combination.
+  virtual void prefetch(std::span<const int64_t> /*samples*/) const {}
+
   /// Samples [first, first + rows).
   Batch batch(int64_t first, int64_t rows) const {
     std::vector<int64_t> samples(static_cast<size_t>(rows));
