@@ -16,6 +16,20 @@ namespace {
 constexpr int64_t kMost = int64_t{1} << 40;
 constexpr int64_t kLeastBf16Width = 128;
 
+// `none`, `all`, or globs over the names of stages.
+std::vector<std::string> read_recompute(const Node& node) {
+  if (node.is_list()) {
+    std::vector<std::string> globs;
+    for (const Node& entry : node.as_list()) globs.push_back(entry.as_string());
+    if (globs.empty()) fail_at(node, "train.recompute", "an empty list; use none");
+    return globs;
+  }
+  const std::string text = node.as_string();
+  if (text == "none") return {};
+  if (text == "all") return {"*"};
+  fail_at(node, "train.recompute", "expected none, all or a list of globs over stage names");
+}
+
 void read_train(const Node& node, TrainConfig& config) {
   NodeReader reader(node, "train");
   config.seed =
@@ -28,6 +42,9 @@ void read_train(const Node& node, TrainConfig& config) {
       static_cast<Precision>(reader.choice_or("precision", 0, {"auto", "fp32", "bf16"}));
   config.threads = reader.integer_or("threads", 0, 0, 4096);
   config.document_mask = reader.boolean_or("document_mask", false);
+  if (const Node* stages = reader.optional("recompute")) {
+    config.recompute = read_recompute(*stages);
+  }
   config.z_loss = reader.number_or("z_loss", 0.0, 0.0, 1.0);
   if (config.document_mask && config.model.block && config.model.block->pad == BlockPad::kNone) {
     fail_at(reader.required("document_mask"), "train.document_mask",
@@ -217,6 +234,14 @@ Node data_node(const DataConfig& data) {
   return out;
 }
 
+Node recompute_node(const std::vector<std::string>& globs) {
+  if (globs.empty()) return "none";
+  if (globs == std::vector<std::string>{"*"}) return "all";
+  Node list = Node::list();
+  for (const std::string& glob : globs) list.push(glob);
+  return list;
+}
+
 }  // namespace
 
 TrainConfig train_config_from(const Node& root) {
@@ -227,6 +252,9 @@ TrainConfig train_config_from(const Node& root) {
   read_train(reader.required("train"), config);
   read_optimizer(reader.required("optimizer"), config.optimizer);
   read_schedule(reader.optional("schedule"), config);
+  if (const Node* node = reader.optional("distributed")) {
+    config.distributed = read_distributed(*node);
+  }
   read_cadence(reader, config);
   config.recipe = reader.text_or("quantize", "");
   config.output = reader.text("output");
@@ -239,9 +267,9 @@ PaddingOptions padding_of(const TrainConfig& config) {
   return {config.model.block->length, config.document_mask};
 }
 
-void resolve_machine_choices(TrainConfig& config) {
+void resolve_machine_choices(TrainConfig& config, int64_t ranks_here) {
   const CpuFeatures& cpu = cpu_features();
-  if (config.threads == 0) config.threads = cpu.cores;
+  if (config.threads == 0) config.threads = std::max<int64_t>(cpu.cores / ranks_here, 1);
   const bool dot = cpu.avx512_bf16 || cpu.amx_bf16;
   if (config.precision == Precision::kBf16 && !dot) {
     spdlog::warn("precision bf16 on a processor without bf16 products: correct but slow");
@@ -273,6 +301,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                           {"threads", config.threads},
                           {"document_mask", config.document_mask},
                           {"z_loss", config.z_loss},
+                          {"recompute", recompute_node(config.recompute)},
                           {"init", Node::Map{{"std", config.init.deviation},
                                              {"outputs",
                                               config.init.scaled_outputs ? "scaled" : "plain"}}}}},
@@ -284,7 +313,8 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                               {"clip", o.clip}}},
       {"schedule", Node::Map{{"kind", "cosine"},
                              {"warmup_steps", config.schedule.warmup_steps},
-                             {"final_ratio", config.schedule.final_ratio}}}};
+                             {"final_ratio", config.schedule.final_ratio}}},
+      {"distributed", to_node(config.distributed)}};
   if (config.model.block) {
     const BlockLossOptions& extra = config.block_losses;
     out.find("train")->set(

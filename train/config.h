@@ -10,6 +10,7 @@
 #include "data/shards/padded_documents.h"
 #include "models/spec/spec.h"
 #include "models/training_options.h"
+#include "train/distributed_config.h"
 
 // What a training run is asked to do. docs/architecture.md lists the keys of the YAML file.
 
@@ -75,6 +76,10 @@ struct TrainConfig {
   InitSpec init;
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
+  DistributedConfig distributed;
+  /// Stages whose activations are computed again in the backward pass: globs over stage names
+  /// ("model.layers.*"), "all" for all of them.
+  std::vector<std::string> recompute;
   int64_t validation_every = 0;    ///< steps; 0: only after the last one
   int64_t validation_batches = 0;  ///< of micro_batch samples; 0: all of the validation set
   int64_t checkpoint_every = 0;    ///< steps; 0: only after the last one
@@ -97,7 +102,8 @@ TrainConfig train_config_from(const Node& root);
 /// the way it began, and says why in the log. Rule for auto: bf16 when the processor has bf16 dot
 /// products (AVX-512 BF16 or AMX) and every stack is at least 128 wide; narrower products spend
 /// their time outside the multipliers and run faster in fp32 (docs/results).
-void resolve_machine_choices(TrainConfig& config);
+/// `ranks_here` processes of the run share this machine's cores.
+void resolve_machine_choices(TrainConfig& config, int64_t ranks_here = 1);
 
 /// The resolved configuration: `root` with every default filled in, ready for write_yaml.
 Node resolved_config(const Node& root, const TrainConfig& config);

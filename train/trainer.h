@@ -4,8 +4,11 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
+#include "core/comm/communicator.h"
 #include "data/shards/sample_source.h"
 #include "models/spec/parameters.h"
 #include "train/checkpoint/checkpoint.h"
@@ -18,6 +21,9 @@ struct StepResult {
   double loss = 0;  ///< mean over the batch's targets, nats
   double lr = 0;
   double grad_norm = 0;  ///< global, before clipping
+  // Of this rank, seconds of the step spent waiting:
+  double data_seconds = 0;  ///< for samples
+  double comm_seconds = 0;  ///< for other ranks
 };
 
 struct ValidationResult {
@@ -28,32 +34,62 @@ struct ValidationResult {
   std::vector<double> loss_by_position;
 };
 
-/// One process training one model: fp32 master weights in flat storage, products in the configured
-/// precision, gradients summed over micro-batches. Deterministic: the state after step n is a
-/// function of (configuration, data, machine kind, threads). No torch in this header.
+/// A run of a state tensor's elements, row-major, that this rank holds.
+struct StatePiece {
+  std::string name;  ///< "parameters/…", "optimizer/exp_avg/…", ...
+  std::vector<int64_t> shape;
+  int64_t first = 0;
+  std::span<float> values;
+};
+
+/// One rank of the training of one model: fp32 master weights in flat storage, products in the
+/// configured precision, gradients summed over micro-batches and ranks, state shared as
+/// `distributed` says. Deterministic: the state after step n is a function of (configuration, data,
+/// ranks, machine kind, threads), with `reduce: ordered` also not of the ranks. Every method is
+/// called by all ranks alike. No torch in this header.
 class Trainer {
  public:
-  /// `config` with machine choices resolved. Keeps references to nothing but copies `config`.
+  /// `config` with machine choices resolved. Keeps references to nothing but `world`, copies
+  /// `config`. Throws Error(kRequest) when the ranks cannot share the work so.
+  Trainer(const TrainConfig& config, int64_t eos_id, Communicator& world);
+  /// A single process.
   Trainer(const TrainConfig& config, int64_t eos_id);
   ~Trainer();
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  /// One optimizer step on the next `batch_size` samples. Throws Error(kData) if the loss or the
-  /// gradient is not finite; weights are then as before the step.
+  /// compute() and apply(). Throws Error(kData) if the loss or the gradient is not finite; weights
+  /// are then as before the step.
   StepResult step(const SampleSource& data);
+  /// Loss and gradient of the next `batch_size` samples; changes nothing else. Not finite values
+  /// are returned, not thrown.
+  StepResult compute(const SampleSource& data);
+  /// The optimizer's step with the gradient computed last.
+  void apply();
+  /// Passes over the samples computed last without a step of the optimizer.
+  void skip();
+
   /// Mean loss over samples [0, rows), or those of one epoch if `rows` is 0. `bytes_per_token` of
   /// the whole text, since windows do not end where characters do; absent: no bits per byte.
   ValidationResult validate(const SampleSource& data, int64_t rows,
-                            std::optional<double> bytes_per_token) const;
+                            std::optional<double> bytes_per_token);
 
   /// Replaces the parameters; values(p) has p.numel() elements.
   void set_parameters(const std::function<std::vector<float>(const ParameterSpec&)>& values);
 
   /// Where the run stands; metrics_bytes is the caller's.
   RunPosition position() const;
+  /// Goes on with the samples from `next_sample` on.
+  void set_next_sample(int64_t next_sample);
+  /// All of this rank's state, to be read or written; after writing call state_changed().
+  std::vector<StatePiece> state();
+  /// The part of it that this rank writes into a checkpoint: all ranks' parts together are the
+  /// whole state, every element once.
+  std::vector<StatePiece> own_state();
+  void state_changed();
+
   /// Writes parameters and optimizer state.
-  void save(CheckpointWriter& writer) const;
+  void save(CheckpointWriter& writer);
   /// Continues from a checkpoint of the same model. Throws Error(kRequest) when the model, seed,
   /// context or batch size differ from `config`, Error(kData) when tensors are missing.
   void load(const CheckpointReader& reader);
@@ -62,6 +98,7 @@ class Trainer {
 
  private:
   struct State;
+  std::unique_ptr<Communicator> alone_;
   std::unique_ptr<State> state_;
 };
 

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+#include "core/comm/communicator.h"
+
+namespace ashlar {
+
+/// How gradients are summed over micro-batches and ranks.
+enum class Reduction {
+  kFp32,  ///< summed over ranks in fp32
+  kBf16,  ///< in bf16: half the traffic, one rounding per addition
+  /// Every micro-batch's gradient is made from zero and they are added in the order of their
+  /// number, in fp32: the same bits for every number of ranks, ZeRO stage and grouping. Sends whole
+  /// gradients; a reference, not for speed.
+  kOrdered,
+};
+
+/// Which ranks share what. `shard`: ranks that together hold one copy of the sharded state, rank i
+/// of them slice i; `replica`: ranks with the same slice. Whole copies everywhere: shard has one
+/// rank, replica all of them. Hybrid sharding lies between.
+struct ShardGroups {
+  Communicator* world = nullptr;
+  Communicator* shard = nullptr;
+  Communicator* replica = nullptr;
+};
+
+/// Time spent waiting for other ranks.
+class WaitTally {
+ public:
+  void wait(CommWork& work) {
+    const auto begin = std::chrono::steady_clock::now();
+    work.wait();
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+  double seconds() const { return seconds_; }
+
+ private:
+  double seconds_ = 0;
+};
+
+}  // namespace ashlar

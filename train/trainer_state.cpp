@@ -1,0 +1,260 @@
+#include "train/trainer_state.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fnmatch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/base/error.h"
+
+namespace ashlar {
+namespace {
+
+using at::Tensor;
+
+std::vector<int64_t> ranks_from(int64_t first, int64_t count, int64_t stride) {
+  std::vector<int64_t> out;
+  for (int64_t i = 0; i < count; ++i) out.push_back(first + i * stride);
+  return out;
+}
+
+std::vector<std::vector<size_t>> stage_parameters(const Model& model) {
+  std::vector<std::vector<size_t>> out;
+  for (const Stage& stage : model.stages()) out.push_back(stage.parameters);
+  out.push_back({model.head_index()});
+  return out;
+}
+
+std::vector<std::string> stage_names(const Model& model) {
+  std::vector<std::string> out;
+  for (const Stage& stage : model.stages()) out.push_back(stage.name);
+  out.push_back("head");
+  return out;
+}
+
+std::vector<bool> recomputed(const std::vector<std::string>& names,
+                             const std::vector<std::string>& globs) {
+  std::vector<bool> out(names.size());
+  for (const std::string& glob : globs) {
+    bool found = false;
+    // The loss keeps no logits anyway, and what it makes in its forward pass is its gradient.
+    for (size_t i = 0; i + 1 < names.size(); ++i) {
+      if (fnmatch(glob.c_str(), names[i].c_str(), 0) != 0) continue;
+      out[i] = found = true;
+    }
+    require(found, ErrorCode::kRequest,
+            "train.recompute: '{}' matches no stage; this model's first and last are '{}' and '{}'",
+            glob, names.front(), names[names.size() - 2]);
+  }
+  return out;
+}
+
+}  // namespace
+
+Trainer::State::State(const TrainConfig& c, int64_t eos_id, Communicator& w)
+    : config(c),
+      model(c.model),
+      options{eos_id, c.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat, c.z_loss,
+              c.block_losses},
+      specs(parameters(c.model)),
+      world(w) {
+  ASHLAR_CHECK(c.precision != Precision::kAuto && c.threads > 0);
+  at::set_num_threads(static_cast<int>(c.threads));
+  const MicroBatches dealt = micro_batches(0, c.batch_size);
+  check_distributed(c.distributed, world.size(), dealt.count());
+  const int64_t zero = c.distributed.zero;
+  const int64_t shards = zero == 0                       ? 1
+                         : c.distributed.shard_ranks > 0 ? c.distributed.shard_ranks
+                                                         : world.size();
+  const int64_t rank = world.rank(), own = rank % shards;
+  shard = world.split(ranks_from(rank - own, shards, 1), "shard");
+  replica = world.split(ranks_from(own, world.size() / shards, shards), "replica");
+  groups = {&world, shard.get(), replica.get()};
+
+  const auto names = stage_names(model);
+  const auto stages = stage_parameters(model);
+  // Where whole copies are apart from the master values, products can read them in bf16.
+  const bool split = zero >= 1 && options.compute == at::kBFloat16;
+  plan = plan_units(specs, names, stages, split, shards);
+  std::vector<const UnitLayout*> layouts;
+  for (size_t u = 0; u < plan.units.size(); ++u) {
+    std::vector<std::vector<int64_t>> shapes;
+    for (const auto& part : plan.units[u].parts) shapes.push_back(specs[part.parameter].shape);
+    units.push_back(std::make_unique<ParameterUnit>(plan.units[u], shapes,
+                                                    plan.narrow[u] ? at::kBFloat16 : at::kFloat,
+                                                    static_cast<int>(zero), groups, waits));
+    layouts.push_back(&units.back()->layout());
+  }
+  reducer = std::make_unique<GradientReducer>(layouts, static_cast<int>(zero), c.distributed.reduce,
+                                              groups, waits);
+  runner = std::make_unique<StageRunner>(units, *reducer, plan.places, stages,
+                                         recomputed(names, c.recompute));
+  position.seed = c.seed;
+  initialise();
+  optimizer = make_optimizer(config.optimizer, specs, slices());
+}
+
+void Trainer::State::initialise() {
+  const ParameterSet fresh = init_parameters(config.model, config.seed, at::kFloat, config.init);
+  for (const auto& unit : units) {
+    for (const auto& piece : unit->layout().pieces(unit->range())) {
+      unit->master()
+          .narrow(0, piece.at, piece.count)
+          .copy_(fresh.tensors[piece.parameter].view({-1}).narrow(0, piece.first, piece.count));
+    }
+    unit->changed();
+  }
+}
+
+std::vector<UnitSlice> Trainer::State::slices() const {
+  std::vector<UnitSlice> out;
+  for (size_t u = 0; u < units.size(); ++u) {
+    out.push_back(
+        {&units[u]->layout(), units[u]->range(), units[u]->master(), reducer->gradient(u)});
+  }
+  return out;
+}
+
+MicroBatches Trainer::State::micro_batches(int64_t first, int64_t samples) const {
+  return {first, samples, config.micro_batch, world.rank(), world.size()};
+}
+
+std::vector<double> Trainer::State::by_micro_batch(const MicroBatches& dealt,
+                                                   const std::vector<double>& own) const {
+  const auto passes = static_cast<size_t>(dealt.passes());
+  const size_t each = own.size() / passes;
+  std::vector<double> all(own.size() * static_cast<size_t>(world.size()));
+  world.all_gather(own.data(), all.data(), static_cast<int64_t>(own.size()), DType::kF64)->wait();
+  std::vector<double> out;
+  for (int64_t m = 0; m < dealt.count(); ++m) {
+    const auto rank = static_cast<size_t>(m % world.size());
+    const auto pass = static_cast<size_t>(m / world.size());
+    const auto* from = all.data() + rank * own.size() + pass * each;
+    out.insert(out.end(), from, from + each);
+  }
+  return out;
+}
+
+double Trainer::State::gradient_norm() const {
+  std::vector<double> own;
+  std::vector<int64_t> blocks;  // of each unit, per shard
+  for (size_t u = 0; u < units.size(); ++u) {
+    const Tensor& g = reducer->gradient(u);
+    const std::vector<double> sums = block_squares(g);
+    own.insert(own.end(), sums.begin(), sums.end());
+    blocks.push_back(static_cast<int64_t>(sums.size()));
+  }
+  const auto count = static_cast<int64_t>(own.size());
+  std::vector<double> all(own.size() * static_cast<size_t>(shard->size()));
+  shard->all_gather(own.data(), all.data(), count, DType::kF64)->wait();
+  // In the order of the elements, whatever the slices are.
+  double total = 0;
+  int64_t first = 0;
+  for (const int64_t n : blocks) {
+    for (int64_t rank = 0; rank < shard->size(); ++rank) {
+      for (int64_t b = 0; b < n; ++b) total += all[static_cast<size_t>(rank * count + first + b)];
+    }
+    first += n;
+  }
+  return std::sqrt(total);
+}
+
+// State ------------------------------------------------------------------------------------------
+
+namespace {
+
+void add_piece(std::vector<StatePiece>& out, std::string name, const ParameterSpec& p,
+               int64_t first, const Tensor& values) {
+  out.push_back({std::move(name) + p.name,
+                 p.shape,
+                 first,
+                 {values.data_ptr<float>(), static_cast<size_t>(values.numel())}});
+}
+
+}  // namespace
+
+std::vector<StatePiece> Trainer::state() {
+  State& s = *state_;
+  std::vector<StatePiece> out;
+  for (const auto& unit : s.units) {
+    for (const auto& piece : unit->layout().pieces(unit->range())) {
+      add_piece(out, "parameters/", s.specs[piece.parameter], piece.first,
+                unit->master().narrow(0, piece.at, piece.count));
+    }
+  }
+  for (const OptimizerState& state : s.optimizer->state()) {
+    add_piece(out, "optimizer/" + state.name + "/", s.specs[state.parameter], state.first,
+              state.values);
+  }
+  return out;
+}
+
+std::vector<StatePiece> Trainer::own_state() {
+  const int64_t replicas = state_->replica->size(), own = state_->replica->rank();
+  std::vector<StatePiece> out;
+  for (StatePiece piece : state()) {
+    const auto size = static_cast<int64_t>(piece.values.size());
+    const int64_t begin = size * own / replicas, end = size * (own + 1) / replicas;
+    if (begin == end) continue;
+    piece.first += begin;
+    piece.values =
+        piece.values.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+    out.push_back(std::move(piece));
+  }
+  return out;
+}
+
+void Trainer::state_changed() {
+  for (const auto& unit : state_->units) unit->changed();
+}
+
+void Trainer::set_parameters(
+    const std::function<std::vector<float>(const ParameterSpec&)>& values) {
+  State& s = *state_;
+  for (size_t i = 0; i < s.specs.size(); ++i) {
+    const ParameterSpec& p = s.specs[i];
+    const std::vector<float> all = values(p);
+    ASHLAR_CHECK_EQ(static_cast<int64_t>(all.size()), p.numel());
+    const ParameterUnit& unit = *s.units[s.plan.places[i].unit];
+    for (const auto& piece : unit.layout().pieces(unit.range())) {
+      if (piece.parameter != i) continue;
+      std::copy_n(all.data() + piece.first, piece.count,
+                  unit.master().data_ptr<float>() + piece.at);
+    }
+  }
+  state_changed();
+}
+
+void Trainer::save(CheckpointWriter& writer) {
+  for (const StatePiece& piece : own_state()) writer.write(piece.name, piece.shape, piece.values);
+}
+
+void Trainer::load(const CheckpointReader& reader) {
+  State& s = *state_;
+  const CheckpointManifest& manifest = reader.manifest();
+  const auto differs = [&](const char* key, auto now, auto then) {
+    require(now == then, ErrorCode::kRequest, "{}: {} is {}, but the run began with {}",
+            reader.path().string(), key, now, then);
+  };
+  require(manifest.spec == s.config.model, ErrorCode::kRequest,
+          "{}: the checkpoint is of another model than the configuration's",
+          reader.path().string());
+  differs("train.seed", s.config.seed, manifest.position.seed);
+  differs("train.batch_size", s.config.batch_size * manifest.position.step,
+          manifest.position.next_sample);
+  differs("the EOS id of the data", s.options.eos_id, manifest.eos_id);
+  for (const StatePiece& piece : state()) reader.read(piece.name, piece.values);
+  state_changed();
+  s.position = manifest.position;
+}
+
+int64_t Trainer::parameter_count() const {
+  int64_t total = 0;
+  for (const ParameterSpec& p : state_->specs) total += p.numel();
+  return total;
+}
+
+}  // namespace ashlar

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "models/model.h"
+#include "train/dist/gradient_reducer.h"
+#include "train/dist/parameter_unit.h"
+#include "train/micro_batches.h"
+#include "train/optim/norm.h"
+#include "train/optim/optimizer.h"
+#include "train/stage_runner.h"
+#include "train/trainer.h"
+#include "train/unit_plan.h"
+
+namespace ashlar {
+
+/// What a Trainer holds; private to trainer.cpp and trainer_state.cpp.
+struct Trainer::State {
+  State(const TrainConfig& config, int64_t eos_id, Communicator& world);
+
+  TrainConfig config;
+  Model model;
+  ForwardOptions options;
+  std::vector<ParameterSpec> specs;
+  Communicator& world;
+  std::unique_ptr<Communicator> shard, replica;
+  ShardGroups groups;
+  WaitTally waits;
+  UnitPlan plan;
+  std::vector<std::unique_ptr<ParameterUnit>> units;
+  std::unique_ptr<GradientReducer> reducer;
+  std::unique_ptr<StageRunner> runner;
+  std::unique_ptr<Optimizer> optimizer;
+  RunPosition position;
+
+  struct Computed {
+    StepResult result;
+    int64_t tokens = 0;
+  };
+  std::optional<Computed> computed;  ///< between compute() and apply() or skip()
+
+  std::vector<UnitSlice> slices() const;
+  MicroBatches micro_batches(int64_t first, int64_t samples) const;
+  /// One double per rank and pass, by number of the micro-batch.
+  std::vector<double> by_micro_batch(const MicroBatches& dealt,
+                                     const std::vector<double>& own) const;
+  void run_pass(const Batch& batch, double total_weight, std::vector<double>& losses);
+  double gradient_norm() const;
+  void initialise();
+};
+
+}  // namespace ashlar
