@@ -76,16 +76,17 @@ Trainer::State::State(const TrainConfig& c, int64_t eos_id, Communicator& w)
 
   const auto names = stage_names(model);
   const auto stages = stage_parameters(model);
-  // Where whole copies are apart from the master values, products can read them in bf16.
-  const bool split = zero >= 1 && options.compute == at::kBFloat16;
-  plan = plan_units(specs, names, stages, split, shards);
+  // With bf16 products linear maps are units apart at every stage, so that sums over units have the
+  // same order; where whole copies are apart from the master values, they are bf16.
+  const bool narrow = options.compute == at::kBFloat16;
+  plan = plan_units(specs, names, stages, narrow, shards);
   std::vector<const UnitLayout*> layouts;
   for (size_t u = 0; u < plan.units.size(); ++u) {
     std::vector<std::vector<int64_t>> shapes;
     for (const auto& part : plan.units[u].parts) shapes.push_back(specs[part.parameter].shape);
-    units.push_back(std::make_unique<ParameterUnit>(plan.units[u], shapes,
-                                                    plan.narrow[u] ? at::kBFloat16 : at::kFloat,
-                                                    static_cast<int>(zero), groups, waits));
+    units.push_back(std::make_unique<ParameterUnit>(
+        plan.units[u], shapes, zero >= 1 && plan.narrow[u] ? at::kBFloat16 : at::kFloat,
+        static_cast<int>(zero), groups, waits));
     layouts.push_back(&units.back()->layout());
   }
   reducer = std::make_unique<GradientReducer>(layouts, static_cast<int>(zero), c.distributed.reduce,
