@@ -3,9 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <cmath>
 #include <limits>
-#include <numbers>
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
@@ -76,36 +74,6 @@ void read_train(const Node& node, TrainConfig& config) {
             fmt::format("{} is not a multiple of model.block.length = {}", config.context,
                         config.model.block->length));
   }
-  reader.finish();
-}
-
-void read_optimizer(const Node& node, OptimizerConfig& config) {
-  NodeReader reader(node, "optimizer");
-  config.kind = static_cast<OptimizerKind>(reader.choice_or("kind", 0, {"adamw"}));
-  config.lr = reader.number("lr", 1e-12, 100.0);
-  if (const Node* betas = reader.optional("betas")) {
-    const auto& list = betas->as_list();
-    if (list.size() != 2) fail_at(*betas, "optimizer.betas", "expected two numbers");
-    config.beta1 = list[0].as_double();
-    config.beta2 = list[1].as_double();
-    for (const double beta : {config.beta1, config.beta2}) {
-      if (!(beta >= 0 && beta < 1)) {
-        fail_at(*betas, "optimizer.betas", fmt::format("{} is not in [0, 1)", beta));
-      }
-    }
-  }
-  config.eps = reader.number_or("eps", config.eps, 1e-20, 1.0);
-  config.weight_decay = reader.number_or("weight_decay", config.weight_decay, 0.0, 10.0);
-  config.clip = reader.number_or("clip", config.clip, 0.0, 1e6);
-  reader.finish();
-}
-
-void read_schedule(const Node* node, TrainConfig& config) {
-  if (node == nullptr) return;
-  NodeReader reader(*node, "schedule");
-  config.schedule.kind = static_cast<ScheduleKind>(reader.choice_or("kind", 0, {"cosine"}));
-  config.schedule.warmup_steps = reader.integer_or("warmup_steps", 0, 0, config.steps);
-  config.schedule.final_ratio = reader.number_or("final_ratio", 0.1, 0.0, 1.0);
   reader.finish();
 }
 
@@ -250,8 +218,9 @@ TrainConfig train_config_from(const Node& root) {
   config.model = model_spec_from_config(reader.required("model"));
   read_data(reader.required("data"), config.data);
   read_train(reader.required("train"), config);
-  read_optimizer(reader.required("optimizer"), config.optimizer);
-  read_schedule(reader.optional("schedule"), config);
+  config.optimizer = read_optimizer(reader.required("optimizer"), parameters(config.model));
+  config.schedule = read_schedule(reader.optional("schedule"), config.steps);
+  if (const Node* ema = reader.optional("ema")) config.ema = read_ema(*ema);
   if (const Node* node = reader.optional("distributed")) {
     config.distributed = read_distributed(*node);
   }
@@ -288,7 +257,6 @@ void resolve_machine_choices(TrainConfig& config, int64_t ranks_here) {
 Node resolved_config(const Node& root, const TrainConfig& config) {
   static const char* const kPrecisions[] = {"auto", "fp32", "bf16"};
   static const char* const kDecodingLosses[] = {"none", "mse", "contrastive"};
-  const OptimizerConfig& o = config.optimizer;
   Node out = Node::Map{
       {"model", *root.find("model")},
       {"data", data_node(config.data)},
@@ -305,16 +273,10 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                           {"init", Node::Map{{"std", config.init.deviation},
                                              {"outputs",
                                               config.init.scaled_outputs ? "scaled" : "plain"}}}}},
-      {"optimizer", Node::Map{{"kind", "adamw"},
-                              {"lr", o.lr},
-                              {"betas", Node::List{o.beta1, o.beta2}},
-                              {"eps", o.eps},
-                              {"weight_decay", o.weight_decay},
-                              {"clip", o.clip}}},
-      {"schedule", Node::Map{{"kind", "cosine"},
-                             {"warmup_steps", config.schedule.warmup_steps},
-                             {"final_ratio", config.schedule.final_ratio}}},
+      {"optimizer", optimizer_node(config.optimizer)},
+      {"schedule", schedule_node(config.schedule)},
       {"distributed", to_node(config.distributed)}};
+  if (config.ema) out.set("ema", ema_node(*config.ema));
   if (config.model.block) {
     const BlockLossOptions& extra = config.block_losses;
     out.find("train")->set(
@@ -336,15 +298,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
 }
 
 double learning_rate(const TrainConfig& config, int64_t step) {
-  const double peak = config.optimizer.lr;
-  const ScheduleConfig& s = config.schedule;
-  if (step <= s.warmup_steps) {
-    return peak * static_cast<double>(step) / static_cast<double>(s.warmup_steps);
-  }
-  const double share = static_cast<double>(step - s.warmup_steps) /
-                       static_cast<double>(config.steps - s.warmup_steps);
-  const double cosine = 0.5 * (1.0 + std::cos(std::numbers::pi * std::min(share, 1.0)));
-  return peak * (s.final_ratio + (1.0 - s.final_ratio) * cosine);
+  return config.optimizer.lr * schedule_factor(config.schedule, config.steps, step);
 }
 
 }  // namespace ashlar

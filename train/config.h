@@ -11,14 +11,13 @@
 #include "models/spec/spec.h"
 #include "models/training_options.h"
 #include "train/distributed_config.h"
+#include "train/optim/config.h"
 
 // What a training run is asked to do. docs/architecture.md lists the keys of the YAML file.
 
 namespace ashlar {
 
 enum class Precision { kAuto, kFp32, kBf16 };
-enum class OptimizerKind { kAdamW };
-enum class ScheduleKind { kCosine };
 
 /// A generated task (data/tasks) as training data.
 struct TaskDataConfig {
@@ -44,22 +43,6 @@ struct DataConfig {
   bool validates() const { return !validation.empty() || validation_task.has_value(); }
 };
 
-struct OptimizerConfig {
-  OptimizerKind kind = OptimizerKind::kAdamW;
-  double lr = 0;  ///< peak learning rate
-  double beta1 = 0.9;
-  double beta2 = 0.95;
-  double eps = 1e-8;
-  double weight_decay = 0.1;  ///< of matrices and tables; never of gains and biases
-  double clip = 1.0;          ///< largest global gradient norm; 0: no clipping
-};
-
-struct ScheduleConfig {
-  ScheduleKind kind = ScheduleKind::kCosine;
-  int64_t warmup_steps = 0;
-  double final_ratio = 0.1;  ///< last learning rate over the peak
-};
-
 struct TrainConfig {
   ModelSpec model;
   DataConfig data;
@@ -80,6 +63,7 @@ struct TrainConfig {
   /// Stages whose activations are computed again in the backward pass: globs over stage names
   /// ("model.layers.*"), "all" for all of them.
   std::vector<std::string> recompute;
+  std::optional<EmaConfig> ema;    ///< absent: no average
   int64_t validation_every = 0;    ///< steps; 0: only after the last one
   int64_t validation_batches = 0;  ///< of micro_batch samples; 0: all of the validation set
   int64_t checkpoint_every = 0;    ///< steps; 0: only after the last one
@@ -108,8 +92,7 @@ void resolve_machine_choices(TrainConfig& config, int64_t ranks_here = 1);
 /// The resolved configuration: `root` with every default filled in, ready for write_yaml.
 Node resolved_config(const Node& root, const TrainConfig& config);
 
-/// Learning rate of step `step` (1-based): linear warm-up to the peak over `warmup_steps`, then a
-/// half cosine to final_ratio·peak at the last step (arXiv 1608.03983, one cycle).
+/// Learning rate of step `step` (1-based): the peak times schedule_factor.
 double learning_rate(const TrainConfig& config, int64_t step);
 
 }  // namespace ashlar

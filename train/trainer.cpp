@@ -118,6 +118,7 @@ void Trainer::apply() {
     return whole;
   };
   s.optimizer->step(slices, {r.step, r.lr, gather});
+  if (s.average) s.average->update(slices, r.step);
   state_changed();
   skip();
 }

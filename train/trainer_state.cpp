@@ -96,6 +96,7 @@ Trainer::State::State(const TrainConfig& c, int64_t eos_id, Communicator& w)
   position.seed = c.seed;
   initialise();
   optimizer = make_optimizer(config.optimizer, specs, slices());
+  if (config.ema) average.emplace(*config.ema, slices());
 }
 
 void Trainer::State::initialise() {
@@ -190,6 +191,11 @@ std::vector<StatePiece> Trainer::state() {
     add_piece(out, "optimizer/" + state.name + "/", s.specs[state.parameter], state.first,
               state.values);
   }
+  if (s.average) {
+    for (const OptimizerState& state : s.average->state()) {
+      add_piece(out, state.name + "/", s.specs[state.parameter], state.first, state.values);
+    }
+  }
   return out;
 }
 
@@ -227,6 +233,7 @@ void Trainer::set_parameters(
     }
   }
   state_changed();
+  if (s.average) s.average->reset(s.slices());
 }
 
 void Trainer::save(CheckpointWriter& writer) {

@@ -7,6 +7,7 @@
 #include "train/dist/gradient_reducer.h"
 #include "train/dist/parameter_unit.h"
 #include "train/micro_batches.h"
+#include "train/optim/ema.h"
 #include "train/optim/norm.h"
 #include "train/optim/optimizer.h"
 #include "train/stage_runner.h"
@@ -32,6 +33,7 @@ struct Trainer::State {
   std::unique_ptr<GradientReducer> reducer;
   std::unique_ptr<StageRunner> runner;
   std::unique_ptr<Optimizer> optimizer;
+  std::optional<WeightAverage> average;
   RunPosition position;
 
   struct Computed {

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "models/spec/parameters.h"
-#include "train/config.h"
 #include "train/dist/unit_layout.h"
+#include "train/optim/config.h"
 
 namespace ashlar {
 
@@ -30,16 +30,6 @@ struct OptimizerStep {
   /// every rank calls it for the same units in the same order.
   std::function<at::Tensor(size_t unit, const at::Tensor& slice)> gather;
 };
-
-/// How one parameter is updated.
-struct ParameterPolicy {
-  OptimizerKind kind = OptimizerKind::kAdamW;
-  double lr_scale = 1;
-  double weight_decay = 0;
-};
-/// By index into parameters(spec).
-std::vector<ParameterPolicy> parameter_policies(const OptimizerConfig& config,
-                                                const std::vector<ParameterSpec>& specs);
 
 /// Optimizer state of one piece of a parameter.
 struct OptimizerState {
