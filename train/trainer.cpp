@@ -195,11 +195,11 @@ RunPosition Trainer::position() const {
   return {s.step, s.tokens, s.step * s.config.batch_size, s.config.seed, 0};
 }
 
-void Trainer::save(CheckpointWriter& writer) const {
+void Trainer::save(Snapshot& snapshot) const {
   const State& s = *state_;
   const auto write = [&](const std::string& group, size_t i, const float* values) {
     const ParameterSpec& p = s.parameters.specs[i];
-    writer.write(group + p.name, p.shape, {values, static_cast<size_t>(p.numel())});
+    snapshot.add(group + p.name, p.shape, 0, {values, static_cast<size_t>(p.numel())});
   };
   for (size_t i = 0; i < s.parameters.specs.size(); ++i) write("parameters/", i, s.data(i));
   for (const OptimizerState& state : s.optimizer->state()) {

@@ -9,6 +9,7 @@
 #include "data/shards/sample_source.h"
 #include "models/spec/parameters.h"
 #include "train/checkpoint/checkpoint.h"
+#include "train/checkpoint/saver.h"
 #include "train/config.h"
 
 namespace ashlar {
@@ -52,8 +53,8 @@ class Trainer {
 
   /// Where the run stands; metrics_bytes is the caller's.
   RunPosition position() const;
-  /// Writes parameters and optimizer state.
-  void save(CheckpointWriter& writer) const;
+  /// Copies parameters and optimizer state.
+  void save(Snapshot& snapshot) const;
   /// Continues from a checkpoint of the same model. Throws Error(kRequest) when the model, seed,
   /// context or batch size differ from `config`, Error(kData) when tensors are missing.
   void load(const CheckpointReader& reader);
