@@ -104,7 +104,8 @@ std::optional<fs::path> SharedVerifier::newest(const fs::path& run) {
     }
     if (world_ > 1) store_.set(key, write_json(names));
   } else {
-    for (const Node& name : parse_json(hear(key), key).as_list()) {
+    const Node names = parse_json(hear(key), key);
+    for (const Node& name : names.as_list()) {
       candidates.push_back(run / name.as_string());
     }
   }
