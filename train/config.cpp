@@ -88,10 +88,7 @@ void read_cadence(NodeReader& root, TrainConfig& config) {
     }
   }
   if (const Node* node = root.optional("checkpoint")) {
-    NodeReader reader(*node, "checkpoint");
-    config.checkpoint_every = reader.integer_or("every", 0, 0, kMost);
-    config.checkpoint_keep = reader.integer_or("keep", config.checkpoint_keep, 1, kMost);
-    reader.finish();
+    config.checkpoint = read_checkpoint_config(*node);
   }
   if (const Node* node = root.optional("log")) {
     NodeReader reader(*node, "log");
@@ -289,8 +286,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
     out.set("validation",
             Node::Map{{"every", config.validation_every}, {"batches", config.validation_batches}});
   }
-  out.set("checkpoint",
-          Node::Map{{"every", config.checkpoint_every}, {"keep", config.checkpoint_keep}});
+  out.set("checkpoint", checkpoint_config_node(config.checkpoint));
   out.set("log", Node::Map{{"every", config.log_every}});
   if (!config.recipe.empty()) out.set("quantize", config.recipe.string());
   out.set("output", config.output.string());

@@ -10,6 +10,7 @@
 #include "data/shards/padded_documents.h"
 #include "models/spec/spec.h"
 #include "models/training_options.h"
+#include "train/checkpoint_config.h"
 #include "train/distributed_config.h"
 #include "train/optim/config.h"
 
@@ -66,8 +67,7 @@ struct TrainConfig {
   std::optional<EmaConfig> ema;    ///< absent: no average
   int64_t validation_every = 0;    ///< steps; 0: only after the last one
   int64_t validation_batches = 0;  ///< of micro_batch samples; 0: all of the validation set
-  int64_t checkpoint_every = 0;    ///< steps; 0: only after the last one
-  int64_t checkpoint_keep = 2;
+  CheckpointConfig checkpoint;
   int64_t log_every = 10;
   /// Recipe the model is meant to be quantized with; the commands check that it can be, before any
   /// training. Empty: none.

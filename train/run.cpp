@@ -60,6 +60,7 @@ class Run {
   void log_step(const StepResult& result, bool print);
   void validate();
   void save();
+  void log_saves(const std::vector<CheckpointSaver::Outcome>& outcomes);
   bool due(int64_t every, int64_t step) const { return every > 0 && step % every == 0; }
   std::string eta(int64_t step, double steps_per_second) const;
 
@@ -71,8 +72,11 @@ class Run {
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<MetricsFile> metrics_;
   std::unique_ptr<EventWriter> events_;
+  LocalStore store_;
+  std::unique_ptr<CheckpointSaver> saver_;
   RunResult result_;
   int64_t saved_step_ = -1;
+  std::string save_failure_;  // of the newest save that ended
   std::chrono::steady_clock::time_point logged_at_;
   int64_t logged_tokens_ = 0, logged_step_ = 0;
 };
@@ -161,6 +165,12 @@ void Run::open_folder(const std::optional<CheckpointReader>& from) {
   }
   metrics_ = std::make_unique<MetricsFile>(config_.output / "metrics.jsonl", metrics_bytes);
   events_ = std::make_unique<EventWriter>(config_.output / "events", trainer_->position().step);
+  SaverOptions options;
+  options.run = config_.output;
+  options.keep = config_.checkpoint.keep;
+  options.keep_every = config_.checkpoint.keep_every;
+  options.asynchronous = config_.checkpoint.asynchronous;
+  saver_ = std::make_unique<CheckpointSaver>(options, store_);
 }
 
 std::string Run::eta(int64_t step, double steps_per_second) const {
@@ -231,17 +241,25 @@ void Run::save() {
   RunPosition position = trainer_->position();
   if (position.step == saved_step_) return;
   position.metrics_bytes = metrics_->position();
-  CheckpointWriter writer(config_.output, position.step);
-  trainer_->save(writer);
+  Snapshot snapshot;
+  trainer_->save(snapshot);
   CheckpointManifest manifest;
   manifest.position = position;
   manifest.spec = config_.model;
   manifest.eos_id = train_->eos_id();
   manifest.config = resolved_;
-  writer.commit(std::move(manifest));
+  saver_->save(std::move(manifest), std::move(snapshot));
   saved_step_ = position.step;
-  retain_checkpoints(config_.output, config_.checkpoint_keep);
   logged_at_ += std::chrono::steady_clock::now() - start;
+}
+
+void Run::log_saves(const std::vector<CheckpointSaver::Outcome>& outcomes) {
+  for (const CheckpointSaver::Outcome& o : outcomes) {
+    save_failure_ = o.reason;
+    if (!o.ok) continue;
+    spdlog::info("step {}: checkpoint of {:.1f} MiB written in {:.2f} s", o.step,
+                 static_cast<double>(o.bytes) / (1 << 20), o.seconds);
+  }
 }
 
 RunResult Run::execute() {
@@ -284,9 +302,15 @@ RunResult Run::execute() {
       }
       result_.stopped = !last && (received_signal != 0 || step.step == options_.stop_after);
       if (validation_ != nullptr && (last || due(config_.validation_every, step.step))) validate();
-      if (last || result_.stopped || due(config_.checkpoint_every, step.step)) save();
+      if (last || result_.stopped || due(config_.checkpoint.every, step.step)) save();
+      log_saves(saver_->poll());
     }
   }
+  log_saves(saver_->finish());
+  require(
+      save_failure_.empty(), ErrorCode::kIo,
+      "the last checkpoint could not be written: {}; --resume auto continues from the one before",
+      save_failure_);
   const RunPosition end = trainer_->position();
   result_.tokens = end.tokens;
   result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -12,6 +12,7 @@
 #include "data/shards/sample_source.h"
 #include "models/spec/parameters.h"
 #include "train/checkpoint/checkpoint.h"
+#include "train/checkpoint/saver.h"
 #include "train/config.h"
 
 namespace ashlar {
@@ -88,8 +89,8 @@ class Trainer {
   std::vector<StatePiece> own_state();
   void state_changed();
 
-  /// Writes parameters and optimizer state.
-  void save(CheckpointWriter& writer);
+  /// Copies own_state().
+  void save(Snapshot& snapshot);
   /// Continues from a checkpoint of the same model. Throws Error(kRequest) when the model, seed,
   /// context or batch size differ from `config`, Error(kData) when tensors are missing.
   void load(const CheckpointReader& reader);

@@ -2,13 +2,13 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <fnmatch.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "core/base/error.h"
+#include "core/base/glob.h"
 
 namespace ashlar {
 namespace {
@@ -42,7 +42,7 @@ std::vector<bool> recomputed(const std::vector<std::string>& names,
     bool found = false;
     // The loss keeps no logits anyway, and what it makes in its forward pass is its gradient.
     for (size_t i = 0; i + 1 < names.size(); ++i) {
-      if (fnmatch(glob.c_str(), names[i].c_str(), 0) != 0) continue;
+      if (!glob_match(glob, names[i])) continue;
       out[i] = found = true;
     }
     require(found, ErrorCode::kRequest,
@@ -236,8 +236,8 @@ void Trainer::set_parameters(
   if (s.average) s.average->reset(s.slices());
 }
 
-void Trainer::save(CheckpointWriter& writer) {
-  for (const StatePiece& piece : own_state()) writer.write(piece.name, piece.shape, piece.values);
+void Trainer::save(Snapshot& snapshot) {
+  for (const StatePiece& p : own_state()) snapshot.add(p.name, p.shape, p.first, p.values);
 }
 
 void Trainer::load(const CheckpointReader& reader) {
@@ -251,10 +251,11 @@ void Trainer::load(const CheckpointReader& reader) {
           "{}: the checkpoint is of another model than the configuration's",
           reader.path().string());
   differs("train.seed", s.config.seed, manifest.position.seed);
-  differs("train.batch_size", s.config.batch_size * manifest.position.step,
-          manifest.position.next_sample);
+  const Node* train = manifest.config.find("train");
+  const Node* batch = train == nullptr ? nullptr : train->find("batch_size");
+  if (batch != nullptr) differs("train.batch_size", s.config.batch_size, batch->as_int());
   differs("the EOS id of the data", s.options.eos_id, manifest.eos_id);
-  for (const StatePiece& piece : state()) reader.read(piece.name, piece.values);
+  for (const StatePiece& piece : state()) reader.read(piece.name, piece.first, piece.values);
   state_changed();
   s.position = manifest.position;
 }

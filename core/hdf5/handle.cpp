@@ -5,6 +5,10 @@
 namespace ashlar::h5 {
 
 void prepare_thread() {
+  // A file that a full disk kept from being closed leaves a dangling identifier behind, which the
+  // library would follow when it takes itself down at exit. Our handles close what they opened.
+  static const bool no_exit_handler = H5dont_atexit() >= 0;
+  static_cast<void>(no_exit_handler);
   thread_local const bool prepared = [] {
     hbool_t safe = false;
     if (H5open() < 0 || H5is_library_threadsafe(&safe) < 0 || !safe) {

@@ -1,4 +1,5 @@
 #include <limits>
+#include <set>
 
 #include "core/base/error.h"
 #include "train/checkpoint/checkpoint.h"
@@ -6,7 +7,7 @@
 namespace ashlar {
 namespace {
 
-constexpr int64_t kFormat = 1;
+constexpr int64_t kFormat = 2;  // 1 had no `state` and only whole tensors
 constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
 
 Node position_node(const RunPosition& p) {
@@ -38,6 +39,23 @@ RunPosition position_from(const Node& node, const std::string& path) {
   return p;
 }
 
+CheckpointManifest::File file_from(const Node& entry) {
+  NodeReader reader(entry, "manifest.files");
+  CheckpointManifest::File file;
+  file.name = reader.text("name");
+  file.bytes = reader.integer("bytes", 0, kMost);
+  file.sha256 = reader.text("sha256");
+  reader.finish();
+  require(!file.name.empty() &&
+              file.name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos &&
+              file.name[0] != '.',
+          ErrorCode::kData, "{}: '{}' is not a plain file name", entry.where(), file.name);
+  require(file.sha256.size() == 64 &&
+              file.sha256.find_first_not_of("0123456789abcdef") == std::string::npos,
+          ErrorCode::kData, "{}: {}: '{}' is not a SHA-256", entry.where(), file.name, file.sha256);
+  return file;
+}
+
 }  // namespace
 
 Node to_node(const CheckpointManifest& manifest) {
@@ -51,6 +69,7 @@ Node to_node(const CheckpointManifest& manifest) {
                    {"eos_id", manifest.eos_id},
                    {"model", to_node(manifest.spec)},
                    {"config", manifest.config},
+                   {"state", manifest.state},
                    {"files", std::move(files)}};
 }
 
@@ -66,16 +85,14 @@ CheckpointManifest manifest_from_node(const Node& node) {
   manifest.eos_id = reader.integer("eos_id", 0, int64_t{1} << 31);
   manifest.spec = model_spec_from_resolved(reader.required("model"));
   manifest.config = reader.required("config");
+  if (const Node* state = reader.optional("state")) manifest.state = *state;
   for (const Node& entry : reader.required("files").as_list()) {
-    NodeReader f(entry, "manifest.files");
-    CheckpointManifest::File file;
-    file.name = f.text("name");
-    file.bytes = f.integer("bytes", 0, kMost);
-    file.sha256 = f.text("sha256");
-    f.finish();
-    require(!file.name.empty() && file.name.find('/') == std::string::npos && file.name[0] != '.',
-            ErrorCode::kData, "{}: '{}' is not a plain file name", entry.where(), file.name);
-    manifest.files.push_back(std::move(file));
+    manifest.files.push_back(file_from(entry));
+  }
+  std::set<std::string> names;
+  for (const auto& file : manifest.files) {
+    require(names.insert(file.name).second, ErrorCode::kData, "{}: manifest.files has {} twice",
+            node.where(), file.name);
   }
   reader.finish();
   return manifest;
