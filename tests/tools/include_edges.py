@@ -38,7 +38,7 @@ engine/serve: engine/decode core/config
 eval: data/tasks
 eval/ablate: core/config core/io
 """
-TORCH_FOLDERS = ("attention", "models", "train")
+TORCH_FOLDERS = ("attention", "models", "train", "train/dist")
 EVERYTHING = ("cli", "bench", "tests")
 INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')
 
