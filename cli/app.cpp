@@ -47,6 +47,8 @@ int run(int argc, char** argv, const std::string& program, const std::string& de
     check_command(app, argc, argv);
     app.parse(argc, argv);
     return 0;
+  } catch (const ExitStatus& end) {
+    return end.status;
   } catch (const CLI::RequiredError& error) {
     // A misspelt option is the likelier mistake than the one it was meant to be.
     const std::vector<std::string> unknown = app.remaining(true);

@@ -9,6 +9,11 @@
 
 namespace ashlar::cli {
 
+/// Thrown by a command that is done but ends with another exit status than 0.
+struct ExitStatus {
+  int status = 0;
+};
+
 /// Adds one subcommand to the application. Its callback throws ashlar::Error when it fails.
 using AddCommand = void (*)(CLI::App& app);
 

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "export/adapt.h"
 #include "train/data.h"
 #include "train/run.h"
+#include "train/stop_signals.h"
 
 namespace ashlar::cli {
 namespace {
@@ -89,7 +91,8 @@ std::function<std::vector<float>(const ParameterSpec&)> initial_values(const Tra
   return [model](const ParameterSpec& p) { return to_floats(model->tensor(p.name)); };
 }
 
-void train(const TrainArguments& a) {
+// Returns the exit status.
+int train(const TrainArguments& a) {
   Node root = load_yaml(a.config);
   if (!a.output.empty()) root.set("output", a.output);
   apply_overrides(root, a.overrides);
@@ -103,12 +106,20 @@ void train(const TrainArguments& a) {
     options.checkpoint = a.resume;
   }
   if (!a.init.empty()) options.initial = initial_values(a, config);
+  options.fatal = [](const std::exception& error) {
+    fmt::print(stderr, "ashlar: {}\n", error.what());
+    std::fflush(nullptr);
+    const auto* own = dynamic_cast<const Error*>(&error);
+    _exit(own != nullptr ? own->exit_status() : 1);
+  };
   const RunResult result = run_training(root, options);
+  if (result.rank != 0) return result.signalled ? kRequeueStatus : 0;
   if (a.json) {
     print_json(result_node(result));
   } else {
     print_result(a, result);
   }
+  return result.signalled ? kRequeueStatus : 0;
 }
 
 }  // namespace
@@ -144,7 +155,9 @@ void add_train_command(CLI::App& app) {
   command->footer(
       "Example:\n  ashlar train configs/demo/decoder.yaml --set train.steps=200 --output runs/a\n"
       "  ashlar train configs/demo/decoder.yaml --output runs/a --resume auto");
-  command->callback([a] { train(*a); });
+  command->callback([a] {
+    if (const int status = train(*a); status != 0) throw ExitStatus{status};
+  });
 }
 
 }  // namespace ashlar::cli

@@ -221,6 +221,7 @@ TrainConfig train_config_from(const Node& root) {
   if (const Node* node = reader.optional("distributed")) {
     config.distributed = read_distributed(*node);
   }
+  if (const Node* node = reader.optional("guards")) config.guards = read_guards(*node);
   read_cadence(reader, config);
   config.recipe = reader.text_or("quantize", "");
   config.output = reader.text("output");
@@ -272,7 +273,8 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                                               config.init.scaled_outputs ? "scaled" : "plain"}}}}},
       {"optimizer", optimizer_node(config.optimizer)},
       {"schedule", schedule_node(config.schedule)},
-      {"distributed", to_node(config.distributed)}};
+      {"distributed", to_node(config.distributed)},
+      {"guards", to_node(config.guards)}};
   if (config.ema) out.set("ema", ema_node(*config.ema));
   if (config.model.block) {
     const BlockLossOptions& extra = config.block_losses;

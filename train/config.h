@@ -12,6 +12,7 @@
 #include "models/training_options.h"
 #include "train/checkpoint_config.h"
 #include "train/distributed_config.h"
+#include "train/guards.h"
 #include "train/optim/config.h"
 
 // What a training run is asked to do. docs/architecture.md lists the keys of the YAML file.
@@ -61,6 +62,7 @@ struct TrainConfig {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   DistributedConfig distributed;
+  GuardConfig guards;
   /// Stages whose activations are computed again in the backward pass: globs over stage names
   /// ("model.layers.*"), "all" for all of them.
   std::vector<std::string> recompute;

@@ -1,99 +1,100 @@
 #include "train/run.h"
 
 #include <fmt/format.h>
-#include <signal.h>
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <chrono>
+#include <cmath>
 #include <limits>
 
 #include "core/base/error.h"
-#include "core/base/progress.h"
 #include "core/config/config.h"
 #include "core/io/atomic_file.h"
 #include "core/io/folder_lock.h"
+#include "core/io/sha256.h"
+#include "data/shards/prefetched_source.h"
+#include "train/checkpoint/saver.h"
+#include "train/checkpoint/together.h"
 #include "train/data.h"
-#include "train/events.h"
-#include "train/metrics.h"
+#include "train/dist/cluster.h"
+#include "train/guards.h"
+#include "train/run_log.h"
+#include "train/stop_signals.h"
 
 namespace ashlar {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::atomic<int> received_signal{0};
-
-// While alive, SIGINT and SIGTERM only leave a mark; the second SIGINT has its usual effect.
-class SignalScope {
- public:
-  SignalScope() {
-    received_signal = 0;
-    struct sigaction action {};
-    action.sa_handler = [](int signal) { received_signal = signal; };
-    action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
-    sigaction(SIGINT, &action, &interrupt_);
-    sigaction(SIGTERM, &action, &terminate_);
-  }
-  ~SignalScope() {
-    sigaction(SIGINT, &interrupt_, nullptr);
-    sigaction(SIGTERM, &terminate_, nullptr);
-  }
-  SignalScope(const SignalScope&) = delete;
-  SignalScope& operator=(const SignalScope&) = delete;
-
- private:
-  struct sigaction interrupt_ {};
-  struct sigaction terminate_ {};
-};
+using Clock = std::chrono::steady_clock;
 
 class Run {
  public:
   Run(const Node& root, const RunOptions& options);
   RunResult execute();
+  Cluster& cluster() { return *cluster_; }
 
  private:
+  bool leads() const { return cluster_->launch().rank == 0; }
   void check_data() const;
+  void open(const std::optional<fs::path>& checkpoint);
   void open_folder(const std::optional<CheckpointReader>& from);
-  std::optional<CheckpointReader> find_checkpoint() const;
-  void log_step(const StepResult& result, bool print);
+  std::optional<fs::path> find_checkpoint();
+  void report_start();
+  void loop();
+  void take_step();
+  void check_replay(const StepResult& result);
+  void rewind(const StepResult& bad, const std::string& reason);
   void validate();
   void save();
   void log_saves(const std::vector<CheckpointSaver::Outcome>& outcomes);
   bool due(int64_t every, int64_t step) const { return every > 0 && step % every == 0; }
-  std::string eta(int64_t step, double steps_per_second) const;
 
   RunOptions options_;
+  Launch launch_;
   TrainConfig config_;
   Node resolved_;
+  std::unique_ptr<Cluster> cluster_;
   std::unique_ptr<TrainingData> train_, validation_;
+  std::optional<PrefetchedSource> samples_;
   std::unique_ptr<FolderLock> lock_;
   std::unique_ptr<Trainer> trainer_;
-  std::unique_ptr<MetricsFile> metrics_;
-  std::unique_ptr<EventWriter> events_;
-  LocalStore store_;
+  std::unique_ptr<SharedVerifier> verifier_;
   std::unique_ptr<CheckpointSaver> saver_;
+  std::unique_ptr<RunLog> log_;  // rank 0
+  Guard guard_;
   RunResult result_;
   int64_t saved_step_ = -1;
   std::string save_failure_;  // of the newest save that ended
-  std::chrono::steady_clock::time_point logged_at_;
-  int64_t logged_tokens_ = 0, logged_step_ = 0;
 };
 
-TrainConfig read_config(const Node& root) {
+TrainConfig read_config(const Node& root, const Launch& launch) {
   TrainConfig config = train_config_from(root);
-  resolve_machine_choices(config);
+  resolve_machine_choices(config, std::max<int64_t>(launch.local_world, 1));
   return config;
+}
+
+// What must be the same on all ranks.
+std::string fingerprint(const Node& resolved) {
+  Node same = resolved;
+  std::erase_if(same.find("train")->as_map(), [](const auto& e) { return e.first == "threads"; });
+  const std::string text = write_yaml(same);
+  return sha256_hex(std::as_bytes(std::span(text)));
+}
+
+std::chrono::milliseconds timeout_of(const TrainConfig& config) {
+  return std::chrono::milliseconds(static_cast<int64_t>(config.distributed.timeout_seconds * 1000));
 }
 
 Run::Run(const Node& root, const RunOptions& options)
     : options_(options),
-      config_(read_config(root)),
+      launch_(read_launch(environment_variable)),
+      config_(read_config(root, launch_)),
       resolved_(resolved_config(root, config_)),
-      train_(TrainingData::train(config_)),
-      validation_(TrainingData::validation(config_)) {
-  check_data();
+      guard_(config_.guards) {
+  ClusterOptions cluster;
+  cluster.timeout = timeout_of(config_);
+  cluster.fingerprint = fingerprint(resolved_);
+  cluster_ = Cluster::join(launch_, cluster);
 }
 
 void Run::check_data() const {
@@ -108,17 +109,26 @@ void Run::check_data() const {
           train_->name());
 }
 
-std::optional<CheckpointReader> Run::find_checkpoint() const {
-  if (options_.resume == RunOptions::Resume::kFrom) return CheckpointReader(options_.checkpoint);
-  if (options_.resume == RunOptions::Resume::kNone) {
-    require(!fs::exists(config_.output), ErrorCode::kRequest,
-            "{}: exists already; continue it with --resume auto or choose another --output",
-            config_.output.string());
-    return std::nullopt;
+// The same on every rank: they verify together.
+std::optional<fs::path> Run::find_checkpoint() {
+  verifier_ = std::make_unique<SharedVerifier>(launch_.rank, launch_.world, cluster_->store(),
+                                               timeout_of(config_));
+  if (options_.resume == RunOptions::Resume::kFrom) {
+    if (!fs::is_directory(options_.checkpoint / "checkpoints")) {
+      if (fs::is_directory(options_.checkpoint)) verifier_->verify(options_.checkpoint);
+      return options_.checkpoint;
+    }
+    const auto newest = verifier_->newest(options_.checkpoint);
+    require(newest.has_value(), ErrorCode::kRequest, "{}: no checkpoint that verifies",
+            options_.checkpoint.string());
+    return newest;
   }
-  const auto newest = newest_checkpoint(config_.output);
-  if (!newest) return std::nullopt;
-  return CheckpointReader(*newest);
+  if (options_.resume == RunOptions::Resume::kAuto) return verifier_->newest(config_.output);
+  // Others may be slower to look than rank 0 is to make the folder.
+  require(!leads() || !fs::exists(config_.output), ErrorCode::kRequest,
+          "{}: exists already; continue it with --resume auto or choose another --output",
+          config_.output.string());
+  return std::nullopt;
 }
 
 // What a continued run changes besides the length of logs is said aloud.
@@ -137,6 +147,35 @@ void warn_about_changes(const Node& then, const Node& now, const std::string& pa
   }
 }
 
+void Run::open(const std::optional<fs::path>& checkpoint) {
+  std::optional<CheckpointReader> from;
+  if (checkpoint) {
+    from.emplace(*checkpoint, Verify::kSizes);
+    const Node* then = from->manifest().config.find("train");
+    const Node* context = then != nullptr ? then->find("context") : nullptr;
+    require(context != nullptr && context->as_int() == config_.context, ErrorCode::kRequest,
+            "{}: train.context differs from the run's beginning, so its samples would too",
+            from->path().string());
+    trainer_->load(*from);
+    if (const Node* state = from->manifest().state.find("guard")) guard_.restore(*state);
+    saved_step_ = trainer_->position().step;
+    result_.resumed_from = from->path().string();
+  } else if (options_.initial) {
+    trainer_->set_parameters(options_.initial);
+  }
+  if (leads()) open_folder(from);
+  // Nobody writes into the folder before rank 0 has it.
+  cluster_->world().barrier();
+  SaverOptions options;
+  options.run = config_.output;
+  options.rank = launch_.rank;
+  options.world = launch_.world;
+  options.keep = config_.checkpoint.keep;
+  options.keep_every = config_.checkpoint.keep_every;
+  options.asynchronous = config_.checkpoint.asynchronous;
+  saver_ = std::make_unique<CheckpointSaver>(options, cluster_->store());
+}
+
 void Run::open_folder(const std::optional<CheckpointReader>& from) {
   std::error_code error;
   fs::create_directories(config_.output, error);
@@ -144,15 +183,7 @@ void Run::open_folder(const std::optional<CheckpointReader>& from) {
   lock_ = std::make_unique<FolderLock>(config_.output, "training");
   int64_t metrics_bytes = 0;
   if (from) {
-    const Node* then = from->manifest().config.find("train");
-    const Node* context = then != nullptr ? then->find("context") : nullptr;
-    require(context != nullptr && context->as_int() == config_.context, ErrorCode::kRequest,
-            "{}: train.context differs from the run's beginning, so its samples would too",
-            from->path().string());
-    trainer_->load(*from);
     warn_about_changes(from->manifest().config, resolved_, "");
-    saved_step_ = trainer_->position().step;
-    result_.resumed_from = from->path().string();
     const bool same = fs::weakly_canonical(from->path()).parent_path().parent_path() ==
                       fs::weakly_canonical(config_.output);
     if (same) metrics_bytes = from->manifest().position.metrics_bytes;
@@ -163,84 +194,42 @@ void Run::open_folder(const std::optional<CheckpointReader>& from) {
   if (!tokenizer.empty()) {
     write_file_atomically(config_.output / "tokenizer.json", read_file(tokenizer));
   }
-  metrics_ = std::make_unique<MetricsFile>(config_.output / "metrics.jsonl", metrics_bytes);
-  events_ = std::make_unique<EventWriter>(config_.output / "events", trainer_->position().step);
-  SaverOptions options;
-  options.run = config_.output;
-  options.keep = config_.checkpoint.keep;
-  options.keep_every = config_.checkpoint.keep_every;
-  options.asynchronous = config_.checkpoint.asynchronous;
-  saver_ = std::make_unique<CheckpointSaver>(options, store_);
+  log_ = std::make_unique<RunLog>(config_, metrics_bytes, trainer_->position());
 }
 
-std::string Run::eta(int64_t step, double steps_per_second) const {
-  const auto left = static_cast<double>(config_.steps - step);
-  const auto seconds = static_cast<int64_t>(steps_per_second > 0 ? left / steps_per_second : 0);
-  return fmt::format("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-}
-
-void Run::log_step(const StepResult& result, bool print) {
-  const auto now = std::chrono::steady_clock::now();
-  const int64_t tokens = trainer_->position().tokens;
-  const double seconds = std::chrono::duration<double>(now - logged_at_).count();
-  const double rate = static_cast<double>(tokens - logged_tokens_) / std::max(seconds, 1e-9);
-  const double steps = static_cast<double>(result.step - logged_step_) / std::max(seconds, 1e-9);
-  logged_at_ = now;
-  logged_tokens_ = tokens;
-  logged_step_ = result.step;
-  metrics_->append(Node::Map{{"step", result.step},
-                             {"tokens", tokens},
-                             {"loss", result.loss},
-                             {"lr", result.lr},
-                             {"grad_norm", result.grad_norm},
-                             {"tokens_per_second", rate}});
-  events_->scalars(result.step, {{"train/loss", result.loss},
-                                 {"train/lr", result.lr},
-                                 {"train/grad_norm", result.grad_norm},
-                                 {"train/tokens_per_second", rate}});
-  if (!print) return;
-  spdlog::info("step {}/{} loss {:.4f} lr {:.3g} norm {:.3f} {:.0f} tokens/s, {} left", result.step,
-               config_.steps, result.loss, result.lr, result.grad_norm, rate,
-               eta(result.step, steps));
+void Run::report_start() {
+  if (!leads()) return;
+  if (launch_.world > 1) {
+    spdlog::info("{} ranks on {} hosts, by {}", launch_.world,
+                 1 + *std::max_element(cluster_->hosts().begin(), cluster_->hosts().end()),
+                 launch_.launcher);
+  }
+  const RunPosition begin = trainer_->position();
+  spdlog::info("{} parameters, training on {}: {}, steps {}…{}, {} samples of {} tokens each",
+               result_.parameters, train_->name(), train_->size(), begin.step + 1, config_.steps,
+               config_.batch_size, config_.context);
+  for (const std::string& line : train_->plan(config_.steps * config_.batch_size)) {
+    spdlog::info("{}", line);
+  }
 }
 
 void Run::validate() {
-  const auto start = std::chrono::steady_clock::now();
+  const auto begin = Clock::now();
+  cluster_->phase(fmt::format("step {}: validation", trainer_->position().step));
   const int64_t rows = config_.validation_batches * config_.micro_batch;
-  const ValidationResult v =
+  result_.validation =
       trainer_->validate(validation_->samples(), rows, validation_->bytes_per_token());
-  const RunPosition at = trainer_->position();
-  Node line = Node::Map{{"step", at.step},
-                        {"tokens", at.tokens},
-                        {"validation_loss", v.loss},
-                        {"validation_tokens", v.tokens}};
-  std::vector<std::pair<std::string, double>> scalars = {{"validation/loss", v.loss}};
-  if (v.bits_per_byte) {
-    line.set("validation_bits_per_byte", *v.bits_per_byte);
-    scalars.emplace_back("validation/bits_per_byte", *v.bits_per_byte);
-  }
-  if (!v.loss_by_position.empty()) {
-    Node by_position = Node::list();
-    for (size_t p = 0; p < v.loss_by_position.size(); ++p) {
-      by_position.push(v.loss_by_position[p]);
-      scalars.emplace_back(fmt::format("validation/loss_position_{}", p), v.loss_by_position[p]);
-    }
-    line.set("validation_loss_by_position", std::move(by_position));
-  }
-  metrics_->append(line);
-  events_->scalars(at.step, scalars);
-  spdlog::info("step {}: validation loss {:.4f}{} over {} tokens", at.step, v.loss,
-               v.bits_per_byte ? fmt::format(", {:.4f} bits per byte", *v.bits_per_byte) : "",
-               v.tokens);
-  result_.validation = v;
-  logged_at_ += std::chrono::steady_clock::now() - start;  // tokens/s are of training alone
+  if (!log_) return;
+  log_->validation(*result_.validation, trainer_->position());
+  log_->not_training(begin);
 }
 
 void Run::save() {
-  const auto start = std::chrono::steady_clock::now();
+  const auto begin = Clock::now();
   RunPosition position = trainer_->position();
   if (position.step == saved_step_) return;
-  position.metrics_bytes = metrics_->position();
+  cluster_->phase(fmt::format("step {}: checkpoint", position.step));
+  if (log_) position.metrics_bytes = log_->position();
   Snapshot snapshot;
   trainer_->save(snapshot);
   CheckpointManifest manifest;
@@ -248,64 +237,116 @@ void Run::save() {
   manifest.spec = config_.model;
   manifest.eos_id = train_->eos_id();
   manifest.config = resolved_;
+  manifest.state.set("guard", guard_.state());
   saver_->save(std::move(manifest), std::move(snapshot));
   saved_step_ = position.step;
-  logged_at_ += std::chrono::steady_clock::now() - start;
+  if (log_) log_->not_training(begin);
 }
 
 void Run::log_saves(const std::vector<CheckpointSaver::Outcome>& outcomes) {
   for (const CheckpointSaver::Outcome& o : outcomes) {
     save_failure_ = o.reason;
-    if (!o.ok) continue;
+    if (!o.ok || !leads()) continue;
     spdlog::info("step {}: checkpoint of {:.1f} MiB written in {:.2f} s", o.step,
                  static_cast<double>(o.bytes) / (1 << 20), o.seconds);
   }
 }
 
+// Back to the newest checkpoint; the samples behind the bad step's come next, so that the same ones
+// are not met again.
+void Run::rewind(const StepResult& bad, const std::string& reason) {
+  log_saves(saver_->finish());
+  const int64_t behind = trainer_->position().next_sample + config_.batch_size;
+  const auto checkpoint = verifier_->newest(config_.output);
+  require(checkpoint.has_value(), ErrorCode::kData,
+          "step {}: {}; there is no checkpoint to go back to, set checkpoint.every", bad.step,
+          reason);
+  const CheckpointReader reader(*checkpoint, Verify::kSizes);
+  trainer_->load(reader);
+  const RunPosition position = trainer_->position();
+  trainer_->set_next_sample(behind);
+  samples_->forget();
+  saved_step_ = position.step;
+  if (!log_) return;
+  log_->rewind(position.metrics_bytes, position);
+  log_->intervention(
+      bad.step, "rewind",
+      fmt::format("{}; on from step {} with the samples behind", reason, position.step));
+}
+
+// The gradient computed again must have the same bits: all of it is deterministic.
+void Run::check_replay(const StepResult& result) {
+  if (!due(config_.guards.replay_every, result.step)) return;
+  const std::vector<int64_t> ranks = trainer_->replay(*samples_);
+  if (ranks.empty()) return;
+  fail(ErrorCode::kData,
+       "step {}: rank{} {} computed another gradient from the same weights and samples: a fault of "
+       "its memory or processor, or of a program that shares them; take it out and resume from the "
+       "last checkpoint",
+       result.step, ranks.size() > 1 ? "s" : "", fmt::join(ranks, ", "));
+}
+
+void Run::take_step() {
+  const int64_t next = trainer_->position().step + 1;
+  cluster_->phase(fmt::format("step {}", next));
+  trainer_->record_fingerprints(due(config_.guards.replay_every, next));
+  const StepResult step = trainer_->compute(*samples_, StopSignals::received());
+  check_replay(step);
+  const Guard::Verdict verdict = guard_.judge(step.loss, step.grad_norm);
+  result_.signalled = step.vote != 0;
+  switch (verdict.action) {
+    case GuardAction::kApply:
+      trainer_->apply();
+      result_.last = step;
+      if (log_) log_->step(step, trainer_->position());
+      return;
+    case GuardAction::kSkip:
+      trainer_->skip();
+      if (log_) log_->intervention(step.step, "skip", verdict.reason);
+      return;
+    case GuardAction::kRewind:
+      return rewind(step, verdict.reason);
+    case GuardAction::kStop:
+      fail(ErrorCode::kData,
+           "step {}: {}; lower optimizer.lr, raise schedule.warmup_steps, use precision fp32, or "
+           "set guards to skip or rewind",
+           step.step, verdict.reason);
+  }
+}
+
+void Run::loop() {
+  const StopSignals signals;
+  while (trainer_->position().step < config_.steps && !result_.stopped) {
+    const int64_t before = trainer_->position().step;
+    take_step();
+    const int64_t step = trainer_->position().step;
+    const bool last = step == config_.steps, forward = step > before;
+    result_.stopped = !last && (result_.signalled || (forward && step == options_.stop_after));
+    if (forward && validation_ != nullptr && (last || due(config_.validation_every, step))) {
+      validate();
+    }
+    if (last || result_.stopped || (forward && due(config_.checkpoint.every, step))) save();
+    log_saves(saver_->poll());
+  }
+}
+
 RunResult Run::execute() {
-  trainer_ = std::make_unique<Trainer>(config_, train_->eos_id());
-  const auto checkpoint = find_checkpoint();
-  if (!checkpoint && options_.initial) trainer_->set_parameters(options_.initial);
-  open_folder(checkpoint);
+  train_ = TrainingData::train(config_);
+  validation_ = TrainingData::validation(config_);
+  check_data();
+  samples_.emplace(train_->samples());
+  trainer_ = std::make_unique<Trainer>(config_, train_->eos_id(), cluster_->world());
+  open(find_checkpoint());
   result_.output = config_.output;
+  result_.rank = launch_.rank;
   result_.parameters = trainer_->parameter_count();
   const RunPosition begin = trainer_->position();
   result_.last.step = begin.step;
   result_.last.loss = std::numeric_limits<double>::quiet_NaN();
-  spdlog::info("{} parameters, training on {}: {}, steps {}…{}, {} samples of {} tokens each",
-               result_.parameters, train_->name(), train_->size(), begin.step + 1, config_.steps,
-               config_.batch_size, config_.context);
-  for (const std::string& line : train_->plan(config_.steps * config_.batch_size)) {
-    spdlog::info("{}", line);
-  }
-  const SignalScope signals;
-  const bool bar = isatty(STDERR_FILENO) != 0;
-  const auto start = std::chrono::steady_clock::now();
-  logged_at_ = start;
-  logged_tokens_ = begin.tokens;
-  logged_step_ = begin.step;
-  {
-    Progress progress("train", config_.steps);
-    while (trainer_->position().step < config_.steps && !result_.stopped) {
-      const StepResult step = trainer_->step(train_->samples());
-      result_.last = step;
-      const bool last = step.step == config_.steps;
-      if (last || due(config_.log_every, step.step)) log_step(step, !bar);
-      if (bar) {
-        const double seconds =
-            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-        const double rate =
-            static_cast<double>(trainer_->position().tokens - begin.tokens) / seconds;
-        const double steps = static_cast<double>(step.step - begin.step) / seconds;
-        progress.update(step.step, fmt::format("loss {:.3f} {:.0f} tok/s {} left", step.loss, rate,
-                                               eta(step.step, steps)));
-      }
-      result_.stopped = !last && (received_signal != 0 || step.step == options_.stop_after);
-      if (validation_ != nullptr && (last || due(config_.validation_every, step.step))) validate();
-      if (last || result_.stopped || due(config_.checkpoint.every, step.step)) save();
-      log_saves(saver_->poll());
-    }
-  }
+  report_start();
+  const auto start = Clock::now();
+  loop();
+  cluster_->phase("the last checkpoint");
   log_saves(saver_->finish());
   require(
       save_failure_.empty(), ErrorCode::kIo,
@@ -313,20 +354,33 @@ RunResult Run::execute() {
       save_failure_);
   const RunPosition end = trainer_->position();
   result_.tokens = end.tokens;
-  result_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   result_.tokens_per_second =
       static_cast<double>(end.tokens - begin.tokens) / std::max(result_.seconds, 1e-9);
-  if (result_.stopped) {
+  log_.reset();
+  if (result_.stopped && leads()) {
     spdlog::info("stopped after step {} of {} with a checkpoint; continue with --resume auto",
                  end.step, config_.steps);
   }
+  saver_.reset();
+  trainer_.reset();
+  cluster_->leave();
   return result_;
 }
 
 }  // namespace
 
 RunResult run_training(const Node& root, const RunOptions& options) {
-  return Run(root, options).execute();
+  Run run(root, options);
+  try {
+    return run.execute();
+  } catch (const std::exception& error) {
+    if (run.cluster().launch().world > 1) {
+      run.cluster().abort(error.what());
+      if (options.fatal) options.fatal(error);
+    }
+    throw;
+  }
 }
 
 }  // namespace ashlar

@@ -58,7 +58,7 @@ void Trainer::State::run_pass(const Batch& batch, double total_weight,
   reducer->finish_pass();
 }
 
-StepResult Trainer::compute(const SampleSource& data) {
+StepResult Trainer::compute(const SampleSource& data, int64_t vote) {
   State& s = *state_;
   const int64_t size = s.config.batch_size;
   const MicroBatches dealt = s.micro_batches(s.position.next_sample, size);
@@ -70,6 +70,7 @@ StepResult Trainer::compute(const SampleSource& data) {
     batches.push_back(dealt.read(data, pass));
     weights.push_back(weight_of(batches.back()));
     weights.push_back(static_cast<double>(targets_of(batches.back())));
+    weights.push_back(static_cast<double>(vote));
   }
   StepResult result;
   result.step = s.position.step + 1;
@@ -79,9 +80,10 @@ StepResult Trainer::compute(const SampleSource& data) {
 
   double weight = 0, tokens = 0;
   const std::vector<double> all = s.by_micro_batch(dealt, weights);
-  for (size_t m = 0; m < all.size(); m += 2) {
+  for (size_t m = 0; m < all.size(); m += 3) {
     weight += all[m];
     tokens += all[m + 1];
+    result.vote = std::max(result.vote, static_cast<int64_t>(all[m + 2]));
   }
   require(weight > 0, ErrorCode::kData, "step {}: no target of the batch carries weight",
           result.step);
@@ -96,8 +98,27 @@ StepResult Trainer::compute(const SampleSource& data) {
   result.grad_norm = s.gradient_norm();
   result.lr = learning_rate(s.config, result.step);
   result.comm_seconds = s.waits.seconds() - waited;
-  s.computed = State::Computed{result, static_cast<int64_t>(tokens)};
+  s.computed =
+      State::Computed{result, static_cast<int64_t>(tokens), s.reducer->take_fingerprints()};
   return result;
+}
+
+void Trainer::record_fingerprints(bool on) { state_->reducer->record_fingerprints(on); }
+
+std::vector<int64_t> Trainer::replay(const SampleSource& data) {
+  State& s = *state_;
+  ASHLAR_CHECK(s.computed.has_value());
+  const std::vector<uint64_t> before = s.computed->fingerprints;
+  compute(data);
+  ASHLAR_CHECK(!before.empty());
+  const int64_t differs = s.computed->fingerprints == before ? 0 : 1;
+  std::vector<int64_t> all(static_cast<size_t>(s.world.size()));
+  s.world.all_gather(&differs, all.data(), 1, DType::kI64)->wait();
+  std::vector<int64_t> ranks;
+  for (size_t r = 0; r < all.size(); ++r) {
+    if (all[r] != 0) ranks.push_back(static_cast<int64_t>(r));
+  }
+  return ranks;
 }
 
 void Trainer::apply() {

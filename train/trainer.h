@@ -25,6 +25,7 @@ struct StepResult {
   // Of this rank, seconds of the step spent waiting:
   double data_seconds = 0;  ///< for samples
   double comm_seconds = 0;  ///< for other ranks
+  int64_t vote = 0;         ///< largest of the ranks' votes
 };
 
 struct ValidationResult {
@@ -63,8 +64,13 @@ class Trainer {
   /// are then as before the step.
   StepResult step(const SampleSource& data);
   /// Loss and gradient of the next `batch_size` samples; changes nothing else. Not finite values
-  /// are returned, not thrown.
-  StepResult compute(const SampleSource& data);
+  /// are returned, not thrown. `vote` goes along to all ranks.
+  StepResult compute(const SampleSource& data, int64_t vote = 0);
+  /// Whether compute() takes fingerprints of every gradient it makes, for replay().
+  void record_fingerprints(bool on);
+  /// Computes the same gradient once more and compares every rank's own, before any sum, bit for
+  /// bit. The ranks that differ, the same list on all of them.
+  std::vector<int64_t> replay(const SampleSource& data);
   /// The optimizer's step with the gradient computed last.
   void apply();
   /// Passes over the samples computed last without a step of the optimizer.

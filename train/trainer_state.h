@@ -39,6 +39,7 @@ struct Trainer::State {
   struct Computed {
     StepResult result;
     int64_t tokens = 0;
+    std::vector<uint64_t> fingerprints;  ///< of each pass, unit and part, as they came
   };
   std::optional<Computed> computed;  ///< between compute() and apply() or skip()
 

@@ -9,6 +9,7 @@
 
 #include "tests/support/files.h"
 #include "tests/train/run_state.h"
+#include "train/stop_signals.h"
 
 // The real command in a real process: killed at moments that fall anywhere, also inside the writing
 // of a checkpoint, and resumed until it is done.
@@ -96,7 +97,7 @@ TEST(Kill, ARunKilledAgainAndAgainEndsWithTheSameBits) {
 }
 
 TEST(Kill, SignalsSaveACheckpointAndSayHowToResume) {
-  for (const int signal : {SIGINT, SIGTERM}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) {
     const Place s;
     const std::string config = s.config("run");
     const pid_t child = start({ASHLAR_TRAIN_BINARY, "train", config, "--set", "train.steps=100000",
@@ -104,7 +105,7 @@ TEST(Kill, SignalsSaveACheckpointAndSayHowToResume) {
                               s.dir / "log");
     ASSERT_TRUE(wait_for_lines(child, s.dir / "run/metrics.jsonl", 2));
     kill(child, signal);
-    EXPECT_EQ(wait_for(child), 0);
+    EXPECT_EQ(wait_for(child), kRequeueStatus);
     const std::string log = test::read_text(s.dir / "log");
     EXPECT_NE(log.find("continue with: ashlar train"), std::string::npos) << log;
     EXPECT_NE(log.find("--resume auto"), std::string::npos);
@@ -124,7 +125,7 @@ TEST(Kill, TwoTrainersDoNotShareAFolder) {
   EXPECT_NE(test::read_text(s.dir / "second").find("another process is training"),
             std::string::npos);
   kill(first, SIGTERM);
-  EXPECT_EQ(wait_for(first), 0);
+  EXPECT_EQ(wait_for(first), kRequeueStatus);
 }
 
 }  // namespace

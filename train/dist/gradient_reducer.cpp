@@ -2,6 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <cstring>
+
 #include "core/base/error.h"
 
 namespace ashlar {
@@ -11,6 +14,22 @@ using at::Tensor;
 
 // Units whose whole gradients may be under way at a time where they are not kept.
 constexpr size_t kMostFlights = 3;
+
+// A hash in which every bit counts, of the bytes in order (multiplication by an odd constant and
+// shifts, as in splitmix64).
+uint64_t hash_bytes(const Tensor& t) {
+  const Tensor flat = t.contiguous();
+  const auto* bytes = static_cast<const std::byte*>(flat.data_ptr());
+  const auto count = static_cast<size_t>(flat.numel()) * flat.element_size();
+  uint64_t h = count;
+  for (size_t at = 0; at < count; at += sizeof(uint64_t)) {
+    uint64_t word = 0;
+    std::memcpy(&word, bytes + at, std::min(sizeof(word), count - at));
+    h = (h ^ word) * 0x9e3779b97f4a7c15u;
+    h ^= h >> 29;
+  }
+  return h;
+}
 
 }  // namespace
 
@@ -54,6 +73,7 @@ void GradientReducer::add(size_t unit, size_t part, const Tensor& gradient) {
   State& s = state_[unit];
   ASHLAR_CHECK(!s.done);
   if (!s.whole.defined()) s.whole = at::zeros({units_[unit]->size}, at::kFloat);
+  if (record_) fingerprints_.push_back(hash_bytes(gradient));
   const UnitLayout::Part& p = units_[unit]->parts[part];
   s.whole.narrow(0, p.offset, p.numel).add_(gradient.reshape({-1}));
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/comm/communicator.h"
@@ -34,6 +35,9 @@ class GradientReducer {
   void done(size_t unit);
   /// Completes the pass; units that were never done are taken as they are.
   void finish_pass();
+  /// Keeps a hash of every gradient that is added, over its bytes.
+  void record_fingerprints(bool on) { record_ = on; }
+  std::vector<uint64_t> take_fingerprints() { return std::exchange(fingerprints_, {}); }
   /// The sum, fp32 [slice], after the last pass.
   const at::Tensor& gradient(size_t unit) const { return state_[unit].sum; }
 
@@ -67,6 +71,8 @@ class GradientReducer {
   size_t next_ = 0;  // unit to be launched
   bool last_ = true;
   int64_t micro_batches_ = 1;
+  bool record_ = false;
+  std::vector<uint64_t> fingerprints_;
 };
 
 }  // namespace ashlar
