@@ -126,7 +126,8 @@ class MultiCluster : public Cluster {
     const std::vector<RunRecord> runs = await_all();
     compare(runs);
     number_hosts();
-    watcher_ = std::make_shared<Watcher>(store_->another(), launch_, ranks_, watching_);
+    watcher_ =
+        std::make_shared<Watcher>(store_->another(watching_.lost()), launch_, ranks_, watching_);
     watcher_->start();
     watched_store_ = std::make_unique<WatchedStore>(*store_, watcher_);
     check_address();

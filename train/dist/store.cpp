@@ -142,10 +142,10 @@ int64_t TcpStore::add(const std::string& key, int64_t value) {
                               [=](c10d::Store& store) { return store.add(key, value); });
 }
 
-std::unique_ptr<TcpStore> TcpStore::another() const {
+std::unique_ptr<TcpStore> TcpStore::another(milliseconds operation_timeout) const {
   StoreAddress address = state_->address;
   address.serve = false;
-  return std::make_unique<TcpStore>(address, state_->connect_timeout, state_->operation_timeout);
+  return std::make_unique<TcpStore>(address, state_->connect_timeout, operation_timeout);
 }
 
 const StoreAddress& TcpStore::address() const { return state_->address; }

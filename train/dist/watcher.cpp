@@ -207,7 +207,12 @@ std::string Watcher::lost_text(int64_t rank) const {
   const auto text = [&](const std::string& how) {
     return fmt::format("{} {}; it was last {}", describe(rank), how, during(other.beat.phase));
   };
-  if (other.gone || state == ProcessState::kGone) return text("has died: its process is gone");
+  if (other.gone || state == ProcessState::kGone) {
+    // After a long silence it may have ended because it was cut off.
+    const bool at_once = Clock::now() - other.alive < options_.lost();
+    return text(at_once ? "has died: its process is gone"
+                        : "has died or was cut off: its process is gone, " + silence);
+  }
   if (state == ProcessState::kStopped)
     return text("is stopped (SIGSTOP or a debugger): " + silence);
   if (state == ProcessState::kRunning) {
