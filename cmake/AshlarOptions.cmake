@@ -2,6 +2,8 @@ option(ASHLAR_TESTS "Build the tests" ON)
 option(ASHLAR_TORCH "Build the training side (needs libtorch under .deps or ASHLAR_TORCH_ROOT)" ON)
 set(ASHLAR_CUDA AUTO CACHE STRING "CUDA kernels: AUTO (when nvcc is found), ON or OFF")
 set_property(CACHE ASHLAR_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(ASHLAR_NCCL AUTO CACHE STRING "Collectives between GPUs: AUTO (when CUDA and nccl.h are found), ON or OFF")
+set_property(CACHE ASHLAR_NCCL PROPERTY STRINGS AUTO ON OFF)
 set(ASHLAR_SANITIZE "" CACHE STRING "Sanitizers, such as address,undefined or thread")
 set(ASHLAR_TORCH_ROOT ${CMAKE_SOURCE_DIR}/.deps/site/torch CACHE PATH "Folder of the unpacked torch wheel")
 

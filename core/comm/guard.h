@@ -19,7 +19,7 @@ class CollectiveGuard {
  public:
   virtual ~CollectiveGuard() = default;
   /// This rank has begun one more collective.
-  virtual void begun() = 0;
+  virtual void begun(const CollectiveInfo& what) = 0;
   /// Called some times a second while a collective is waited for, `elapsed` since the wait began.
   /// Throws Error(kIo) when there is no point in waiting on.
   virtual void waiting(const CollectiveInfo& what, std::chrono::milliseconds elapsed) = 0;

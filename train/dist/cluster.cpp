@@ -126,7 +126,8 @@ class MultiCluster : public Cluster {
     const std::vector<RunRecord> runs = await_all();
     compare(runs);
     number_hosts();
-    watcher_ = std::make_shared<Watcher>(store_->another(), launch_, ranks_, watching_);
+    watcher_ =
+        std::make_shared<Watcher>(store_->another(watching_.lost()), launch_, ranks_, watching_);
     watcher_->start();
     watched_store_ = std::make_unique<WatchedStore>(*store_, watcher_);
     check_address();
@@ -165,7 +166,7 @@ class MultiCluster : public Cluster {
   std::shared_ptr<Watcher> watcher_;
   std::unique_ptr<WatchedStore> watched_store_;
   std::unique_ptr<Communicator> world_;
-  bool left_ = false, aborted_ = false;
+  bool claimed_ = false, left_ = false, aborted_ = false;
 };
 
 void MultiCluster::introduce() {
@@ -175,6 +176,7 @@ void MultiCluster::introduce() {
           "rank {} of the run at {}:{} is taken by another process already: give every process a "
           "rank of its own, and every run a MASTER_PORT of its own",
           launch_.rank, launch_.address, launch_.port);
+  claimed_ = true;
   store_->set(end_key(launch_.rank), EndRecord{}.encode());
   store_->set(beat_key(launch_.rank), BeatRecord{}.encode());
   store_->set(who_key(launch_.rank), self.encode());
@@ -305,6 +307,7 @@ void MultiCluster::leave() {
 void MultiCluster::abort(const std::string& reason) noexcept {
   if (aborted_ || left_) return;
   aborted_ = true;
+  if (!claimed_) return;  // the records of this rank are another's
   try {
     const bool followed = watcher_ && watcher_->noticed();
     post_end(followed ? RankEnd::kFollowed : RankEnd::kError, reason);

@@ -100,7 +100,7 @@ CommQueue::~CommQueue() {
 }
 
 std::unique_ptr<CommWork> CommQueue::begin(CollectiveInfo info, std::function<void()> body) {
-  state_->guard->begun();
+  state_->guard->begun(info);
   auto item = std::make_shared<Item>();
   item->info = std::move(info);
   item->body = std::move(body);

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <numeric>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
@@ -42,12 +44,18 @@ class Peers {
   void send(const void* data, int64_t bytes, int64_t to) {
     if (bytes == 0) return;
     std::vector<at::Tensor> tensor = {bytes_of(const_cast<void*>(data), bytes)};
-    works_.push_back(group_->send(tensor, static_cast<int>(to), kTag));
+    works_.push_back(group_->send(tensor, static_cast<int>(to), tag_));
   }
   void receive(void* data, int64_t bytes, int64_t from) {
     if (bytes == 0) return;
     std::vector<at::Tensor> tensor = {bytes_of(data, bytes)};
-    works_.push_back(group_->recv(tensor, static_cast<int>(from), kTag));
+    works_.push_back(group_->recv(tensor, static_cast<int>(from), tag_));
+  }
+  /// Names what comes next. Ranks that disagree wait for each other until the guard ends it; with
+  /// the same tag for all, Gloo would end the process for a transfer of an unexpected size.
+  void enter(const std::string& collective) {
+    tag_ = static_cast<int>(std::hash<std::string>()(collective + std::to_string(++number_)) &
+                            0x7fffffff);
   }
   void finish() {
     const auto works = std::exchange(works_, {});
@@ -60,15 +68,13 @@ class Peers {
   }
 
  private:
-  // Transfers between two ranks keep their order, so that one tag is enough.
-  static constexpr int kTag = 1;
-
   static at::Tensor bytes_of(void* data, int64_t bytes) {
     return at::from_blob(data, {bytes}, at::TensorOptions(at::kByte));
   }
 
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
-  int64_t rank_, size_;
+  int64_t rank_, size_, number_ = 0;
+  int tag_ = 0;
   std::vector<c10::intrusive_ptr<c10d::Work>> works_;
   std::vector<char> scratch_;
 };
@@ -241,17 +247,11 @@ class GlooCommunicator : public Communicator {
   void barrier() override {
     // Owned by the work: when waiting fails, the thread may still be receiving.
     const auto marks = std::make_shared<std::vector<char>>(static_cast<size_t>(size()));
-    queue_
-        .begin({"barrier", ranks_},
-               [marks, peers = peers_] {
-                 std::vector<int64_t> offsets, counts;
-                 for (int64_t p = 0; p < peers->size(); ++p) {
-                   offsets.push_back(p);
-                   counts.push_back(1);
-                 }
-                 gather_parts(*peers, marks->data(), offsets, counts, 1);
-               })
-        ->wait();
+    begin("barrier", [marks, peers = peers_] {
+      std::vector<int64_t> offsets(marks->size());
+      std::iota(offsets.begin(), offsets.end(), 0);
+      gather_parts(*peers, marks->data(), offsets, std::vector<int64_t>(marks->size(), 1), 1);
+    })->wait();
   }
 
   std::unique_ptr<Communicator> split(std::span<const int64_t> ranks,
@@ -307,8 +307,14 @@ class GlooCommunicator : public Communicator {
   std::unique_ptr<CommWork> begin(const char* what, int64_t count, DType type,
                                   std::function<void()> body) {
     ASHLAR_CHECK_GE(count, 0);
-    return queue_.begin({fmt::format("{} of {} {}", what, count, dtype_name(type)), ranks_},
-                        std::move(body));
+    return begin(fmt::format("{} of {} {}", what, count, dtype_name(type)), std::move(body));
+  }
+
+  std::unique_ptr<CommWork> begin(const std::string& name, std::function<void()> body) {
+    return queue_.begin({name, ranks_}, [name, body = std::move(body), peers = peers_] {
+      peers->enter(name);
+      body();
+    });
   }
 
   const TcpStore& store_;

@@ -1,5 +1,7 @@
 #include "train/dist/store.h"
 
+#include <c10/util/Logging.h>
+
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
@@ -21,7 +23,13 @@ std::string place(const StoreAddress& address) {
   return fmt::format("{}:{}", address.host, address.port);
 }
 
+// c10d prints pages of stack frames for what ends up in our messages, in one line, anyway.
+void quiet_c10d() {
+  if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = c10::GLOG_FATAL;
+}
+
 c10::intrusive_ptr<c10d::Store> open_store(const StoreAddress& address, milliseconds timeout) {
+  quiet_c10d();
   c10d::TCPStoreOptions options;
   options.port = static_cast<uint16_t>(address.port);
   options.isServer = address.serve;
@@ -134,10 +142,10 @@ int64_t TcpStore::add(const std::string& key, int64_t value) {
                               [=](c10d::Store& store) { return store.add(key, value); });
 }
 
-std::unique_ptr<TcpStore> TcpStore::another() const {
+std::unique_ptr<TcpStore> TcpStore::another(milliseconds operation_timeout) const {
   StoreAddress address = state_->address;
   address.serve = false;
-  return std::make_unique<TcpStore>(address, state_->connect_timeout, state_->operation_timeout);
+  return std::make_unique<TcpStore>(address, state_->connect_timeout, operation_timeout);
 }
 
 const StoreAddress& TcpStore::address() const { return state_->address; }

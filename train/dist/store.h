@@ -38,7 +38,7 @@ class TcpStore : public KeyValueStore {
   int64_t add(const std::string& key, int64_t value);
 
   /// One more connection to the same server: its calls do not queue behind this one's.
-  std::unique_ptr<TcpStore> another() const;
+  std::unique_ptr<TcpStore> another(std::chrono::milliseconds operation_timeout) const;
   const StoreAddress& address() const;
   /// For what speaks to c10d itself (train/dist/raw_store.h).
   const RawStore& raw() const;

@@ -39,12 +39,13 @@ EndRecord EndRecord::decode(const std::string& text) {
 
 std::string BeatRecord::encode() const {
   return encode_record(
-      {std::to_string(beat), std::to_string(collectives), noticed ? "1" : "0", phase});
+      {std::to_string(beat), std::to_string(collectives), collective, noticed ? "1" : "0", phase});
 }
 
 BeatRecord BeatRecord::decode(const std::string& text) {
-  const auto fields = decode_record(text, 4);
-  return {record_number(fields[0]), record_number(fields[1]), fields[2] == "1", fields[3]};
+  const auto fields = decode_record(text, 5);
+  return {record_number(fields[0]), record_number(fields[1]), fields[2], fields[3] == "1",
+          fields[4]};
 }
 
 Watcher::Watcher(std::unique_ptr<TcpStore> store, const Launch& launch,
@@ -206,7 +207,12 @@ std::string Watcher::lost_text(int64_t rank) const {
   const auto text = [&](const std::string& how) {
     return fmt::format("{} {}; it was last {}", describe(rank), how, during(other.beat.phase));
   };
-  if (other.gone || state == ProcessState::kGone) return text("has died: its process is gone");
+  if (other.gone || state == ProcessState::kGone) {
+    // After a long silence it may have ended because it was cut off.
+    const bool at_once = Clock::now() - other.alive < options_.lost();
+    return text(at_once ? "has died: its process is gone"
+                        : "has died or was cut off: its process is gone, " + silence);
+  }
   if (state == ProcessState::kStopped)
     return text("is stopped (SIGSTOP or a debugger): " + silence);
   if (state == ProcessState::kRunning) {
@@ -217,7 +223,7 @@ std::string Watcher::lost_text(int64_t rank) const {
 
 // The ranks that have begun fewer collectives than this one keep it waiting.
 std::string Watcher::slow_text(const CollectiveInfo& what) const {
-  std::vector<std::string> behind, abreast;
+  std::vector<std::string> behind, disagreeing, abreast;
   for (const int64_t r : what.ranks) {
     if (!is_other(r)) continue;
     const BeatRecord& beat = others_[static_cast<size_t>(r)].beat;
@@ -226,11 +232,15 @@ std::string Watcher::slow_text(const CollectiveInfo& what) const {
       behind.push_back(fmt::format("{} is alive, but still {}, behind by {} collective{}",
                                    describe(r), during(beat.phase), missing,
                                    missing == 1 ? "" : "s"));
+    } else if (missing == 0 && beat.collective != own_.collective) {
+      disagreeing.push_back(fmt::format("{} is in another collective, {}, {}", describe(r),
+                                        beat.collective, during(beat.phase)));
     } else {
       abreast.push_back(fmt::format("{} {}", describe(r), during(beat.phase)));
     }
   }
   if (!behind.empty()) return join(behind, "; ");
+  if (!disagreeing.empty()) return join(disagreeing, "; ");
   return "no rank is behind, so the network is stuck or far too slow: " + join(abreast, "; ");
 }
 
@@ -255,9 +265,10 @@ bool Watcher::noticed() const {
   return finding_.has_value();
 }
 
-void Watcher::begun() {
+void Watcher::begun(const CollectiveInfo& what) {
   const std::lock_guard lock(mutex_);
   ++own_.collectives;
+  own_.collective = what.name;
 }
 
 void Watcher::waiting(const CollectiveInfo& what, milliseconds elapsed) {

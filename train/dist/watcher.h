@@ -37,6 +37,7 @@ struct EndRecord {
 struct BeatRecord {
   int64_t beat = 0;
   int64_t collectives = 0;  ///< begun so far
+  std::string collective;   ///< the one begun last
   bool noticed = false;     ///< that another rank has failed
   std::string phase;
 
@@ -75,7 +76,7 @@ class Watcher final : public CollectiveGuard, public std::enable_shared_from_thi
   /// "rank 2 (node7, process 4711)".
   std::string describe(int64_t rank) const;
 
-  void begun() override;
+  void begun(const CollectiveInfo& what) override;
   void waiting(const CollectiveInfo& what, std::chrono::milliseconds elapsed) override;
   [[noreturn]] void failed(const CollectiveInfo& what, const std::string& error) override;
 

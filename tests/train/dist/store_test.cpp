@@ -42,7 +42,7 @@ TEST(Store, KeepsTextsByPrefix) {
     EXPECT_FALSE(store.get("none").has_value());
     EXPECT_EQ(store.get_all({"other", "key"}), (std::vector<std::string>{"", bytes}));
     EXPECT_EQ(store.add("n", 2), 2);
-    EXPECT_EQ(store.another()->add("n", 3), 5);
+    EXPECT_EQ(store.another(5s)->add("n", 3), 5);
     store.erase("key");
     EXPECT_FALSE(store.get("key").has_value());
     StoreAddress later = address;

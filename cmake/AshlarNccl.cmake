@@ -1,0 +1,20 @@
+# ASHLAR_NCCL=AUTO turns into ON or OFF here; ASHLAR_HAS_NCCL is what the folders ask. Needs the CUDA
+# toolkit of AshlarCuda.cmake; nccl.h and the library come from its folders or the system's.
+set(ASHLAR_HAS_NCCL OFF)
+if(ASHLAR_NCCL STREQUAL "ON" AND NOT ASHLAR_HAS_CUDA)
+  message(FATAL_ERROR "ASHLAR_NCCL=ON needs the CUDA toolkit: configure with ASHLAR_CUDA=ON, or NCCL OFF")
+endif()
+if(NOT ASHLAR_NCCL STREQUAL "OFF" AND ASHLAR_HAS_CUDA)
+  find_path(ASHLAR_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  find_library(ASHLAR_NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR} ${CUDAToolkit_LIBRARY_ROOT}/lib)
+  if(ASHLAR_NCCL_INCLUDE AND ASHLAR_NCCL_LIBRARY)
+    set(ASHLAR_HAS_NCCL ON)
+    add_library(ashlar_nccl_import INTERFACE)
+    target_include_directories(ashlar_nccl_import SYSTEM INTERFACE ${ASHLAR_NCCL_INCLUDE})
+    target_link_libraries(ashlar_nccl_import INTERFACE ${ASHLAR_NCCL_LIBRARY} CUDA::cudart)
+  elseif(ASHLAR_NCCL STREQUAL "ON")
+    message(FATAL_ERROR "ASHLAR_NCCL=ON, but nccl.h or libnccl was not found: install NCCL, or set "
+      "ASHLAR_NCCL_INCLUDE and ASHLAR_NCCL_LIBRARY")
+  endif()
+endif()
+message(STATUS "Ashlar: NCCL ${ASHLAR_HAS_NCCL} (ASHLAR_NCCL=${ASHLAR_NCCL})")
