@@ -11,6 +11,7 @@
 #include "models/spec/spec.h"
 #include "models/training_options.h"
 #include "train/checkpoint_config.h"
+#include "train/log_config.h"
 
 // What a training run is asked to do. docs/architecture.md lists the keys of the YAML file.
 
@@ -79,7 +80,7 @@ struct TrainConfig {
   int64_t validation_every = 0;    ///< steps; 0: only after the last one
   int64_t validation_batches = 0;  ///< of micro_batch samples; 0: all of the validation set
   CheckpointConfig checkpoint;
-  int64_t log_every = 10;
+  LogConfig log;
   /// Recipe the model is meant to be quantized with; the commands check that it can be, before any
   /// training. Empty: none.
   std::filesystem::path recipe;

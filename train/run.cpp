@@ -17,6 +17,7 @@
 #include "train/data.h"
 #include "train/events.h"
 #include "train/metrics.h"
+#include "train/run_metrics.h"
 
 namespace ashlar {
 namespace {
@@ -74,6 +75,7 @@ class Run {
   std::unique_ptr<EventWriter> events_;
   LocalStore store_;
   std::unique_ptr<CheckpointSaver> saver_;
+  std::unique_ptr<RunMetrics> served_;  // null: not asked for
   RunResult result_;
   int64_t saved_step_ = -1;
   std::string save_failure_;  // of the newest save that ended
@@ -165,6 +167,9 @@ void Run::open_folder(const std::optional<CheckpointReader>& from) {
   }
   metrics_ = std::make_unique<MetricsFile>(config_.output / "metrics.jsonl", metrics_bytes);
   events_ = std::make_unique<EventWriter>(config_.output / "events", trainer_->position().step);
+  if (!config_.log.prometheus.empty()) {
+    served_ = std::make_unique<RunMetrics>(config_.log.prometheus, config_.output, config_.steps);
+  }
   SaverOptions options;
   options.run = config_.output;
   options.keep = config_.checkpoint.keep;
@@ -198,6 +203,7 @@ void Run::log_step(const StepResult& result, bool print) {
                                  {"train/lr", result.lr},
                                  {"train/grad_norm", result.grad_norm},
                                  {"train/tokens_per_second", rate}});
+  if (served_) served_->step(result, tokens, rate);
   if (!print) return;
   spdlog::info("step {}/{} loss {:.4f} lr {:.3g} norm {:.3f} {:.0f} tokens/s, {} left", result.step,
                config_.steps, result.loss, result.lr, result.grad_norm, rate,
@@ -232,6 +238,7 @@ void Run::validate() {
   spdlog::info("step {}: validation loss {:.4f}{} over {} tokens", at.step, v.loss,
                v.bits_per_byte ? fmt::format(", {:.4f} bits per byte", *v.bits_per_byte) : "",
                v.tokens);
+  if (served_) served_->validation(v);
   result_.validation = v;
   logged_at_ += std::chrono::steady_clock::now() - start;  // tokens/s are of training alone
 }
@@ -256,6 +263,7 @@ void Run::save() {
 void Run::log_saves(const std::vector<CheckpointSaver::Outcome>& outcomes) {
   for (const CheckpointSaver::Outcome& o : outcomes) {
     save_failure_ = o.reason;
+    if (served_) served_->checkpoint(o);
     if (!o.ok) continue;
     spdlog::info("step {}: checkpoint of {:.1f} MiB written in {:.2f} s", o.step,
                  static_cast<double>(o.bytes) / (1 << 20), o.seconds);
@@ -290,7 +298,7 @@ RunResult Run::execute() {
       const StepResult step = trainer_->step(train_->samples());
       result_.last = step;
       const bool last = step.step == config_.steps;
-      if (last || due(config_.log_every, step.step)) log_step(step, !bar);
+      if (last || due(config_.log.every, step.step)) log_step(step, !bar);
       if (bar) {
         const double seconds =
             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
