@@ -90,11 +90,7 @@ void read_cadence(NodeReader& root, TrainConfig& config) {
   if (const Node* node = root.optional("checkpoint")) {
     config.checkpoint = read_checkpoint_config(*node);
   }
-  if (const Node* node = root.optional("log")) {
-    NodeReader reader(*node, "log");
-    config.log_every = reader.integer_or("every", config.log_every, 1, kMost);
-    reader.finish();
-  }
+  if (const Node* node = root.optional("log")) config.log = read_log_config(*node);
 }
 
 // `task: NAME`, `examples`, `tokenizer`, and the options of the generator, which reads them itself.
@@ -289,7 +285,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
             Node::Map{{"every", config.validation_every}, {"batches", config.validation_batches}});
   }
   out.set("checkpoint", checkpoint_config_node(config.checkpoint));
-  out.set("log", Node::Map{{"every", config.log_every}});
+  out.set("log", log_config_node(config.log));
   if (!config.recipe.empty()) out.set("quantize", config.recipe.string());
   out.set("output", config.output.string());
   return out;

@@ -13,6 +13,7 @@
 #include "train/checkpoint_config.h"
 #include "train/distributed_config.h"
 #include "train/guards.h"
+#include "train/log_config.h"
 #include "train/optim/config.h"
 
 // What a training run is asked to do. docs/architecture.md lists the keys of the YAML file.
@@ -70,7 +71,7 @@ struct TrainConfig {
   int64_t validation_every = 0;    ///< steps; 0: only after the last one
   int64_t validation_batches = 0;  ///< of micro_batch samples; 0: all of the validation set
   CheckpointConfig checkpoint;
-  int64_t log_every = 10;
+  LogConfig log;
   /// Recipe the model is meant to be quantized with; the commands check that it can be, before any
   /// training. Empty: none.
   std::filesystem::path recipe;

@@ -194,7 +194,7 @@ void Run::open_folder(const std::optional<CheckpointReader>& from) {
   if (!tokenizer.empty()) {
     write_file_atomically(config_.output / "tokenizer.json", read_file(tokenizer));
   }
-  log_ = std::make_unique<RunLog>(config_, metrics_bytes, trainer_->position());
+  log_ = std::make_unique<RunLog>(config_, metrics_bytes, trainer_->position(), launch_.world);
 }
 
 void Run::report_start() {
@@ -246,9 +246,7 @@ void Run::save() {
 void Run::log_saves(const std::vector<CheckpointSaver::Outcome>& outcomes) {
   for (const CheckpointSaver::Outcome& o : outcomes) {
     save_failure_ = o.reason;
-    if (!o.ok || !leads()) continue;
-    spdlog::info("step {}: checkpoint of {:.1f} MiB written in {:.2f} s", o.step,
-                 static_cast<double>(o.bytes) / (1 << 20), o.seconds);
+    if (log_) log_->checkpoint(o);
   }
 }
 
@@ -292,6 +290,10 @@ void Run::take_step() {
   trainer_->record_fingerprints(due(config_.guards.replay_every, next));
   const StepResult step = trainer_->compute(*samples_, StopSignals::received());
   check_replay(step);
+  if (due(config_.log.norms_every, step.step)) {
+    const ParameterNorms norms = trainer_->norms();
+    if (log_) log_->norms(norms, step.step);
+  }
   const Guard::Verdict verdict = guard_.judge(step.loss, step.grad_norm);
   result_.signalled = step.vote != 0;
   switch (verdict.action) {

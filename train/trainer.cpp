@@ -167,10 +167,33 @@ StepResult Trainer::step(const SampleSource& data) {
   return r;
 }
 
-// For every micro-batch: loss and weight by position within a block, and targets.
-ValidationResult Trainer::validate(const SampleSource& data, int64_t rows,
-                                   std::optional<double> bytes_per_token) {
+ParameterNorms Trainer::norms() {
   State& s = *state_;
+  ASHLAR_CHECK(s.computed.has_value());
+  const ParameterSquares own = parameter_squares(s.slices(), s.specs.size());
+  std::vector<double> all = own.values;
+  all.insert(all.end(), own.gradients.begin(), own.gradients.end());
+  s.shard->all_reduce(all.data(), static_cast<int64_t>(all.size()), DType::kF64, ReduceOp::kSum)
+      ->wait();
+  ParameterNorms out;
+  const size_t n = s.specs.size();
+  for (size_t i = 0; i < n; ++i) {
+    out.push_back({s.specs[i].name, std::sqrt(all[i]), std::sqrt(all[n + i])});
+  }
+  return out;
+}
+
+void Trainer::swap_average() {
+  ASHLAR_CHECK(state_->average.has_value());
+  state_->average->swap(state_->slices());
+  state_changed();
+}
+
+// Of the weights as they are. For every micro-batch: loss and weight by position within a block, and
+// targets.
+ValidationResult Trainer::State::validate(const SampleSource& data, int64_t rows,
+                                          std::optional<double> bytes_per_token) {
+  State& s = *this;
   const auto length = static_cast<size_t>(s.config.model.block_length());
   rows = rows == 0 ? data.windows() : std::min(rows, data.windows());
   const MicroBatches dealt = s.micro_batches(0, rows);
@@ -206,6 +229,16 @@ ValidationResult Trainer::validate(const SampleSource& data, int64_t rows,
   if (bytes_per_token) {
     result.bits_per_byte = result.loss / std::numbers::ln2 / *bytes_per_token;
   }
+  return result;
+}
+
+ValidationResult Trainer::validate(const SampleSource& data, int64_t rows,
+                                   std::optional<double> bytes_per_token) {
+  ValidationResult result = state_->validate(data, rows, bytes_per_token);
+  if (!state_->average) return result;
+  swap_average();
+  result.averaged_loss = state_->validate(data, rows, bytes_per_token).loss;
+  swap_average();
   return result;
 }
 

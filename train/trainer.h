@@ -34,7 +34,15 @@ struct ValidationResult {
   std::optional<double> bits_per_byte;  ///< absent when the bytes per token are not known
   /// Block Transformers: mean loss of the targets at each of the L_B positions of a block.
   std::vector<double> loss_by_position;
+  std::optional<double> averaged_loss;  ///< with the averaged weights, if the run keeps them
 };
+
+/// A parameter and the 2-norms of its values and of its gradient, before clipping.
+struct ParameterNorm {
+  std::string name;
+  double weight = 0, gradient = 0;
+};
+using ParameterNorms = std::vector<ParameterNorm>;
 
 /// A run of a state tensor's elements, row-major, that this rank holds.
 struct StatePiece {
@@ -76,10 +84,16 @@ class Trainer {
   /// Passes over the samples computed last without a step of the optimizer.
   void skip();
 
+  /// Of every parameter, with the gradient computed last; before apply() or skip().
+  ParameterNorms norms();
+
   /// Mean loss over samples [0, rows), or those of one epoch if `rows` is 0. `bytes_per_token` of
   /// the whole text, since windows do not end where characters do; absent: no bits per byte.
   ValidationResult validate(const SampleSource& data, int64_t rows,
                             std::optional<double> bytes_per_token);
+
+  /// Exchanges the weights and their average (ema), for a validation; again, to go on.
+  void swap_average();
 
   /// Replaces the parameters; values(p) has p.numel() elements.
   void set_parameters(const std::function<std::vector<float>(const ParameterSpec&)>& values);

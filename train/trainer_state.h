@@ -49,6 +49,8 @@ struct Trainer::State {
   std::vector<double> by_micro_batch(const MicroBatches& dealt,
                                      const std::vector<double>& own) const;
   void run_pass(const Batch& batch, double total_weight, std::vector<double>& losses);
+  ValidationResult validate(const SampleSource& data, int64_t rows,
+                            std::optional<double> bytes_per_token);
   double gradient_norm() const;
   void initialise();
 };

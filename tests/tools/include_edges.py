@@ -25,7 +25,8 @@ attention: models/spec kernels
 models: attention
 train/checkpoint: core/hdf5 core/io models/spec core/comm
 train/dist: core/comm
-train: models data/shards train/dist train/checkpoint core/config
+train/monitor: core/io
+train: models data/shards train/dist train/checkpoint train/monitor core/config
 package/format: core/io models/spec data/tokenizer
 package/import: package/format kernels
 quantize: models data/shards package/format package/import train/checkpoint

@@ -48,7 +48,7 @@ inline std::string train_yaml(const std::filesystem::path& data,
       "schedule: {{kind: cosine, warmup_steps: 3, final_ratio: 0.1}}\n"
       "validation: {{every: 6, batches: 2}}\n"
       "checkpoint: {{every: 5, keep: 3}}\n"
-      "log: {{every: 1}}\n"
+      "log: {{every: 1, peak_flops: 0}}\n"
       "output: {}\n",
       model, data.string(), data.string(), precision, output.string());
 }
