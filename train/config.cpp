@@ -122,6 +122,10 @@ CorpusConfig read_corpus(const Node& node, const std::string& path, bool weighte
       fail_at(value, path + ".weight", "must be positive");
     }
   }
+  if (rest.find("chat") != nullptr) {
+    corpus.chat = read_chat_data(rest, path);
+    return corpus;
+  }
   if (rest.find("path") == nullptr) {
     corpus.task = read_task(rest, path);
     return corpus;
@@ -148,6 +152,7 @@ void read_data(const Node& node, DataConfig& data) {
     CorpusConfig corpus = read_corpus(*validation, "data.validation", false);
     data.validation = corpus.path;
     data.validation_task = std::move(corpus.task);
+    data.validation_chat = std::move(corpus.chat);
     if (data.validation_task && data.validation_task->examples == 0) {
       fail_at(*validation, "data.validation", "needs the key examples");
     }
@@ -159,7 +164,9 @@ void read_data(const Node& node, DataConfig& data) {
   reader.finish();
 }
 
-Node corpus_node(const std::optional<TaskDataConfig>& task, const std::filesystem::path& path) {
+Node corpus_node(const std::optional<TaskDataConfig>& task,
+                 const std::optional<ChatDataConfig>& chat, const std::filesystem::path& path) {
+  if (chat) return chat_data_node(*chat);
   if (!task) return path.string();
   Node out = Node::Map{{"task", task->name}};
   if (task->examples > 0) out.set("examples", task->examples);
@@ -169,18 +176,19 @@ Node corpus_node(const std::optional<TaskDataConfig>& task, const std::filesyste
 }
 
 Node data_node(const DataConfig& data) {
-  Node train = corpus_node(data.train[0].task, data.train[0].path);
+  Node train = corpus_node(data.train[0].task, data.train[0].chat, data.train[0].path);
   if (data.train.size() > 1) {
     train = Node::list();
     for (const CorpusConfig& corpus : data.train) {
-      Node entry = corpus_node(corpus.task, corpus.path);
+      Node entry = corpus_node(corpus.task, corpus.chat, corpus.path);
       if (!entry.is_map()) entry = Node::Map{{"path", std::move(entry)}};
       entry.set("weight", corpus.weight);
       train.push(std::move(entry));
     }
   }
-  Node out = Node::Map{{"train", std::move(train)},
-                       {"validation", corpus_node(data.validation_task, data.validation)}};
+  Node out = Node::Map{
+      {"train", std::move(train)},
+      {"validation", corpus_node(data.validation_task, data.validation_chat, data.validation)}};
   if (data.eos_id) out.set("eos_id", int64_t{*data.eos_id});
   return out;
 }
