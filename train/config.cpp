@@ -14,6 +14,16 @@ namespace {
 constexpr int64_t kMost = int64_t{1} << 40;
 constexpr int64_t kLeastBf16Width = 128;
 
+void read_mup(const Node& node, TrainConfig& config) {
+  if (config.model.tied_head) {
+    fail_at(node, "train.mup",
+            "a tied head cannot be scaled apart from the token table: set model.tied_head: false");
+  }
+  NodeReader reader(node, "train.mup");
+  config.init.base_width = reader.integer("base_width", 1, int64_t{1} << 20);
+  reader.finish();
+}
+
 void read_train(const Node& node, TrainConfig& config) {
   NodeReader reader(node, "train");
   config.seed =
@@ -47,6 +57,7 @@ void read_train(const Node& node, TrainConfig& config) {
     config.init.scaled_outputs = values.choice_or("outputs", 0, {"scaled", "plain"}) == 0;
     values.finish();
   }
+  if (const Node* mup = reader.optional("mup")) read_mup(*mup, config);
   if (config.context > config.model.context_length) {
     fail_at(reader.required("context"), "train.context",
             fmt::format("{} exceeds model.context_length = {}", config.context,
@@ -202,6 +213,11 @@ TrainConfig train_config_from(const Node& root) {
   read_data(reader.required("data"), config.data);
   read_train(reader.required("train"), config);
   config.optimizer = read_optimizer(reader.required("optimizer"), parameters(config.model));
+  if (config.init.base_width > 0) {
+    for (const StackSpec& stack : config.model.stacks) {
+      config.optimizer.width_ratios.push_back(config.init.width_ratio(stack.d_model));
+    }
+  }
   config.schedule = read_schedule(reader.optional("schedule"), config.steps);
   if (const Node* ema = reader.optional("ema")) config.ema = read_ema(*ema);
   read_cadence(reader, config);
@@ -254,6 +270,9 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                                               config.init.scaled_outputs ? "scaled" : "plain"}}}}},
       {"optimizer", optimizer_node(config.optimizer)},
       {"schedule", schedule_node(config.schedule)}};
+  if (config.init.base_width > 0) {
+    out.find("train")->set("mup", Node::Map{{"base_width", config.init.base_width}});
+  }
   if (config.ema) out.set("ema", ema_node(*config.ema));
   if (config.model.block) {
     const BlockLossOptions& extra = config.block_losses;
