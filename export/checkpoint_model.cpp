@@ -1,6 +1,7 @@
 #include "export/checkpoint_model.h"
 
 #include "core/io/atomic_file.h"
+#include "data/tokenizer/chat_template.h"
 #include "train/checkpoint/checkpoint.h"
 
 namespace ashlar {
@@ -19,6 +20,7 @@ ModelData model_from_checkpoint(const fs::path& path) {
   model.stop_tokens = {reader.manifest().eos_id};
   if (const fs::path tokenizer = reader.tokenizer_path(); fs::exists(tokenizer)) {
     model.tokenizer_json = read_file(tokenizer);
+    model.chat_template = read_chat_template(tokenizer);
   }
   for (const ParameterSpec& p : parameters(model.spec)) {
     std::vector<float> values(static_cast<size_t>(p.numel()));

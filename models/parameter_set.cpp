@@ -13,17 +13,22 @@ namespace {
 // Standard deviation of a fresh tensor; 0 for constants.
 double deviation(const ModelSpec& spec, const ParameterSpec& p, const InitSpec& init) {
   const StackSpec& stack = spec.stacks[static_cast<size_t>(p.stack)];
+  const double ratio = init.width_ratio(stack.d_model);
+  const double hidden = init.deviation / std::sqrt(ratio);
   switch (p.role) {
     case ParameterRole::kAttentionOut:
     case ParameterRole::kCrossOut:
     case ParameterRole::kDown:
       return init.scaled_outputs
-                 ? init.deviation / std::sqrt(2.0 * static_cast<double>(stack.layers.size()))
-                 : init.deviation;
+                 ? hidden / std::sqrt(2.0 * static_cast<double>(stack.layers.size()))
+                 : hidden;
+    case ParameterRole::kHead:
+      return init.deviation / ratio;
     case ParameterRole::kExpansion:
     case ParameterRole::kProjection:
       return 1.0 / std::sqrt(static_cast<double>(p.shape[1]));
     default:
+      if (p.is_linear()) return hidden;
       return p.is_matrix() ? init.deviation : 0;
   }
 }

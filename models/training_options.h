@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 // What training is asked to do with a model, beyond its description. No torch here.
 
 namespace ashlar {
@@ -11,6 +13,13 @@ struct InitSpec {
   /// Projections that write to the residual stream are divided by √(2L), L layers of their stack
   /// (GPT-2); plain: drawn like the others.
   bool scaled_outputs = true;
+  /// Maximal update parametrization (arXiv 2203.03466, table 3): the width at which `deviation` was
+  /// found. With m = d_model / base_width linear maps are divided by √m and the head by m; 0: off.
+  int64_t base_width = 0;
+  /// m of a stack; 1 without a base width.
+  double width_ratio(int64_t d_model) const {
+    return base_width == 0 ? 1.0 : static_cast<double>(d_model) / static_cast<double>(base_width);
+  }
   bool operator==(const InitSpec&) const = default;
 };
 

@@ -28,6 +28,16 @@ std::vector<std::string> read_recompute(const Node& node) {
   fail_at(node, "train.recompute", "expected none, all or a list of globs over stage names");
 }
 
+void read_mup(const Node& node, TrainConfig& config) {
+  if (config.model.tied_head) {
+    fail_at(node, "train.mup",
+            "a tied head cannot be scaled apart from the token table: set model.tied_head: false");
+  }
+  NodeReader reader(node, "train.mup");
+  config.init.base_width = reader.integer("base_width", 1, int64_t{1} << 20);
+  reader.finish();
+}
+
 void read_train(const Node& node, TrainConfig& config) {
   NodeReader reader(node, "train");
   config.seed =
@@ -64,6 +74,7 @@ void read_train(const Node& node, TrainConfig& config) {
     config.init.scaled_outputs = values.choice_or("outputs", 0, {"scaled", "plain"}) == 0;
     values.finish();
   }
+  if (const Node* mup = reader.optional("mup")) read_mup(*mup, config);
   if (config.context > config.model.context_length) {
     fail_at(reader.required("context"), "train.context",
             fmt::format("{} exceeds model.context_length = {}", config.context,
@@ -132,6 +143,10 @@ CorpusConfig read_corpus(const Node& node, const std::string& path, bool weighte
       fail_at(value, path + ".weight", "must be positive");
     }
   }
+  if (rest.find("chat") != nullptr) {
+    corpus.chat = read_chat_data(rest, path);
+    return corpus;
+  }
   if (rest.find("path") == nullptr) {
     corpus.task = read_task(rest, path);
     return corpus;
@@ -158,6 +173,7 @@ void read_data(const Node& node, DataConfig& data) {
     CorpusConfig corpus = read_corpus(*validation, "data.validation", false);
     data.validation = corpus.path;
     data.validation_task = std::move(corpus.task);
+    data.validation_chat = std::move(corpus.chat);
     if (data.validation_task && data.validation_task->examples == 0) {
       fail_at(*validation, "data.validation", "needs the key examples");
     }
@@ -169,7 +185,9 @@ void read_data(const Node& node, DataConfig& data) {
   reader.finish();
 }
 
-Node corpus_node(const std::optional<TaskDataConfig>& task, const std::filesystem::path& path) {
+Node corpus_node(const std::optional<TaskDataConfig>& task,
+                 const std::optional<ChatDataConfig>& chat, const std::filesystem::path& path) {
+  if (chat) return chat_data_node(*chat);
   if (!task) return path.string();
   Node out = Node::Map{{"task", task->name}};
   if (task->examples > 0) out.set("examples", task->examples);
@@ -179,18 +197,19 @@ Node corpus_node(const std::optional<TaskDataConfig>& task, const std::filesyste
 }
 
 Node data_node(const DataConfig& data) {
-  Node train = corpus_node(data.train[0].task, data.train[0].path);
+  Node train = corpus_node(data.train[0].task, data.train[0].chat, data.train[0].path);
   if (data.train.size() > 1) {
     train = Node::list();
     for (const CorpusConfig& corpus : data.train) {
-      Node entry = corpus_node(corpus.task, corpus.path);
+      Node entry = corpus_node(corpus.task, corpus.chat, corpus.path);
       if (!entry.is_map()) entry = Node::Map{{"path", std::move(entry)}};
       entry.set("weight", corpus.weight);
       train.push(std::move(entry));
     }
   }
-  Node out = Node::Map{{"train", std::move(train)},
-                       {"validation", corpus_node(data.validation_task, data.validation)}};
+  Node out = Node::Map{
+      {"train", std::move(train)},
+      {"validation", corpus_node(data.validation_task, data.validation_chat, data.validation)}};
   if (data.eos_id) out.set("eos_id", int64_t{*data.eos_id});
   return out;
 }
@@ -212,6 +231,11 @@ TrainConfig train_config_from(const Node& root) {
   read_data(reader.required("data"), config.data);
   read_train(reader.required("train"), config);
   config.optimizer = read_optimizer(reader.required("optimizer"), parameters(config.model));
+  if (config.init.base_width > 0) {
+    for (const StackSpec& stack : config.model.stacks) {
+      config.optimizer.width_ratios.push_back(config.init.width_ratio(stack.d_model));
+    }
+  }
   config.schedule = read_schedule(reader.optional("schedule"), config.steps);
   if (const Node* ema = reader.optional("ema")) config.ema = read_ema(*ema);
   if (const Node* node = reader.optional("distributed")) {
@@ -271,6 +295,9 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
       {"schedule", schedule_node(config.schedule)},
       {"distributed", to_node(config.distributed)},
       {"guards", to_node(config.guards)}};
+  if (config.init.base_width > 0) {
+    out.find("train")->set("mup", Node::Map{{"base_width", config.init.base_width}});
+  }
   if (config.ema) out.set("ema", ema_node(*config.ema));
   if (config.model.block) {
     const BlockLossOptions& extra = config.block_losses;

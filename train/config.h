@@ -10,6 +10,7 @@
 #include "data/shards/padded_documents.h"
 #include "models/spec/spec.h"
 #include "models/training_options.h"
+#include "train/chat_config.h"
 #include "train/checkpoint_config.h"
 #include "train/distributed_config.h"
 #include "train/guards.h"
@@ -34,6 +35,7 @@ struct TaskDataConfig {
 struct CorpusConfig {
   std::filesystem::path path;          ///< token shards; see ShardSet
   std::optional<TaskDataConfig> task;  ///< instead of shards
+  std::optional<ChatDataConfig> chat;  ///< instead of shards
   double weight = 1;                   ///< share of the samples, relative to the others'
 };
 
@@ -41,9 +43,12 @@ struct DataConfig {
   std::vector<CorpusConfig> train;                ///< one, or a mixture
   std::filesystem::path validation;               ///< token shards; empty: no validation
   std::optional<TaskDataConfig> validation_task;  ///< instead of shards
+  std::optional<ChatDataConfig> validation_chat;  ///< instead of shards
   std::optional<int32_t> eos_id;                  ///< of shards that do not say theirs
 
-  bool validates() const { return !validation.empty() || validation_task.has_value(); }
+  bool validates() const {
+    return !validation.empty() || validation_task.has_value() || validation_chat.has_value();
+  }
 };
 
 struct TrainConfig {

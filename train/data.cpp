@@ -3,9 +3,11 @@
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/io/atomic_file.h"
 #include "data/shards/batch_source.h"
 #include "data/shards/mixture.h"
 #include "data/shards/task_source.h"
+#include "train/chat_data.h"
 
 namespace ashlar {
 namespace {
@@ -108,6 +110,13 @@ class MixtureData final : public TrainingData {
   }
   std::string vocabulary() const override { return parts_[0]->vocabulary(); }
   fs::path tokenizer() const override { return parts_[0]->tokenizer(); }
+  std::string tokenizer_json() const override { return parts_[0]->tokenizer_json(); }
+  std::string chat_template() const override {
+    for (const auto& part : parts_) {
+      if (std::string text = part->chat_template(); !text.empty()) return text;
+    }
+    return {};
+  }
   std::optional<double> bytes_per_token() const override { return std::nullopt; }
   std::vector<std::string> plan(int64_t samples) const override {
     std::vector<std::string> lines;
@@ -137,6 +146,7 @@ class MixtureData final : public TrainingData {
 std::unique_ptr<TrainingData> open_corpus(const CorpusConfig& corpus, const TrainConfig& config,
                                           uint64_t seed) {
   if (corpus.task) return std::make_unique<TaskData>(*corpus.task, config, seed);
+  if (corpus.chat) return open_chat_data(*corpus.chat, config, seed, true);
   return std::make_unique<ShardData>(corpus.path, config, seed, BatchSource::Order::kShuffled);
 }
 
@@ -150,6 +160,10 @@ std::vector<std::string> TrainingData::plan(int64_t samples) const {
           : fmt::format(", {:.2f} epochs of {}",
                         static_cast<double>(samples) / static_cast<double>(windows), windows);
   return {fmt::format("{}: {}; {} samples in this run{}", name(), size(), samples, epochs)};
+}
+
+std::string TrainingData::tokenizer_json() const {
+  return tokenizer().empty() ? std::string() : read_file(tokenizer());
 }
 
 std::unique_ptr<TrainingData> TrainingData::train(const TrainConfig& config) {
@@ -167,6 +181,9 @@ std::unique_ptr<TrainingData> TrainingData::train(const TrainConfig& config) {
 std::unique_ptr<TrainingData> TrainingData::validation(const TrainConfig& config) {
   if (config.data.validation_task) {
     return std::make_unique<TaskData>(*config.data.validation_task, config, config.seed);
+  }
+  if (config.data.validation_chat) {
+    return open_chat_data(*config.data.validation_chat, config, config.seed, false);
   }
   if (config.data.validation.empty()) return nullptr;
   return std::make_unique<ShardData>(config.data.validation, config, config.seed,

@@ -34,6 +34,10 @@ class TrainingData {
   virtual std::string vocabulary() const = 0;
   /// The vocabulary's tokenizer.json; empty without one.
   virtual std::filesystem::path tokenizer() const = 0;
+  /// The text of tokenizer.json for the run folder; "" without one.
+  virtual std::string tokenizer_json() const;
+  /// Jinja text of the chat template the data is written in, for the run folder; "" without one.
+  virtual std::string chat_template() const { return {}; }
   /// Bytes of text per token; absent when unknown.
   virtual std::optional<double> bytes_per_token() const = 0;
 };

@@ -190,9 +190,11 @@ void Run::open_folder(const std::optional<CheckpointReader>& from) {
     spdlog::info("resuming from {}", from->path().string());
   }
   write_file_atomically(config_.output / "config.yaml", write_yaml(resolved_));
-  const fs::path tokenizer = train_->tokenizer();
-  if (!tokenizer.empty()) {
-    write_file_atomically(config_.output / "tokenizer.json", read_file(tokenizer));
+  const std::pair<const char*, std::string> texts[] = {
+      {"tokenizer.json", train_->tokenizer_json()},
+      {"chat_template.jinja", train_->chat_template()}};
+  for (const auto& [name, text] : texts) {
+    if (!text.empty()) write_file_atomically(config_.output / name, text);
   }
   log_ = std::make_unique<RunLog>(config_, metrics_bytes, trainer_->position(), launch_.world);
 }

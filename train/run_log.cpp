@@ -39,10 +39,10 @@ RunLog::RunLog(const TrainConfig& config, int64_t metrics_bytes, const RunPositi
     : config_(config),
       metrics_(std::make_unique<MetricsFile>(config.output / "metrics.jsonl", metrics_bytes)),
       events_(config.output / "events", begin.step),
-      served_(config.log.prometheus.empty()
-                  ? nullptr
-                  : std::make_unique<RunMetrics>(config.log.prometheus, config.output,
-                                                 config.steps)),
+      served_(
+          config.log.prometheus.empty()
+              ? nullptr
+              : std::make_unique<RunMetrics>(config.log.prometheus, config.output, config.steps)),
       bar_(isatty(STDERR_FILENO) != 0),
       progress_("train", config.steps),
       flops_per_step_(3 * training_flops(config.model, config.context).total() *
@@ -130,11 +130,11 @@ void RunLog::validation(const ValidationResult& v, const RunPosition& at) {
   metrics_->append(line);
   events_.scalars(at.step, scalars);
   if (served_) served_->validation(v);
-  spdlog::info("step {}: validation loss {:.4f}{}{} over {} tokens", at.step, v.loss,
-               v.bits_per_byte ? fmt::format(", {:.4f} bits per byte", *v.bits_per_byte) : "",
-               v.averaged_loss ? fmt::format(", {:.4f} with averaged weights", *v.averaged_loss)
-                               : "",
-               v.tokens);
+  spdlog::info(
+      "step {}: validation loss {:.4f}{}{} over {} tokens", at.step, v.loss,
+      v.bits_per_byte ? fmt::format(", {:.4f} bits per byte", *v.bits_per_byte) : "",
+      v.averaged_loss ? fmt::format(", {:.4f} with averaged weights", *v.averaged_loss) : "",
+      v.tokens);
 }
 
 void RunLog::norms(const ParameterNorms& norms, int64_t step) {

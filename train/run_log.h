@@ -21,8 +21,8 @@ namespace ashlar {
 /// Prometheus reads.
 class RunLog {
  public:
-  /// `metrics_bytes`: length of metrics.jsonl that belongs to `begin`, from which the run of `ranks`
-  /// goes on. Measures the peak that MFU refers to, unless the configuration says it.
+  /// `metrics_bytes`: length of metrics.jsonl that belongs to `begin`, from which the run of
+  /// `ranks` goes on. Measures the peak that MFU refers to, unless the configuration says it.
   RunLog(const TrainConfig& config, int64_t metrics_bytes, const RunPosition& begin, int64_t ranks);
 
   /// A step that was taken; written every log.every steps and after the last one.
@@ -42,8 +42,7 @@ class RunLog {
 
  private:
   ProgressValues values(const StepResult& result, const RunPosition& after,
-                        const RunPosition& before,
-                        std::chrono::steady_clock::duration span) const;
+                        const RunPosition& before, std::chrono::steady_clock::duration span) const;
 
   const TrainConfig& config_;
   std::unique_ptr<MetricsFile> metrics_;

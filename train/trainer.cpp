@@ -189,8 +189,8 @@ void Trainer::swap_average() {
   state_changed();
 }
 
-// Of the weights as they are. For every micro-batch: loss and weight by position within a block, and
-// targets.
+// Of the weights as they are. For every micro-batch: loss and weight by position within a block,
+// and targets.
 ValidationResult Trainer::State::validate(const SampleSource& data, int64_t rows,
                                           std::optional<double> bytes_per_token) {
   State& s = *this;

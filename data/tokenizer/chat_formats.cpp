@@ -9,17 +9,23 @@ namespace {
 class Pieces {
  public:
   Pieces& text(const std::string& text) {
-    if (!text.empty()) pieces_.push_back({text, false});
+    if (!text.empty()) pieces_.push_back({text, false, answer_});
     return *this;
   }
   Pieces& token(const std::string& name) {
-    if (!name.empty()) pieces_.push_back({name, true});
+    if (!name.empty()) pieces_.push_back({name, true, answer_});
+    return *this;
+  }
+  /// What follows is the assistant's, or is not.
+  Pieces& answer(bool on) {
+    answer_ = on;
     return *this;
   }
   std::vector<TextPiece> take() { return std::move(pieces_); }
 
  private:
   std::vector<TextPiece> pieces_;
+  bool answer_ = false;
 };
 
 /// Python's str.strip(): white space and the four ASCII separators.
@@ -121,8 +127,9 @@ class TurnFormat : public ChatFormat {
   void message(const ChatMessage& message, Pieces& out, bool first = true) const {
     header(message.role, out);
     if (message.role == "system" && first) out.text(s_.system_prefix);
-    out.text(s_.trim ? strip(message.content) : message.content);
-    out.token(s_.end).text(s_.after_end);
+    out.answer(message.role == "assistant");
+    out.text(s_.trim ? strip(message.content) : message.content).token(s_.end);
+    out.answer(false).text(s_.after_end);
   }
 
   /// Qwen3: reasoning is shown again only behind the last question.
@@ -177,9 +184,9 @@ class InstructFormat : public ChatFormat {
       if (user) {
         question(messages[i].content, carries ? system : std::nullopt, out);
       } else {
-        out.text(s_.before_answer)
-            .text(s_.trim_answer ? strip(messages[i].content) : messages[i].content);
-        end(out);
+        out.answer(true).text(s_.before_answer);
+        out.text(s_.trim_answer ? strip(messages[i].content) : messages[i].content);
+        out.text(s_.after_answer).token(s_.eos).answer(false).text(s_.after_eos);
       }
     }
     require(!answer || messages.back().role == "user", ErrorCode::kRequest,

@@ -6,6 +6,9 @@
 #include <ctime>
 
 #include "core/base/error.h"
+#include "core/io/atomic_file.h"
+#include "core/io/gguf.h"
+#include "core/io/json.h"
 #include "data/tokenizer/chat_formats.h"
 
 // The formats follow the chat_template of the published tokenizer_config.json files:
@@ -14,6 +17,8 @@
 
 namespace ashlar {
 namespace {
+
+namespace fs = std::filesystem;
 
 /// The text of a Jinja template, searched as written and with \n taken for a line break.
 class Jinja {
@@ -178,8 +183,8 @@ std::unique_ptr<ChatFormat> recognise_role_tokens(const Jinja& jinja, const Chat
   return nullptr;
 }
 
-constexpr const char* kNames[] = {"chatml",     "llama2",         "llama3", "mistral-v1",
-                                  "mistral-v3", "mistral-tekken", "phi3",   "zephyr"};
+constexpr std::string_view kNames[] = {"chatml",     "llama2",         "llama3", "mistral-v1",
+                                       "mistral-v3", "mistral-tekken", "phi3",   "zephyr"};
 
 }  // namespace
 
@@ -220,7 +225,7 @@ std::unique_ptr<ChatFormat> chat_format(const std::string& name, const ChatConte
   if (name == "llama2") return make_instruct_format(llama2(context));
   if (name == "llama3") return make_turn_format(llama3(context));
   if (name.starts_with("mistral-")) {
-    for (const char* known : kNames) {
+    for (const std::string_view known : kNames) {
       if (name == known) return make_instruct_format(mistral(name, context));
     }
   }
@@ -228,6 +233,33 @@ std::unique_ptr<ChatFormat> chat_format(const std::string& name, const ChatConte
   if (name == "zephyr") return make_turn_format(role_tokens("zephyr", context.eos));
   fail(ErrorCode::kRequest, "--chat-template: '{}' is not one of {}", name,
        fmt::join(kNames, ", "));
+}
+
+std::span<const std::string_view> chat_format_names() { return kNames; }
+
+std::string read_chat_template(const fs::path& path) {
+  if (fs::is_regular_file(path) && is_gguf(path)) {
+    const GgufFile file(path);
+    const Node* text = file.metadata().find("tokenizer.chat_template");
+    return text != nullptr && text->is_string() ? text->as_string() : std::string();
+  }
+  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
+  if (fs::is_regular_file(folder / "chat_template.jinja")) {
+    return read_file(folder / "chat_template.jinja");
+  }
+  if (!fs::is_regular_file(folder / "tokenizer_config.json")) return {};
+  const Node config = load_json(folder / "tokenizer_config.json");
+  const Node* node = config.find("chat_template");
+  if (node == nullptr || node->is_null()) return {};
+  if (node->is_string()) return node->as_string();
+  // Several by name, of which "default" is the one for chatting.
+  for (const Node& entry : node->as_list()) {
+    const Node *name = entry.find("name"), *text = entry.find("template");
+    if (name != nullptr && name->is_string() && name->as_string() == "default" && text != nullptr) {
+      return text->as_string();
+    }
+  }
+  return {};
 }
 
 void check_chat_tokens(const ChatFormat& format, const Tokenizer& tokenizer,

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "data/tokenizer/tokenizer.h"
@@ -58,6 +60,14 @@ std::unique_ptr<ChatFormat> recognise_chat_format(const std::string& jinja,
 
 /// A format by name, for models that bring no template. Throws Error(kRequest) naming the known.
 std::unique_ptr<ChatFormat> chat_format(const std::string& name, const ChatContext& context);
+
+/// The names that chat_format knows.
+std::span<const std::string_view> chat_format_names();
+
+/// The Jinja text of the chat template that a model folder (`chat_template.jinja`, or the key of
+/// `tokenizer_config.json`), a GGUF file or a tokenizer's file (by the folder it lies in) comes
+/// with; "" when it has none. Throws Error(kData) for damaged files.
+std::string read_chat_template(const std::filesystem::path& path);
 
 /// Throws Error(kRequest) naming `where` when `tokenizer` lacks a special token the format needs.
 void check_chat_tokens(const ChatFormat& format, const Tokenizer& tokenizer,

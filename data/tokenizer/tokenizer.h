@@ -28,6 +28,7 @@ struct EncodeOptions {
 struct TextPiece {
   std::string text;
   bool special = false;  ///< the name of a special token, where the vocabulary has it
+  bool answer = false;   ///< of a chat: what the assistant writes, the end of its turn included
   bool operator==(const TextPiece&) const = default;
 };
 

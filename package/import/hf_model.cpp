@@ -12,6 +12,7 @@
 #include "core/base/error.h"
 #include "core/io/json.h"
 #include "core/io/safetensors_folder.h"
+#include "data/tokenizer/chat_template.h"
 #include "data/tokenizer/tokenizer.h"
 #include "package/import/hf_names.h"
 #include "package/import/open_model.h"
@@ -166,23 +167,6 @@ std::optional<Node> load_if_there(const fs::path& path) {
   return load_json(path);
 }
 
-std::string chat_template(const fs::path& folder, const std::optional<Node>& config) {
-  if (fs::is_regular_file(folder / "chat_template.jinja")) {
-    return read_file(folder / "chat_template.jinja");
-  }
-  const Node* node = config ? config->find("chat_template") : nullptr;
-  if (node == nullptr || node->is_null()) return {};
-  if (node->is_string()) return node->as_string();
-  // Several by name, of which "default" is the one for chatting.
-  for (const Node& entry : node->as_list()) {
-    const Node *name = entry.find("name"), *text = entry.find("template");
-    if (name != nullptr && name->is_string() && name->as_string() == "default" && text != nullptr) {
-      return text->as_string();
-    }
-  }
-  return {};
-}
-
 std::optional<int64_t> start_token(const Tokenizer& tokenizer, const std::optional<Node>& config) {
   const std::optional<int32_t> bos = tokenizer.bos_id();
   if (!bos) return std::nullopt;
@@ -204,7 +188,7 @@ fs::path tokenizer_in(const fs::path& folder) {
 
 void read_tokenizer(const fs::path& folder, const fs::path& given, ModelData& model) {
   const std::optional<Node> config = load_if_there(folder / "tokenizer_config.json");
-  model.chat_template = chat_template(folder, config);
+  model.chat_template = read_chat_template(folder);
   const fs::path path = given.empty() ? tokenizer_in(folder) : given;
   if (path.empty()) return;
   const auto tokenizer = load_tokenizer(path);

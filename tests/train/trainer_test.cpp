@@ -69,7 +69,7 @@ TEST(Run, PaddedDocumentsUnderAMaskTrainAndValidate) {
   EXPECT_TRUE(again.document_mask);
   EXPECT_EQ(again.z_loss, 1e-4);
   EXPECT_EQ(again.block_losses, (BlockLossOptions{BlockDecodingLoss::kMse, 1.0, 0.5}));
-  EXPECT_EQ(again.init, (InitSpec{0.01275, false}));
+  EXPECT_EQ(again.init, (InitSpec{0.01275, false, 0}));
   EXPECT_EQ(again.model.block->pad, BlockPad::kRandom);
 }
 

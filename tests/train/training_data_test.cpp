@@ -3,7 +3,12 @@
 #include <cstring>
 
 #include "core/config/config.h"
+#include "core/io/json.h"
+#include "data/tokenizer/tokenizer.h"
+#include "tests/data/families.h"
+#include "tests/support/tolerance.h"
 #include "tests/train/run_state.h"
+#include "train/data.h"
 #include "train/run.h"
 
 // Where a run's samples come from: mixtures of corpora, shards of others.
@@ -87,6 +92,118 @@ TEST(TrainingData, LlmcShardsNeedTheirEos) {
   text.replace(text.find("steps: 12"), 9, "steps: 99");
   test::expect_error(ErrorCode::kData, {"llmc.bin", "token 32"},
                      [&] { run_training(parse_yaml(text, "t.yaml"), {}); });
+}
+
+constexpr const char* kChatTemplate =
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
+    "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' "
+    "}}{% endif %}";
+
+/// A folder with a tokenizer that has ChatML's tokens and its template, and ten conversations.
+struct ChatFixture {
+  test::TempDir dir;
+  ChatFixture() {
+    fs::create_directories(dir / "model");
+    test::write_text(dir / "model/tokenizer.json", write_json(test_families::shape_of("smollm")));
+    test::write_text(
+        dir / "model/tokenizer_config.json",
+        write_json(Node::Map{{"eos_token", "<|im_end|>"}, {"chat_template", kChatTemplate}}));
+    std::string lines;
+    for (int i = 0; i < 10; ++i) {
+      const std::string question(static_cast<size_t>(1 + i % 3), static_cast<char>('a' + i));
+      lines += fmt::format(
+          R"({{"messages": [{{"role": "user", "content": "{}"}}, {{"role": "assistant", "content": "{}"}}]}})",
+          question, static_cast<char>('A' + i));
+      lines += '\n';
+    }
+    test::write_text(dir / "chat.jsonl", lines);
+  }
+  std::string yaml(const std::string& run, const std::string& more, const std::string& validation,
+                   const char* model = test::kDecoderModel) const {
+    std::string text = test::train_yaml(dir.path(), dir / run, model);
+    const auto replace = [&](const std::string& from, const std::string& to) {
+      const size_t at = text.find(from);
+      text.replace(at, from.size(), to);
+    };
+    replace("vocab_size: 32", "vocab_size: 602");
+    const size_t data = text.find("data: {"), end = text.find('\n', data);
+    const std::string chat = fmt::format("{{chat: {}, tokenizer: {}", (dir / "chat.jsonl").string(),
+                                         (dir / "model").string());
+    text.replace(
+        data, end - data,
+        fmt::format("data:\n  train: {}{}}}\n  validation: {}{}}}", chat, more, chat, validation));
+    return text;
+  }
+};
+
+// Chats of both architectures: only answers and their ends are targets; killed and resumed from the
+// configuration as it was written, a run ends in the same bits; its folder carries the template.
+TEST(ChatData, TrainsOnAnswersAndResumes) {
+  const ChatFixture f;
+  for (const char* model : {test::kDecoderModel, test::kBlockModel}) {
+    const Node root = parse_yaml(f.yaml("run", "", "", model), "t.yaml");
+    const RunResult whole = run_training(root, {});
+    EXPECT_EQ(whole.tokens, 12 * 4 * 2) << "a letter and its end";
+    EXPECT_EQ(whole.validation->tokens, 4 * 2) << "2 batches of 2 conversations";
+    EXPECT_EQ(test::read_text(f.dir / "run/chat_template.jinja"), kChatTemplate);
+    EXPECT_EQ(load_tokenizer(f.dir / "run/tokenizer.json")->vocab_size(), 602);
+    const auto expected = parameters_of(*newest_checkpoint(f.dir / "run"));
+    fs::remove_all(f.dir / "run");
+    RunOptions options;
+    options.stop_after = 7;
+    run_training(root, options);
+    options.stop_after = 0;
+    options.resume = RunOptions::Resume::kAuto;
+    run_training(load_yaml(f.dir / "run" / "config.yaml"), options);
+    EXPECT_EQ(parameters_of(*newest_checkpoint(f.dir / "run")), expected);
+    fs::remove_all(f.dir / "run");
+  }
+}
+
+// Under a document mask a packed conversation is the same as alone: one epoch in one batch gives
+// the same loss and gradient, to rounding.
+TEST(ChatData, PackedConversationsDoNotSeeEachOther) {
+  const ChatFixture f;
+  const auto first_step = [&](const char* run, const std::string& more, int64_t samples) {
+    Node root = parse_yaml(f.yaml(run, more, ""), "t.yaml");
+    apply_overrides(root, {"train.document_mask=true", "train.context=64",
+                           "model.context_length=64", "train.steps=1", "train.micro_batch=1",
+                           "schedule.warmup_steps=0", fmt::format("train.batch_size={}", samples)});
+    return run_training(root, {}).last;
+  };
+  const StepResult alone = first_step("alone", "", 10);
+  TrainConfig config =
+      train_config_from(parse_yaml(f.yaml("packed", ", pack: true", ""), "t.yaml"));
+  config.document_mask = true;
+  config.context = 64;
+  const int64_t packed = TrainingData::train(config)->samples().windows();
+  EXPECT_LT(packed, 10);
+  const StepResult together = first_step("packed", ", pack: true", packed);
+  // Sums over 20 targets through the network's depth.
+  EXPECT_NEAR(together.loss, alone.loss, test::reordered<float>(20 * 8, alone.loss).absolute);
+  EXPECT_NEAR(together.grad_norm, alone.grad_norm,
+              test::reordered<float>(20 * 32, alone.grad_norm).absolute);
+}
+
+TEST(ChatData, MistakesNameTheirKeyOrLine) {
+  const ChatFixture f;
+  const auto refuses = [&](const std::string& more, const std::vector<std::string>& why,
+                           const std::string& validation = "",
+                           const char* model = test::kDecoderModel) {
+    test::expect_error(ErrorCode::kRequest, why, [&] {
+      run_training(parse_yaml(f.yaml("run", more, validation, model), "t.yaml"), {});
+    });
+    EXPECT_FALSE(fs::exists(f.dir / "run"));
+  };
+  refuses(", los: all", {"t.yaml", "data.train.los", "unknown key"});
+  refuses(", loss: user", {"data.train.loss", "answers"});
+  refuses(", template: alpaca", {"t.yaml", "data.train.template", "'alpaca'", "chatml"});
+  refuses(", template: llama3", {"<|eot_id|>"});
+  refuses(", pack: true", {"data.train.pack", "document_mask"});
+  refuses("", {"data.validation.pack"}, ", pack: true");
+  refuses(", pack: true", {"data.train.pack", "two conversations"}, "", test::kBlockModel);
+  fs::remove(f.dir / "model/tokenizer_config.json");
+  refuses("", {"no chat template", "template"});
 }
 
 }  // namespace
