@@ -110,6 +110,7 @@ class MultiCluster : public Cluster {
       : launch_(launch), options_(options), watching_{options.timeout, options.heartbeat} {
     StoreAddress address{launch.address, launch.port, launch.serves_store(),
                          fmt::format("ashlar/{}/{}", launch.run_id, launch.restart_count)};
+    if (launch.agent_store) address.server = "the launcher's agent";
     store_ = std::make_unique<TcpStore>(address, options.timeout, 2 * watching_.lost());
   }
 
