@@ -1,5 +1,7 @@
 #include "train/dist/cluster.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <thread>
 
@@ -104,12 +106,24 @@ class WatchedStore : public KeyValueStore {
   std::shared_ptr<Watcher> watcher_;
 };
 
+// Gloo writes to connections whose other end may just have died; by default that ends the process
+// without a word, before anybody could say which rank it was.
+void ignore_broken_pipes() {
+  struct sigaction current {};
+  if (sigaction(SIGPIPE, nullptr, &current) == 0 && current.sa_handler == SIG_DFL) {
+    current.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &current, nullptr);
+  }
+}
+
 class MultiCluster : public Cluster {
  public:
   MultiCluster(const Launch& launch, const ClusterOptions& options)
       : launch_(launch), options_(options), watching_{options.timeout, options.heartbeat} {
+    ignore_broken_pipes();
     StoreAddress address{launch.address, launch.port, launch.serves_store(),
                          fmt::format("ashlar/{}/{}", launch.run_id, launch.restart_count)};
+    if (launch.agent_store) address.server = "the launcher's agent";
     store_ = std::make_unique<TcpStore>(address, options.timeout, 2 * watching_.lost());
   }
 

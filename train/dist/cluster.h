@@ -30,10 +30,11 @@ struct ClusterOptions {
 /// not hang: without leave() it leaks what may be stuck.
 class Cluster {
  public:
-  /// Meets the other ranks. A world of 1 opens no sockets. Throws Error(kIo) naming the ranks that
-  /// have not come within the timeout, or when the store cannot be reached or served;
-  /// Error(kRequest) on every rank, naming which differ, when fingerprints, versions or world sizes
-  /// do, when two processes claim one rank, or when rank 0's address is of no use to other hosts.
+  /// Meets the other ranks. A world of 1 opens no sockets; otherwise the process ignores SIGPIPE
+  /// from now on, unless it has a handler. Throws Error(kIo) naming the ranks that have not come
+  /// within the timeout, or when the store cannot be reached or served; Error(kRequest) on every
+  /// rank, naming which differ, when fingerprints, versions or world sizes do, when two processes
+  /// claim one rank, or when rank 0's address is of no use to other hosts.
   static std::unique_ptr<Cluster> join(const Launch& launch, const ClusterOptions& options);
   virtual ~Cluster() = default;
 

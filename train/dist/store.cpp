@@ -68,12 +68,12 @@ struct TcpStore::State {
       ended = thread.run([result, call, store = raw.store] { *result = call(*store); },
                          operation_timeout);
     } catch (const std::exception& error) {
-      fail(ErrorCode::kIo, "the store of the run at {} failed to {} \"{}\": {}", place(address),
-           what, key, first_line(error.what()));
+      fail(ErrorCode::kIo, "the store of the run at {}, served by {}, failed to {} \"{}\": {}",
+           place(address), address.server, what, key, first_line(error.what()));
     }
     require(ended, ErrorCode::kIo,
-            "the store of the run at {} has not answered within {} s (to {} \"{}\")",
-            place(address), seconds(operation_timeout), what, key);
+            "the store of the run at {}, served by {}, has not answered within {} s (to {} \"{}\")",
+            place(address), address.server, seconds(operation_timeout), what, key);
     return std::move(*result);
   }
 };

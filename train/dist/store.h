@@ -17,6 +17,7 @@ struct StoreAddress {
   int64_t port = 0;
   bool serve = false;  ///< by this process, for as long as its first connection lives
   std::string prefix;
+  std::string server = "rank 0";  ///< who serves it, for messages
 };
 
 /// One connection to c10d's TCPStore. Every call ends: one that takes longer than the operation

@@ -7,6 +7,7 @@
 #include <regex>
 
 #include "core/base/error.h"
+#include "core/base/rng.h"
 #include "tests/train/dist/ranks.h"
 
 // Ranks that fail in every way a rank can, and what the others say about it.
@@ -216,6 +217,26 @@ TEST(Cluster, AKilledRankIsNamedByThoseWhoOnlyCompute) {
   usleep(1'000'000);
   ranks.signal(1, SIGKILL);
   EXPECT_TRUE(says(ranks.outcome(0), "^rank 1 .*has died"));
+}
+
+// Killed anywhere between its first instruction and its first steps, also while ranks meet and
+// connect: the others end, and name it.
+TEST(Cluster, AKillAtAnyMomentEndsTheOthers) {
+  ClusterOptions options = quick_options();
+  options.timeout = std::chrono::milliseconds(2500);
+  const Philox random(7);
+  for (uint64_t i = 0; i < 12; ++i) {
+    const auto lost = static_cast<int64_t>(i % 3);
+    test::Ranks ranks(3, test::joined(3, test::free_port(), options, steps));
+    usleep(static_cast<useconds_t>(random.below(i, 120'000)));
+    ranks.signal(lost, SIGKILL);
+    for (int64_t r = 0; r < 3; ++r) {
+      if (r == lost) continue;
+      const auto outcome = ranks.outcome(r);
+      EXPECT_TRUE(says(outcome, fmt::format("rank {}", lost)));
+      EXPECT_LT(outcome.seconds, kNever);
+    }
+  }
 }
 
 TEST(Cluster, RanksThatDisagreeAreToldSo) {
