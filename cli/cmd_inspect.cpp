@@ -5,15 +5,14 @@
 #include "data/shards/llmc_shard.h"
 #include "data/shards/shard_set.h"
 #include "export/checkpoint_model.h"
-#include "train/checkpoint/checkpoint.h"
 
 namespace ashlar::cli {
 namespace fs = std::filesystem;
 namespace {
 
 Node describe_checkpoint(const fs::path& path) {
-  Node out = describe_model(model_from_checkpoint(path), "checkpoint");
   const CheckpointReader reader(path);
+  Node out = describe_model(model_from_checkpoint(reader), "checkpoint");
   out.set("checkpoint", reader.path().string());
   out.set("step", reader.manifest().position.step);
   out.set("tokens", reader.manifest().position.tokens);

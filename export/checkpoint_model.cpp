@@ -2,7 +2,6 @@
 
 #include "core/io/atomic_file.h"
 #include "data/tokenizer/chat_template.h"
-#include "train/checkpoint/checkpoint.h"
 
 namespace ashlar {
 namespace fs = std::filesystem;
@@ -12,7 +11,10 @@ bool is_checkpoint(const fs::path& path) {
 }
 
 ModelData model_from_checkpoint(const fs::path& path) {
-  const CheckpointReader reader(path);
+  return model_from_checkpoint(CheckpointReader(path));
+}
+
+ModelData model_from_checkpoint(const CheckpointReader& reader) {
   ModelData model;
   model.spec = reader.spec();
   model.kv_codec = {"fp32", "fp32"};

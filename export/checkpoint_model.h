@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "package/format/model_data.h"
+#include "train/checkpoint/checkpoint.h"
 
 namespace ashlar {
 
@@ -12,5 +13,6 @@ bool is_checkpoint(const std::filesystem::path& path);
 /// The weights of a run's newest verified checkpoint (or of the given checkpoint) as a model in
 /// fp32 with the run's tokenizer; EOS starts and ends every text.
 ModelData model_from_checkpoint(const std::filesystem::path& path);
+ModelData model_from_checkpoint(const CheckpointReader& reader);
 
 }  // namespace ashlar

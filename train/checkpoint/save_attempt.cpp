@@ -225,7 +225,8 @@ CheckpointSaver::Outcome SaveAttempt::lead(CheckpointManifest& manifest, Report 
     folders::remove_folder(folders::partial_path_of(options_.run, step_));
     const auto left = checkpoint_candidates(options_.run);
     const auto whole = std::find_if(left.begin(), left.end(), [](const fs::path& folder) {
-      return fs::exists(folder / folders::kManifest);
+      std::error_code ignored;
+      return fs::exists(folder / folders::kManifest, ignored);
     });
     spdlog::error("the checkpoint of step {} was NOT written: {}. Training goes on; {}", step_,
                   outcome.reason,

@@ -57,9 +57,16 @@ void CheckpointSaver::work() {
       if (!job_) return;
       job = std::exchange(job_, std::nullopt);
     }
-    SaveAttempt attempt(options_, store_, abandoned_, job->attempt, job->manifest.position.step,
-                        job->start);
-    end(attempt.carry_out(job->manifest, job->snapshot));
+    const int64_t step = job->manifest.position.step;
+    Outcome outcome;
+    try {
+      SaveAttempt attempt(options_, store_, abandoned_, job->attempt, step, job->start);
+      outcome = attempt.carry_out(job->manifest, job->snapshot);
+    } catch (const std::exception& error) {  // memory: what is left of a thread's exceptions
+      spdlog::error("the checkpoint of step {}: {}", step, error.what());
+      outcome = {step, false, error.what(), 0, 0};
+    }
+    end(std::move(outcome));
   }
 }
 
