@@ -89,6 +89,8 @@ Run::Run(const Node& root, const RunOptions& options)
       resolved_(resolved_config(root, config_)),
       train_(TrainingData::train(config_)),
       validation_(TrainingData::validation(config_)) {
+  require(!config_.ema && !config_.lora, ErrorCode::kRequest,
+          "{}: this build's trainer does not apply it yet", config_.ema ? "ema" : "lora");
   check_data();
 }
 
