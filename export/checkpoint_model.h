@@ -11,7 +11,8 @@ namespace ashlar {
 bool is_checkpoint(const std::filesystem::path& path);
 
 /// The weights of a run's newest verified checkpoint (or of the given checkpoint) as a model in
-/// fp32 with the run's tokenizer; EOS starts and ends every text.
+/// fp32 with the run's tokenizer; EOS starts and ends every text. Low-rank adapters are merged into
+/// the matrices they adapt.
 ModelData model_from_checkpoint(const std::filesystem::path& path);
 ModelData model_from_checkpoint(const CheckpointReader& reader);
 

@@ -230,7 +230,10 @@ TrainConfig train_config_from(const Node& root) {
   config.model = model_spec_from_config(reader.required("model"));
   read_data(reader.required("data"), config.data);
   read_train(reader.required("train"), config);
-  config.optimizer = read_optimizer(reader.required("optimizer"), parameters(config.model));
+  if (const Node* lora = reader.optional("lora")) {
+    config.lora = read_lora(*lora, parameters(config.model));
+  }
+  config.optimizer = read_optimizer(reader.required("optimizer"), trained_parameters(config));
   if (config.init.base_width > 0) {
     for (const StackSpec& stack : config.model.stacks) {
       config.optimizer.width_ratios.push_back(config.init.width_ratio(stack.d_model));
@@ -247,6 +250,17 @@ TrainConfig train_config_from(const Node& root) {
   config.output = reader.text("output");
   reader.finish();
   return config;
+}
+
+std::vector<ParameterSpec> trained_parameters(const TrainConfig& config) {
+  const std::vector<ParameterSpec> all = parameters(config.model);
+  if (!config.lora) return all;
+  std::vector<ParameterSpec> out;
+  for (const LoraAdapter& adapter : lora_adapters(*config.lora, all)) {
+    out.push_back(adapter.down);
+    out.push_back(adapter.up);
+  }
+  return out;
 }
 
 PaddingOptions padding_of(const TrainConfig& config) {
@@ -299,6 +313,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
     out.find("train")->set("mup", Node::Map{{"base_width", config.init.base_width}});
   }
   if (config.ema) out.set("ema", ema_node(*config.ema));
+  if (config.lora) out.set("lora", lora_node(*config.lora));
   if (config.model.block) {
     const BlockLossOptions& extra = config.block_losses;
     out.find("train")->set(

@@ -8,6 +8,7 @@
 
 #include "core/base/node.h"
 #include "data/shards/padded_documents.h"
+#include "models/spec/lora.h"
 #include "models/spec/spec.h"
 #include "models/training_options.h"
 #include "train/chat_config.h"
@@ -73,6 +74,7 @@ struct TrainConfig {
   /// ("model.layers.*"), "all" for all of them.
   std::vector<std::string> recompute;
   std::optional<EmaConfig> ema;    ///< absent: no average
+  std::optional<LoraSpec> lora;    ///< absent: every parameter is trained
   int64_t validation_every = 0;    ///< steps; 0: only after the last one
   int64_t validation_batches = 0;  ///< of micro_batch samples; 0: all of the validation set
   CheckpointConfig checkpoint;
@@ -82,6 +84,9 @@ struct TrainConfig {
   std::filesystem::path recipe;
   std::filesystem::path output;
 };
+
+/// What the optimizer updates: every parameter, or with `lora` the adapters alone.
+std::vector<ParameterSpec> trained_parameters(const TrainConfig& config);
 
 /// How the training stream is laid out for this model: padded to blocks if `block.pad` says so.
 PaddingOptions padding_of(const TrainConfig& config);

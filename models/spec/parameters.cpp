@@ -8,7 +8,7 @@ namespace {
 
 using Role = ParameterRole;
 
-enum class Part { kTable, kLinear, kGain, kBias, kVector };
+enum class Part { kTable, kLinear, kGain, kBias, kVector, kAdapter };
 
 struct RoleInfo {
   Role role;
@@ -70,6 +70,9 @@ const RoleInfo kRoles[] = {
     {Role::kExpansion, false, Part::kLinear, "expansion.weight"},
     {Role::kExpansionBias, false, Part::kBias, "expansion.bias"},
     {Role::kHead, false, Part::kLinear, "lm_head.weight"},
+    // Behind the name of the matrix they adapt.
+    {Role::kLoraDown, true, Part::kAdapter, "lora_a"},
+    {Role::kLoraUp, true, Part::kAdapter, "lora_b"},
 };
 
 const RoleInfo& info(Role role) {
@@ -199,6 +202,7 @@ int64_t ParameterSpec::numel() const {
 
 bool ParameterSpec::is_norm() const { return info(role).part == Part::kGain; }
 bool ParameterSpec::is_bias() const { return info(role).part == Part::kBias; }
+bool ParameterSpec::is_adapter() const { return info(role).part == Part::kAdapter; }
 bool ParameterSpec::is_linear() const { return info(role).part == Part::kLinear; }
 
 std::string layer_prefix(const StackSpec& stack, int64_t layer) {

@@ -60,6 +60,8 @@ enum class ParameterRole {
   kExpansion,          ///< context expansion [context_rows·d_local, d_global]
   kExpansionBias,      ///< [context_rows·d_local]
   kHead,               ///< [V, d]
+  kLoraDown,  ///< an adapter's A [rank, in] (models/spec/lora.h); in no list of parameters()
+  kLoraUp,    ///< an adapter's B [out, rank]
 };
 
 /// One tensor of a model. Matrices are row-major (out, in), as nn.Linear.
@@ -75,6 +77,8 @@ struct ParameterSpec {
   bool is_linear() const;
   /// A norm's gain.
   bool is_norm() const;
+  /// A matrix of a low-rank adapter.
+  bool is_adapter() const;
   /// A bias of a linear map or of a norm.
   bool is_bias() const;
 };

@@ -61,10 +61,21 @@ TEST(EncodeChat, AnswersFollowThePromptThatAsksForThem) {
       answers.back().push_back(example.tokens[t]);
     }
     ASSERT_EQ(answers.size(), 2u);
+    std::vector<std::string> written;
+    bool inside = false;
+    for (const TextPiece& piece : format->render(whole, false)) {
+      if (piece.answer && !inside) written.emplace_back();
+      inside = piece.answer;
+      if (inside) written.back() += piece.text;
+    }
+    ASSERT_EQ(written.size(), 2u);
     const std::string end = format->stops().at(0);
     for (size_t a = 0; a < 2; ++a) {
       EXPECT_EQ(answers[a].back(), *tokenizer->find_token(end));
-      EXPECT_NE(tokenizer->decode(answers[a]).find(whole[2 * a + 1].content), std::string::npos);
+      std::string text;
+      for (int32_t id : answers[a]) text += tokenizer->token_bytes(id);
+      EXPECT_EQ(text, written[a]) << "no space of the tokenizer's own";
+      EXPECT_NE(text.find(whole[2 * a + 1].content), std::string::npos);
     }
     const std::vector<ChatMessage> first = {whole[0]};
     const std::vector<int32_t> prompt = tokenizer->encode_pieces(format->render(first, true));

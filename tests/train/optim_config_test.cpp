@@ -6,6 +6,8 @@
 #include "core/base/glob.h"
 #include "core/config/config.h"
 #include "tests/support/files.h"
+#include "tests/train/run_fixture.h"
+#include "train/config.h"
 #include "train/optim/config.h"
 
 namespace ashlar {
@@ -94,6 +96,49 @@ TEST(OptimizerConfig, WidthRatiosDivideTheRateOfLinearMapsAndKeepTheirDecay) {
   EXPECT_EQ(parameter_policies(config, kSpecs)[5].lr_scale, 0.25);
   config.scale = MuonScale::kRms;
   EXPECT_EQ(parameter_policies(config, kSpecs)[2].lr_scale, 0.25);
+}
+
+// Adapters: AdamW without decay under every optimizer, at one rate for every width; a group may say
+// otherwise.
+TEST(OptimizerConfig, AdaptersDoNotDecay) {
+  const std::vector<ParameterSpec> adapters = {
+      {"model.layers.0.mlp.up_proj.weight.lora_a", {2, 8}, Role::kLoraDown, 0, 0},
+      {"model.layers.0.mlp.up_proj.weight.lora_b", {16, 2}, Role::kLoraUp, 0, 0}};
+  for (const char* kind : {"adamw", "muon"}) {
+    OptimizerConfig config = read_optimizer(
+        parse_yaml(fmt::format("kind: {}\nlr: 0.1\ngroups:\n  - {{match: '*.lora_b', lr_scale: 16, "
+                               "weight_decay: 0.2}}\n",
+                               kind),
+                   "o.yaml"),
+        adapters);
+    config.width_ratios = {4};
+    const auto policies = parameter_policies(config, adapters);
+    EXPECT_EQ(policies[0], (ParameterPolicy{OptimizerKind::kAdamW, 1.0, 0.0})) << kind;
+    EXPECT_EQ(policies[1], (ParameterPolicy{OptimizerKind::kAdamW, 16.0, 0.2})) << kind;
+  }
+}
+
+TEST(TrainConfig, LowRankAdaptersAreWhatIsTrained) {
+  std::string yaml = test::train_yaml("data", "run", test::kDecoderModel);
+  yaml += "lora: {rank: 2, alpha: 4, targets: ['*.q_proj.*']}\n";
+  yaml += "ema: {decay: 0.9}\n";
+  const std::string optimizer = "optimizer: {kind: adamw, ";
+  yaml.replace(yaml.find(optimizer), optimizer.size(),
+               optimizer + "groups: [{match: '*.lora_b', lr_scale: 2}], ");
+  const Node root = parse_yaml(yaml, "t.yaml");
+  const TrainConfig config = train_config_from(root);
+  EXPECT_EQ(config.lora, (LoraSpec{2, 4, {"*.q_proj.*"}}));
+  const auto trained = trained_parameters(config);
+  ASSERT_EQ(trained.size(), 8u);  // two in each of four layers
+  EXPECT_EQ(trained[7].name, "model.layers.3.self_attn.q_proj.weight.lora_b");
+  const TrainConfig again = train_config_from(resolved_config(root, config));
+  EXPECT_EQ(again.lora, config.lora);
+  EXPECT_EQ(again.ema, config.ema);
+  EXPECT_EQ(again.optimizer, config.optimizer);
+  EXPECT_EQ(again.schedule, config.schedule);
+  yaml.replace(yaml.find("*.lora_b"), 8, "*.weight");  // frozen ones
+  test::expect_error(ErrorCode::kRequest, {"t.yaml:9: optimizer.groups[0].match"},
+                     [&] { train_config_from(parse_yaml(yaml, "t.yaml")); });
 }
 
 TEST(OptimizerConfig, ReadsBackWhatItWrote) {

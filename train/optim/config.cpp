@@ -108,10 +108,11 @@ std::vector<ParameterPolicy> parameter_policies(const OptimizerConfig& config,
                                                 std::span<const ParameterSpec> specs) {
   std::vector<ParameterPolicy> out;
   for (const ParameterSpec& p : specs) {
-    ParameterPolicy policy{config.kind, 1.0, p.is_matrix() ? config.weight_decay : 0.0};
+    const bool decays = p.is_matrix() && !p.is_adapter();
+    ParameterPolicy policy{config.kind, 1.0, decays ? config.weight_decay : 0.0};
     if (config.kind == OptimizerKind::kMuon && !(p.is_linear() && p.layer >= 0)) {
       policy = {OptimizerKind::kAdamW, config.adamw.lr / config.lr,
-                p.is_matrix() ? config.adamw.weight_decay : 0.0};
+                decays ? config.adamw.weight_decay : 0.0};
     }
     double scale = 1;
     for (const ParameterGroup& group : config.groups) {

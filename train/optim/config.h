@@ -45,9 +45,10 @@ struct OptimizerConfig {
   double eps = 1e-8;       ///< AdamW
   double momentum = 0.95;  ///< Muon
   MuonScale scale = MuonScale::kRms;
-  double weight_decay = 0.1;  ///< of matrices and tables; of gains and biases only by a group
-  double clip = 1.0;          ///< largest global gradient norm; 0: no clipping
-  AdamWOptions adamw;         ///< Muon: of everything but the matrices inside layers
+  /// Of matrices and tables; of gains, biases and adapters only by a group.
+  double weight_decay = 0.1;
+  double clip = 1.0;                   ///< largest global gradient norm; 0: no clipping
+  AdamWOptions adamw;                  ///< Muon: of everything but the matrices inside layers
   std::vector<ParameterGroup> groups;  ///< in order; a later one overrides an earlier one's keys
   /// Maximal update parametrization: d_model over the base width, of each stack. Empty: off.
   std::vector<double> width_ratios;
