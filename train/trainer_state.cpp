@@ -146,7 +146,7 @@ void Trainer::State::initialise() {
 
 std::vector<UnitSlice> Trainer::State::slices() const {
   std::vector<UnitSlice> out;
-  for (size_t u = 0; u < units.size(); ++u) {
+  for (size_t u = 0; u < plan.trained; ++u) {
     out.push_back(
         {&units[u]->layout(), units[u]->range(), units[u]->master(), reducer->gradient(u)});
   }
