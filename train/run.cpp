@@ -320,7 +320,7 @@ void Run::take_step() {
     const ParameterNorms norms = trainer_->norms();
     if (log_) log_->norms(norms, step.step);
   }
-  const Guard::Verdict verdict = guard_.judge(step.loss, step.grad_norm);
+  const Guard::Verdict verdict = guard_.judge(step.step, step.loss, step.grad_norm);
   result_.signalled = step.vote != 0;
   switch (verdict.action) {
     case GuardAction::kApply:
@@ -343,7 +343,6 @@ void Run::take_step() {
 }
 
 void Run::loop() {
-  const StopSignals signals;
   while (trainer_->position().step < config_.steps && !result_.stopped) {
     const int64_t before = trainer_->position().step;
     take_step();
@@ -359,6 +358,9 @@ void Run::loop() {
 }
 
 RunResult Run::execute() {
+  // From here on, so that a signal while a checkpoint is loaded, or the last one written, does not
+  // kill: the run is as good as over then, or ends after its first step.
+  const StopSignals signals;
   train_ = TrainingData::train(config_);
   validation_ = TrainingData::validation(config_);
   check_data();
