@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -26,6 +27,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
 
 class Run {
  public:
@@ -95,6 +97,9 @@ Run::Run(const Node& root, const RunOptions& options)
       guard_(config_.guards) {
   ClusterOptions cluster;
   cluster.timeout = timeout_of(config_);
+  // A rank is lost after six: half a minute at the default timeout, so that a stall of the network
+  // or of a machine does not end a run.
+  cluster.heartbeat = std::clamp<std::chrono::milliseconds>(cluster.timeout / 60, 1s, 5s);
   cluster.fingerprint = fingerprint(resolved_);
   cluster_ = Cluster::join(launch_, cluster);
 }

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <cmath>
@@ -291,7 +292,17 @@ void Trainer::load(const CheckpointReader& reader) {
   const Node* batch = train == nullptr ? nullptr : train->find("batch_size");
   if (batch != nullptr) differs("train.batch_size", s.config.batch_size, batch->as_int());
   differs("the EOS id of the data", s.options.eos_id, manifest.eos_id);
-  for (const StatePiece& piece : state()) reader.read(piece.name, piece.first, piece.values);
+  // A run that begins to keep an average does so from the weights it has come to.
+  bool averaged = s.average.has_value();
+  for (const StatePiece& piece : state()) {
+    const bool average = piece.name.starts_with("ema/");
+    if (average && !reader.has(piece.name)) averaged = false;
+    if (!average || averaged) reader.read(piece.name, piece.first, piece.values);
+  }
+  if (s.average && !averaged) {
+    spdlog::warn("{}: holds no average of weights; it begins now", reader.path().string());
+    s.average->reset(s.slices());
+  }
   state_changed();
   s.position = manifest.position;
 }

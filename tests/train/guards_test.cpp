@@ -31,11 +31,11 @@ TEST(Guard, NonFiniteValuesDoWhatIsConfigured) {
     config.non_finite = action;
     for (const auto& [loss, norm] : {std::pair(nan, 1.0), std::pair(1.0, nan),
                                      std::pair(infinity, 1.0), std::pair(1.0, infinity)}) {
-      const Guard::Verdict verdict = Guard(config).judge(loss, norm);
+      const Guard::Verdict verdict = Guard(config).judge(1, loss, norm);
       EXPECT_EQ(verdict.action, action);
       EXPECT_NE(verdict.reason.find("the loss is"), std::string::npos);
     }
-    EXPECT_EQ(Guard(config).judge(1e30, 1e30).action, GuardAction::kApply) << "finite";
+    EXPECT_EQ(Guard(config).judge(1, 1e30, 1e30).action, GuardAction::kApply) << "finite";
   }
 }
 
@@ -43,7 +43,10 @@ TEST(Guard, SpikesAreMeasuredAgainstAWholeWindow) {
   for (const bool in_loss : {true, false}) {
     Guard guard(spikes(GuardAction::kSkip));
     const auto judge = [&](double up, uint64_t i) {
-      return guard.judge(loss_of(i) + (in_loss ? up : 0), norm_of(i) + (in_loss ? 0 : up)).action;
+      return guard
+          .judge(static_cast<int64_t>(i), loss_of(i) + (in_loss ? up : 0),
+                 norm_of(i) + (in_loss ? 0 : up))
+          .action;
     };
     // 15 values: one short of a window, so even a wild one passes; it stays in the window.
     for (uint64_t i = 0; i < 15; ++i) EXPECT_EQ(judge(0, i), GuardAction::kApply);
@@ -61,10 +64,12 @@ TEST(Guard, InterventionsInARowStopTheRun) {
   config.non_finite = GuardAction::kSkip;
   config.limit = 3;
   Guard guard(config);
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(guard.judge(NAN, 1).action, GuardAction::kSkip);
-  EXPECT_EQ(guard.judge(1, 1).action, GuardAction::kApply);
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(guard.judge(NAN, 1).action, GuardAction::kSkip);
-  const Guard::Verdict verdict = guard.judge(NAN, 1);
+  for (int i = 1; i <= 3; ++i) EXPECT_EQ(guard.judge(i, NAN, 1).action, GuardAction::kSkip);
+  EXPECT_EQ(guard.judge(4, 1, 1).action, GuardAction::kApply);
+  for (int i = 5; i <= 7; ++i) EXPECT_EQ(guard.judge(i, NAN, 1).action, GuardAction::kSkip);
+  // Steps that a rewind repeats do not begin the count anew.
+  EXPECT_EQ(guard.judge(6, 1, 1).action, GuardAction::kApply);
+  const Guard::Verdict verdict = guard.judge(7, NAN, 1);
   EXPECT_EQ(verdict.action, GuardAction::kStop);
   EXPECT_NE(verdict.reason.find("guards.limit"), std::string::npos);
 }
@@ -72,14 +77,15 @@ TEST(Guard, InterventionsInARowStopTheRun) {
 // What a checkpoint keeps is enough to go on with the same verdicts.
 TEST(Guard, StateGoesThroughACheckpoint) {
   Guard straight(spikes(GuardAction::kSkip));
-  for (uint64_t i = 0; i < 30; ++i) straight.judge(loss_of(i), norm_of(i));
+  for (uint64_t i = 0; i < 30; ++i) straight.judge(static_cast<int64_t>(i), loss_of(i), norm_of(i));
   Guard restored(spikes(GuardAction::kSkip));
   restored.restore(straight.state());
   EXPECT_EQ(write_yaml(restored.state()), write_yaml(straight.state()));
   for (uint64_t i = 30; i < 60; ++i) {
     const double up = i % 7 == 0 ? 1 : 0;
-    EXPECT_EQ(restored.judge(loss_of(i) + up, norm_of(i)).action,
-              straight.judge(loss_of(i) + up, norm_of(i)).action);
+    const auto step = static_cast<int64_t>(i);
+    EXPECT_EQ(restored.judge(step, loss_of(i) + up, norm_of(i)).action,
+              straight.judge(step, loss_of(i) + up, norm_of(i)).action);
   }
 }
 
