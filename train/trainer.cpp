@@ -105,6 +105,8 @@ StepResult Trainer::compute(const SampleSource& data, int64_t vote) {
 
 void Trainer::record_fingerprints(bool on) { state_->reducer->record_fingerprints(on); }
 
+void Trainer::overlap_communication(bool on) { state_->waits.overlap(on); }
+
 std::vector<int64_t> Trainer::replay(const SampleSource& data) {
   State& s = *state_;
   ASHLAR_CHECK(s.computed.has_value());
