@@ -38,6 +38,7 @@ struct Trainer::State {
   std::unique_ptr<Optimizer> optimizer;
   std::optional<WeightAverage> average;
   RunPosition position;
+  Tracer* tracer = nullptr;
 
   struct Computed {
     StepResult result;

@@ -87,7 +87,6 @@ const Device& find_device(const std::string& name);
 ///     the K/V it owns; all of the largest recomputed one lives while it runs backward.
 ///   checkpoint   a copy of weights, average and state, (4N + optimizer)/n, outside tensors
 /// S×S scores are never whole. Allocator, libraries, batches and buffers of Gloo are not counted.
-/// While a run begins, fresh weights 4N lie whole beside the weights.
 struct TrainingMemory {
   double weights = 0;
   double gradients = 0;
@@ -97,8 +96,7 @@ struct TrainingMemory {
   double compute_copies = 0;  ///< bf16 copies and the head's work
   double activations = 0;     ///< at the worst moment
   double checkpoint = 0;
-  double start = 0;  ///< at the beginning instead of all that
-  /// Of tensors: the larger of a step and the beginning.
+  /// Of tensors, at the worst moment of a step.
   double tensors() const;
   double total() const;
 };
