@@ -6,7 +6,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -15,14 +14,13 @@
 #include <filesystem>
 #include <iostream>
 
+#include "bench/rank_steps.h"
+#include "bench/train_shapes.h"
 #include "core/base/cpu.h"
 #include "core/base/error.h"
-#include "core/base/rng.h"
-#include "core/config/config.h"
 #include "core/io/json.h"
 #include "core/io/safetensors.h"
 #include "data/shards/batch_source.h"
-#include "data/shards/shard_writer.h"
 #include "models/model.h"
 #include "tests/reference/reference_model.h"
 #include "train/trainer.h"
@@ -32,78 +30,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kBatch = 8, kContext = 512, kVocabulary = 4096;
-constexpr uint64_t kSeed = 1;
 constexpr double kEnlarged = 4;
-
-struct Shape {
-  std::string name;
-  std::string model;  // the `model:` section
-};
-
-std::vector<Shape> shapes() {
-  const std::string sizes = fmt::format("vocab_size: {}, context_length: {}", kVocabulary, 2048);
-  const auto stack = [](int width, int layers, int inner) {
-    return fmt::format(
-        "{{d_model: {}, layers: {}, attention: {{heads: 8, head_dim: {}}}, ffn: {{d_ff: {}}}}}",
-        width, layers, width / 8, inner);
-  };
-  return {
-      {"decoder-7M", fmt::format("{{kind: decoder, {}, decoder: {}}}", sizes, stack(256, 6, 704))},
-      {"decoder-30M",
-       fmt::format("{{kind: decoder, {}, decoder: {}}}", sizes, stack(512, 8, 1408))},
-      {"block-30M",
-       fmt::format("{{kind: block_transformer, {}, block: {{length: 4, prefix_length: 2}}, "
-                   "global: {}, local: {}}}",
-                   sizes, stack(512, 6, 1408), stack(512, 2, 1408))},
-  };
-}
-
-/// Shards of random tokens in a folder that goes with the object.
-class RandomShards {
- public:
-  RandomShards()
-      : folder_(fs::temp_directory_path() / fmt::format("ashlar-train-step-{}", ::getpid())) {
-    fs::create_directories(folder_);
-    ShardWriter::Options options;
-    options.folder = folder_;
-    options.vocab_size = kVocabulary;
-    options.vocabulary_sha256 = std::string(64, 'a');
-    ShardWriter writer(options);
-    const Philox random(kSeed);
-    std::vector<int32_t> ids(static_cast<size_t>(kContext) - 1);
-    for (uint64_t d = 0; d < 64; ++d) {
-      for (size_t i = 0; i < ids.size(); ++i) {
-        ids[i] = static_cast<int32_t>(1 + random.below(d * kContext + i, kVocabulary - 1));
-      }
-      writer.add(ids, kContext);
-    }
-    writer.finish();
-  }
-  ~RandomShards() {
-    std::error_code ignored;
-    fs::remove_all(folder_, ignored);
-  }
-  RandomShards(const RandomShards&) = delete;
-  RandomShards& operator=(const RandomShards&) = delete;
-  const fs::path& folder() const { return folder_; }
-
- private:
-  fs::path folder_;
-};
-
-TrainConfig train_config(const Shape& shape, Precision precision, int threads) {
-  TrainConfig config;
-  config.model = model_spec_from_config(parse_yaml(shape.model, shape.name));
-  config.seed = kSeed;
-  config.steps = int64_t{1} << 30;  // the schedule's length; far beyond what is timed
-  config.context = kContext;
-  config.batch_size = config.micro_batch = kBatch;
-  config.precision = precision;
-  config.threads = threads;
-  config.optimizer.lr = 1e-4;
-  return config;
-}
 
 double eps_of(Precision precision) { return precision == Precision::kBf16 ? 0x1p-8 : 0x1p-23; }
 
@@ -276,6 +203,7 @@ struct Options {
   int64_t steps = 5;
   std::string dump;
   bool on_demand = false, json = false;
+  RankOptions ranks;
 };
 
 // A round of steps for every line that comes in, one line of JSON for each, so that another
@@ -285,6 +213,16 @@ void serve(Subject& subject, int64_t steps) {
   for (std::string line; std::getline(std::cin, line);) {
     std::cout << write_json(subject.to_node(subject.time(steps))) << std::endl;
   }
+}
+
+void run_ranks(const Options& o, const std::vector<std::string>& arguments) {
+  RankOptions ranks = o.ranks;
+  if (!o.shape.empty()) ranks.shape = o.shape;
+  ranks.precision = o.precision == "bf16" ? Precision::kBf16 : Precision::kFp32;
+  ranks.threads = o.threads;
+  ranks.steps = o.steps;
+  ranks.json = o.json;
+  measure_ranks(ranks, arguments);
 }
 
 void run(const Options& o) {
@@ -334,11 +272,28 @@ int main(int argc, char** argv) {
                                  "One round of steps for every line on stdin, one JSON line each");
   app.add_option("--dump", o.dump, "Write weights and batch to this safetensors file first");
   app.add_flag("--json", o.json, "Machine-readable result");
+  app.add_option("--ranks", o.ranks.ranks, "Time this many processes of this machine together")
+      ->check(CLI::Range(1, 64));
+  app.add_option("--zero", o.ranks.zero, "With ranks: ZeRO stage")->check(CLI::Range(0, 3));
+  app.add_option("--reduce", o.ranks.reduce, "With ranks: how gradients are summed")
+      ->check(CLI::IsMember({"fp32", "bf16", "ordered"}))
+      ->capture_default_str();
+  app.add_option("--table", o.ranks.table, "memory: of ZeRO stages 0 to 3 at 1, 2 and 4 ranks")
+      ->check(CLI::IsMember({"memory"}));
+  app.add_option("--simulate", o.ranks.simulate,
+                 "One rank of a simulated network: ranks=64,latency=5us,bandwidth=50GB/s"
+                 "[,ranks_per_node=8,inside_latency=3us,inside_bandwidth=450GB/s]");
+  app.add_option("--trace", o.ranks.trace, "With --simulate: a Chrome trace of it");
+  app.add_option("--result", o.ranks.result)->group("");
   on_demand->needs(app.get_option("--shape"))->needs(app.get_option("--precision"));
   app.footer("Example:\n  bench_train_step --shape decoder-7M --precision fp32 --steps 10");
   CLI11_PARSE(app, argc, argv);
   try {
-    ashlar::run(o);
+    if (o.ranks.wanted()) {
+      ashlar::run_ranks(o, {argv + 1, argv + argc});
+    } else {
+      ashlar::run(o);
+    }
   } catch (const ashlar::Error& error) {
     fmt::print(stderr, "bench_train_step: {}\n", error.what());
     return error.code() == ashlar::ErrorCode::kRequest ? 2 : 1;

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <optional>
 
 #include "cli/app.h"
 #include "cli/commands.h"
@@ -12,6 +13,7 @@
 #include "core/config/config.h"
 #include "models/spec/parameters.h"
 #include "train/config.h"
+#include "train/run_plan.h"
 
 namespace ashlar::cli {
 namespace {
@@ -22,24 +24,26 @@ struct PlanArguments {
   std::string match;
   std::string scale = "none";
   PlanOptions options;
+  std::optional<int64_t> zero;
+  double latency_us = 0, bandwidth_gb = 0;
   bool json = false;
 };
 
 // `precision: auto` is bf16 on a GPU. On the cpu it is fp32: what this machine would choose says
 // nothing about the one that is planned for.
-RunShape run_shape(const TrainConfig& config, const PlanOptions& options) {
-  const bool bf16 = config.precision == Precision::kBf16 ||
-                    (config.precision == Precision::kAuto && options.device != "cpu");
-  return {config.steps, config.context, config.batch_size, config.micro_batch, bf16};
+bool plans_bf16(const TrainConfig& config, const PlanOptions& options) {
+  return config.precision == Precision::kBf16 ||
+         (config.precision == Precision::kAuto && options.device != "cpu");
 }
 
-Plan plan_of(const Node& root, const PlanOptions& options) {
-  const TrainConfig config = checked_config(root);
-  return make_plan(config.model, run_shape(config, options), options);
+Plan plan_of(const Node& root, const PlanArguments& a) {
+  TrainConfig config = checked_config(root);
+  if (a.zero) config.distributed.zero = *a.zero;
+  return make_plan(config.model, run_shape(config, plans_bf16(config, a.options)), a.options);
 }
 
 PlanMatch match_with(const Node& root, const Plan& plan, const PlanArguments& a) {
-  PlanMatch out{plan_of(load_yaml(a.match), a.options), 0, {}};
+  PlanMatch out{plan_of(load_yaml(a.match), a), 0, {}};
   out.steps = steps_for_flops(plan.spec, plan.run, out.other.run_flops);
   const Measure measure = [](const ModelSpec& spec) {
     return static_cast<double>(parameter_count(spec));
@@ -55,7 +59,7 @@ void run_plan(const PlanArguments& a) {
           "--scale {} needs --match: what should the parameters equal?", a.scale);
   Node root = load_yaml(a.config);
   apply_overrides(root, a.overrides);
-  const Plan plan = plan_of(root, a.options);
+  const Plan plan = plan_of(root, a);
   const int64_t passes = ceil_div(plan.run.batch_size, plan.run.micro_batch);
   if (a.options.ranks > passes) {
     spdlog::warn(
@@ -86,6 +90,20 @@ void add_plan_command(CLI::App& app) {
   command->add_option("--ranks", a->options.ranks, "Data-parallel ranks")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
       ->capture_default_str();
+  command->add_option("--zero", a->zero, "ZeRO stage (default: distributed.zero)")
+      ->check(CLI::Range(0, 3));
+  command
+      ->add_option("--link-bandwidth", a->bandwidth_gb,
+                   "GB/s that a rank sends, of all links (default: the device's)")
+      ->check(CLI::Range(1e-3, 1e6));
+  command
+      ->add_option("--link-latency", a->latency_us,
+                   "µs of a step of a ring, of all links (default: the device's)")
+      ->check(CLI::Range(1e-3, 1e7));
+  command
+      ->add_option("--ranks-per-node", a->options.ranks_per_node,
+                   "Ranks that share the links inside a node (default: the device's)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   std::vector<std::string> names;
   for (const Device& device : devices()) names.emplace_back(device.name);
   command->add_option("--device", a->options.device, "For memory and time; each rank has one")
@@ -106,11 +124,15 @@ void add_plan_command(CLI::App& app) {
       ->capture_default_str();
   add_json_flag(command, a->json);
   command->footer(
-      "Memory and time are estimates: weights, gradients and AdamW in fp32 on every rank, what the "
-      "backward pass keeps of one micro-batch, and an assumed share of the device's peak.\n"
-      "Example:\n  ashlar plan configs/pretrain/block-420m.yaml --ranks 8 --device h200\n"
+      "Memory and time are estimates (docs/scaling.md): what a rank keeps and what comes and goes "
+      "in "
+      "a step; an assumed share of the device's peak, and collectives as rings beside it.\n"
+      "Example:\n  ashlar plan configs/pretrain/block-420m.yaml --ranks 64 --device h100 --zero 2\n"
       "  ashlar plan configs/pretrain/block-170m.yaml --match configs/pretrain/vanilla-70m.yaml");
-  command->callback([a] { run_plan(*a); });
+  command->callback([a] {
+    a->options.inside = a->options.between = {1e-6 * a->latency_us, 1e9 * a->bandwidth_gb};
+    run_plan(*a);
+  });
 }
 
 }  // namespace ashlar::cli

@@ -45,6 +45,7 @@ std::string bytes(double value) {
 }
 
 std::string duration(double seconds) {
+  if (seconds < 1) return fmt::format("{:.3g} ms", 1e3 * seconds);
   if (seconds < 120) return fmt::format("{:.1f} s", seconds);
   if (seconds < 2 * 3600) return fmt::format("{:.1f} min", seconds / 60);
   if (seconds < 2 * 86400) return fmt::format("{:.1f} h", seconds / 3600);
@@ -107,7 +108,23 @@ Node memory_node(const TrainingMemory& m) {
                    {"gradients", m.gradients},
                    {"optimizer", m.optimizer},
                    {"compute_copies", m.compute_copies},
-                   {"activations", m.activations}};
+                   {"activations", m.activations},
+                   {"average", m.average},
+                   {"transient", m.transient},
+                   {"checkpoint", m.checkpoint},
+                   {"start", m.start},
+                   {"tensors", m.tensors()}};
+}
+
+Node step_node(const StepTime& t) {
+  return Node::Map{{"seconds", t.total()},
+                   {"compute", t.compute},
+                   {"communication", t.communication},
+                   {"exposed", t.exposed},
+                   {"exposed_forward", t.exposed_forward},
+                   {"exposed_backward", t.exposed_backward},
+                   {"exposed_end", t.exposed_end},
+                   {"bytes_sent", t.bytes_sent}};
 }
 
 Node run_node(const Plan& plan) {
@@ -124,7 +141,10 @@ Node run_node(const Plan& plan) {
                    {"micro_batches_per_rank", plan.micro_batches_per_rank},
                    {"peak_flops_per_second", plan.run.bf16 ? device.bf16_peak : device.fp32_peak},
                    {"utilisation", device.utilisation},
-                   {"seconds_estimate", plan.seconds}};
+                   {"seconds_estimate", plan.seconds},
+                   {"zero", plan.run.zero},
+                   {"shard_ranks", shards_of(plan.run, plan.options.ranks)},
+                   {"step_estimate", step_node(plan.step)}};
 }
 
 Node match_node(const PlanMatch& match) {
@@ -216,13 +236,17 @@ void add_kv(Table& table, const Plan& plan) {
 void add_run(Table& table, const Plan& plan) {
   const TrainingMemory& m = plan.memory;
   const Device& device = find_device(plan.options.device);
-  table.section("training memory per rank (estimate)");
-  table.row("weights, fp32", bytes(m.weights));
-  table.row("gradients, fp32", bytes(m.gradients));
-  table.row("AdamW moments, fp32", bytes(m.optimizer));
+  table.section(fmt::format("training memory per rank of {}, ZeRO {} (estimate)",
+                            plan.options.ranks, plan.run.zero));
+  table.row("weights", bytes(m.weights));
+  table.row("gradients", bytes(m.gradients));
+  table.row("optimizer state", bytes(m.optimizer));
+  if (m.average > 0) table.row("averaged weights", bytes(m.average));
   table.row("copies for products, head gradient", bytes(m.compute_copies));
+  table.row("gathered, and under way", bytes(m.transient));
   table.row(fmt::format("activations, micro-batch of {}", plan.run.micro_batch),
             bytes(m.activations));
+  if (m.checkpoint > 0) table.row("a checkpoint's copy", bytes(m.checkpoint));
   std::string total = bytes(m.total());
   if (device.memory_bytes > 0) {
     total += fmt::format(", {:.0f} % of the device", 100 * m.total() / device.memory_bytes);
@@ -238,6 +262,18 @@ void add_run(Table& table, const Plan& plan) {
                         plan.options.ranks, device.description, 100 * device.utilisation,
                         (plan.run.bf16 ? device.bf16_peak : device.fp32_peak) / 1e12,
                         plan.run.bf16 ? "bf16" : "fp32"));
+}
+
+void add_step(Table& table, const Plan& plan) {
+  const StepTime& t = plan.step;
+  table.section("a step (estimate)");
+  table.row("computation", duration(t.compute));
+  table.row("communication",
+            fmt::format("{}, {} sent", duration(t.communication), bytes(std::floor(t.bytes_sent))));
+  table.row("  not hidden", fmt::format("{} (forward {}, backward {}, end {})", duration(t.exposed),
+                                        duration(t.exposed_forward), duration(t.exposed_backward),
+                                        duration(t.exposed_end)));
+  table.row("step", duration(t.total()));
 }
 
 void add_match(Table& table, const Plan& plan, const PlanMatch& match) {
@@ -291,6 +327,7 @@ std::string plan_table(const Plan& plan, const PlanMatch* match) {
   add_flops(table, plan);
   add_kv(table, plan);
   add_run(table, plan);
+  add_step(table, plan);
   if (match != nullptr) add_match(table, plan, *match);
   return std::move(table).text();
 }

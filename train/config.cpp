@@ -7,6 +7,7 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "train/run_plan.h"
 
 namespace ashlar {
 namespace {
@@ -49,6 +50,9 @@ void read_train(const Node& node, TrainConfig& config) {
   config.precision =
       static_cast<Precision>(reader.choice_or("precision", 0, {"auto", "fp32", "bf16"}));
   config.threads = reader.integer_or("threads", 0, 0, 4096);
+  if (const Node* limit = reader.optional("memory_limit")) {
+    config.memory_limit = read_bytes(*limit, "train.memory_limit");
+  }
   config.document_mask = reader.boolean_or("document_mask", false);
   if (const Node* stages = reader.optional("recompute")) {
     config.recompute = read_recompute(*stages);
@@ -299,6 +303,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                           {"micro_batch", config.micro_batch},
                           {"precision", kPrecisions[static_cast<size_t>(config.precision)]},
                           {"threads", config.threads},
+                          {"memory_limit", config.memory_limit},
                           {"document_mask", config.document_mask},
                           {"z_loss", config.z_loss},
                           {"recompute", recompute_node(config.recompute)},

@@ -62,6 +62,7 @@ struct TrainConfig {
   int64_t micro_batch = 0;  ///< samples per forward and backward pass
   Precision precision = Precision::kAuto;
   int64_t threads = 0;         ///< 0: the cores this process may use
+  int64_t memory_limit = 0;    ///< bytes of tensors of one rank; 0: no limit
   bool document_mask = false;  ///< attention stays within a document of a packed sample
   BlockLossOptions block_losses;
   double z_loss = 0;  ///< weight of the squared log-partition (arXiv 2204.02311 §5)

@@ -19,7 +19,9 @@
 #include "train/data.h"
 #include "train/dist/cluster.h"
 #include "train/guards.h"
+#include "train/memory_use.h"
 #include "train/run_log.h"
+#include "train/run_plan.h"
 #include "train/stop_signals.h"
 
 namespace ashlar {
@@ -29,11 +31,15 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
+constexpr int64_t kStepsToPeak = 3;
+
 class Run {
  public:
   Run(const Node& root, const RunOptions& options);
   RunResult execute();
   Cluster& cluster() { return *cluster_; }
+  /// `error` again, explained if memory ran out.
+  [[noreturn]] void explain(const std::exception& error) const;
 
  private:
   bool leads() const { return cluster_->launch().rank == 0; }
@@ -42,6 +48,7 @@ class Run {
   void open_folder(const std::optional<CheckpointReader>& from);
   std::optional<fs::path> find_checkpoint();
   void report_start();
+  void report_memory();
   void loop();
   void take_step();
   void trace(int64_t next);
@@ -68,6 +75,8 @@ class Run {
   Guard guard_;
   RunResult result_;
   int64_t saved_step_ = -1;
+  TrainingMemory memory_;  // planned
+  int64_t steps_taken_ = 0;
   std::string save_failure_;  // of the newest save that ended
 };
 
@@ -217,9 +226,25 @@ void Run::report_start() {
   spdlog::info("{} parameters, training on {}: {}, steps {}…{}, {} samples of {} tokens each",
                result_.parameters, train_->name(), train_->size(), begin.step + 1, config_.steps,
                config_.batch_size, config_.context);
+  spdlog::info("memory of tensors on each rank: {} planned ({}), {} more for a checkpoint's copy",
+               memory_text(memory_.tensors()), memory_parts_text(memory_),
+               memory_text(memory_.checkpoint));
   for (const std::string& line : train_->plan(config_.steps * config_.batch_size)) {
     spdlog::info("{}", line);
   }
+}
+
+// Planned and used memory, when a few steps have shown the peak.
+void Run::report_memory() {
+  if (!leads() || ++steps_taken_ != kStepsToPeak) return;
+  spdlog::info("memory of tensors on rank 0: planned {}, used {} at most",
+               memory_text(memory_.tensors()), memory_text(static_cast<double>(memory_use().peak)));
+}
+
+void Run::explain(const std::exception& error) const {
+  if (!out_of_memory(error)) throw;
+  throw Error(ErrorCode::kResource,
+              explain_out_of_memory(config_, launch_.world, memory_use().peak, error.what()));
 }
 
 void Run::validate() {
@@ -330,6 +355,7 @@ void Run::take_step() {
   switch (verdict.action) {
     case GuardAction::kApply:
       trainer_->apply();
+      report_memory();
       result_.last = step;
       if (log_) log_->step(step, trainer_->position());
       return;
@@ -366,6 +392,9 @@ RunResult Run::execute() {
   // From here on, so that a signal while a checkpoint is loaded, or the last one written, does not
   // kill: the run is as good as over then, or ends after its first step.
   const StopSignals signals;
+  limit_memory(config_.memory_limit);
+  memory_ = training_memory(
+      config_.model, run_shape(config_, config_.precision == Precision::kBf16), launch_.world);
   train_ = TrainingData::train(config_);
   validation_ = TrainingData::validation(config_);
   check_data();
@@ -409,7 +438,11 @@ RunResult Run::execute() {
 RunResult run_training(const Node& root, const RunOptions& options) {
   Run run(root, options);
   try {
-    return run.execute();
+    try {
+      return run.execute();
+    } catch (const std::exception& error) {
+      run.explain(error);
+    }
   } catch (const std::exception& error) {
     if (run.cluster().launch().world > 1) {
       run.cluster().abort(error.what());

@@ -112,6 +112,8 @@ void Trainer::trace(Tracer* tracer) {
 
 void Trainer::record_fingerprints(bool on) { state_->reducer->record_fingerprints(on); }
 
+void Trainer::overlap_communication(bool on) { state_->waits.overlap(on); }
+
 std::vector<int64_t> Trainer::replay(const SampleSource& data) {
   State& s = *state_;
   ASHLAR_CHECK(s.computed.has_value());

@@ -79,6 +79,8 @@ class Trainer {
   void trace(Tracer* tracer);
   /// Whether compute() takes fingerprints of every gradient it makes, for replay().
   void record_fingerprints(bool on);
+  /// Whether communication goes on beside computation (default); off to measure what that hides.
+  void overlap_communication(bool on);
   /// Computes the same gradient once more and compares every rank's own, before any sum, bit for
   /// bit. The ranks that differ, the same list on all of them.
   std::vector<int64_t> replay(const SampleSource& data);

@@ -67,7 +67,7 @@ TEST(PlanCommand, TheTableNamesEveryPart) {
   const Outcome outcome = plan({kBlock, "--match", "configs/pretrain/vanilla-410m.yaml"});
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   for (const char* text : {"420,313,088", "12,288 B (12.00 KiB)", "557.06 MFLOP products",
-                           "AdamW moments", "estimate", "train.steps="}) {
+                           "optimizer state", "estimate", "train.steps="}) {
     EXPECT_NE(outcome.out.find(text), std::string::npos) << text << "\n" << outcome.out;
   }
 }

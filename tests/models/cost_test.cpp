@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
+#include "core/base/checked.h"
 #include "models/spec/parameters.h"
 #include "models/spec/plan.h"
 #include "tests/support/files.h"
@@ -109,31 +112,123 @@ TEST(Cost, ATiedHeadIsMultipliedAllTheSame) {
   EXPECT_EQ(prefill_flops(tied, 64).part("head").products, 0);
 }
 
+// Elements with the padding of each stage: embedding, four layers (the final norm with the last),
+// head.
+double padded(const ModelSpec& spec, int64_t shards) {
+  std::map<std::string, int64_t> stages;
+  for (const ParameterSpec& p : parameters(spec)) {
+    const bool norm = p.role == ParameterRole::kFinalNorm;
+    const int64_t layer = norm ? 3 : p.layer;
+    stages[layer >= 0 ? std::to_string(layer) : p.name] += p.numel();
+  }
+  double sum = 0;
+  for (const auto& [name, n] : stages) {
+    sum += static_cast<double>(ceil_div(n, 4096 * shards) * 4096 * shards);
+  }
+  return sum;
+}
+
 TEST(Plan, MemoryAndTimeFollowTheStatedFormulas) {
   const ModelSpec spec = decoder("heads: 4, kv_heads: 2, head_dim: 8", ", kv_sharing: cla2");
   const RunShape run{10, 64, 8, 2, false};
-  const auto n = static_cast<double>(parameter_count(spec));
+  const double n = padded(spec, 1);
   Plan plan = make_plan(spec, run, {3, 2, "h100"});
-  EXPECT_EQ(plan.memory.weights + plan.memory.gradients + plan.memory.optimizer, 16 * n);
-  EXPECT_EQ(plan.memory.compute_copies, 4 * 100 * 32);
+  EXPECT_EQ(plan.memory.weights, 4 * n);
+  EXPECT_EQ(plan.memory.gradients, 4 * n);
+  EXPECT_EQ(plan.memory.optimizer, 8 * n);
+  // The head's gradient and the logits of all 128 rows.
+  EXPECT_EQ(plan.memory.compute_copies, 4 * 100 * 32 + 4 * 100 * 128);
   // Per token: 4·(4·32 stream + 64 Q and output + 144 FFN) + 2 owners' K and V + 4·32 at the end.
   EXPECT_EQ(plan.memory.activations, 4.0 * 2 * 64 * (4 * (128 + 64 + 144) + 2 * 32 + 128));
   EXPECT_EQ(plan.flops_per_token, 3 * training_flops(spec, 64).total());
   EXPECT_EQ(plan.run_flops, plan.flops_per_token * 10 * 8 * 64);
   // Four micro-batches over three ranks: the busiest has half of the step.
   EXPECT_EQ(plan.micro_batches_per_rank, 2);
-  EXPECT_NEAR(plan.seconds, plan.run_flops / 2 / (67e12 * 0.4),
-              test::reordered<double>(8, plan.seconds).absolute);
+  EXPECT_NEAR(10 * plan.step.compute, plan.run_flops / 2 / (67e12 * 0.4),
+              test::reordered<double>(64, plan.seconds).absolute);
+  EXPECT_EQ(plan.seconds, 10 * plan.step.total());
   RunShape half = run;
   half.bf16 = true;
   const Plan bf16 = make_plan(spec, half, {1, 2, "h100"});
   EXPECT_EQ(bf16.memory.activations, plan.memory.activations / 2);
-  EXPECT_EQ(bf16.memory.compute_copies, plan.memory.compute_copies + 2 * n);
-  EXPECT_LT(bf16.seconds, plan.seconds);
+  EXPECT_LT(bf16.step.compute, plan.step.compute);
   test::expect_error(ErrorCode::kRequest, {"device 'tpu' is not one of h200, h100, a100, cpu"},
                      [&] {
                        make_plan(spec, run, {1, 2, "tpu"});
                      });
+}
+
+TEST(Plan, RanksShareWhatTheStageSays) {
+  const ModelSpec spec = decoder("heads: 4, kv_heads: 2, head_dim: 8", ", kv_sharing: cla2");
+  const double n = padded(spec, 4), alone = padded(spec, 1);
+  for (int64_t zero = 0; zero <= 3; ++zero) {
+    RunShape run{10, 64, 8, 2, false, zero};
+    const TrainingMemory m = training_memory(spec, run, 4);
+    EXPECT_EQ(m.weights, zero == 0 ? 4 * alone : zero < 3 ? 4 * n : n) << zero;
+    EXPECT_EQ(m.gradients, zero == 0 ? 4 * alone : zero < 2 ? 4 * n : n) << zero;
+    EXPECT_EQ(m.optimizer, zero == 0 ? 8 * alone : 2 * n) << zero;
+    // Hybrid sharding: pairs share.
+    run.shard_ranks = 2;
+    if (zero > 0) {
+      EXPECT_EQ(training_memory(spec, run, 4).optimizer, 4 * padded(spec, 2)) << zero;
+    }
+    run.shard_ranks = 3;
+    if (zero > 0) {
+      test::expect_error(ErrorCode::kRequest, {"shard_ranks", "3", "4 ranks"},
+                         [&] { training_memory(spec, run, 4); });
+    }
+  }
+}
+
+// A link so slow that nothing else counts: the ring's formula, and what the schedule can hide.
+TEST(Plan, StepTimeFollowsTheRingsOfTheSchedule) {
+  const ModelSpec spec = decoder("heads: 4, kv_heads: 2, head_dim: 8", ", kv_sharing: cla2");
+  PlanOptions options;
+  options.ranks = 4;
+  options.ranks_per_node = 1;
+  options.between = {1e-9, 1e6};
+  const double n = padded(spec, 4), bytes = 4 * n;
+  const auto step = [&](int64_t zero, int64_t passes) {
+    const RunShape run{10, 64, 4 * passes, 1, false, zero};
+    return make_plan(spec, run, options).step;
+  };
+  const double ring = 3.0 / 4 * bytes;  // sent by one rank in one gather or scatter
+  const auto near = [&](double actual, double expected) {
+    EXPECT_NEAR(actual, expected, test::reordered<double>(1e3, expected).absolute);
+  };
+  near(step(0, 2).bytes_sent, 2 * 3.0 / 4 * 4 * padded(spec, 1));
+  near(step(1, 2).bytes_sent, 2 * ring);
+  near(step(2, 2).bytes_sent, 3 * ring);
+  // The head's copy stays from the forward to the backward pass.
+  const double head = 3.0 / 4 * 4 * static_cast<double>(ceil_div(100 * 32, 4 * 4096) * 4 * 4096);
+  near(step(3, 2).bytes_sent, 2 * (3 * ring - head));
+  for (int64_t zero = 0; zero <= 3; ++zero) {
+    const StepTime slow = step(zero, 1);
+    EXPECT_GT(slow.exposed, 0.9 * slow.communication) << zero;
+    EXPECT_LT(slow.exposed, slow.communication) << zero;
+    near(slow.exposed_forward + slow.exposed_backward + slow.exposed_end, slow.exposed);
+  }
+  options.between = {1e-12, 1e18};
+  EXPECT_LT(step(0, 1).exposed, 1e-3 * step(0, 1).compute);
+  // Neighbours inside a node use its link.
+  options.between = {1e-9, 1e6};
+  options.inside = {1e-12, 1e18};
+  options.ranks_per_node = 4;
+  EXPECT_LT(step(2, 1).exposed, 1e-3 * step(2, 1).compute);
+}
+
+TEST(Plan, RecomputedLayersKeepTheirInputsAndCostTime) {
+  const ModelSpec spec = decoder("heads: 4, kv_heads: 2, head_dim: 8", ", kv_sharing: cla2");
+  RunShape run{10, 64, 8, 2, false};
+  const Plan all = make_plan(spec, run, {1, 2, "h100"});
+  run.recompute = {"*"};
+  const Plan none = make_plan(spec, run, {1, 2, "h100"});
+  // The worst moment is the last layer's backward pass: three inputs, two owners' K and V, and all
+  // of that layer, which reads the second owner's.
+  EXPECT_EQ(none.memory.activations, 4.0 * 2 * 64 * (3 * 32 + 2 * 32 + 128 + 64 + 144));
+  EXPECT_LT(none.memory.activations, all.memory.activations);
+  EXPECT_GT(none.step.compute, all.step.compute);
+  EXPECT_LT(none.step.compute, 4.0 / 3 * all.step.compute);
 }
 
 TEST(Plan, ActivationsOfEveryVariant) {

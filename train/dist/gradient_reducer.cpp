@@ -125,6 +125,7 @@ void GradientReducer::launch(size_t unit) {
       }
     }
   }
+  waits_.begun(flight.work.get());
   flights_.push_back(std::move(flight));
   while (!whole_gradients() && flights_.size() > kMostFlights) {
     Flight first = std::move(flights_.front());

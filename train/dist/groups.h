@@ -29,6 +29,13 @@ struct ShardGroups {
 /// Time spent waiting for other ranks.
 class WaitTally {
  public:
+  /// Without overlap a collective is waited for as soon as it is begun, so that all of its time
+  /// counts: what overlap hides can be measured. For benchmarks.
+  void overlap(bool on) { overlap_ = on; }
+  /// To be called with every collective that is not waited for at once.
+  void begun(CommWork* work) {
+    if (!overlap_ && work != nullptr) wait(*work);
+  }
   void wait(CommWork& work) {
     const auto begin = std::chrono::steady_clock::now();
     work.wait();
@@ -38,6 +45,7 @@ class WaitTally {
 
  private:
   double seconds_ = 0;
+  bool overlap_ = true;
 };
 
 }  // namespace ashlar

@@ -63,6 +63,7 @@ void ParameterUnit::begin_gather() {
   send_ = master_.to(whole_.scalar_type(), false, true);
   work_ = groups_.shard->all_gather(send_.data_ptr(), whole_.data_ptr(), range_.size(),
                                     dtype_of(whole_.scalar_type()));
+  waits_.begun(work_.get());
 }
 
 void ParameterUnit::acquire() {
