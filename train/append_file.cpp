@@ -28,7 +28,11 @@ AppendFile::AppendFile(const std::filesystem::path& path, int64_t bytes)
 }
 
 AppendFile::~AppendFile() {
-  write_kept();
+  try {
+    write_kept();
+  } catch (const std::exception& error) {
+    spdlog::error("{}", error.what());
+  }
   if (!kept_.empty()) {
     spdlog::error("{}: its last {} records ({} bytes) are lost: the disk did not take them",
                   path_.string(), kept_.size(), kept_bytes_);

@@ -156,6 +156,19 @@ TEST_F(RunFaults, ASignalToOneRankSavesOnAllAndTheRunGoesOnBitForBit) {
   expect_same_run(out, run("straight"));
 }
 
+// Before the first step a signal is not lost, and does not kill.
+TEST_F(RunFaults, ASignalWhileTheRunOpensEndsItAfterTheFirstStep) {
+  for (int64_t rank = 0; rank < 2; ++rank) {
+    const fs::path out = run(fmt::format("opening{}", rank));
+    const auto life = start(2, words(out, {"--set", "train.steps=100000"}));
+    ASSERT_TRUE(life->await([&] { return fs::exists(out / "config.yaml"); }, kLimit));
+    life->signal(rank, SIGUSR1);
+    for (const test::ProcessEnd& e : life->ends(kLimit))
+      EXPECT_EQ(e.status, kRequeueStatus) << e.log;
+    EXPECT_GE(CheckpointReader(out).manifest().position.step, 1);
+  }
+}
+
 /// A small disk of its own.
 class SmallDisk {
  public:
@@ -238,7 +251,7 @@ TEST_F(RunFaults, GuardsDoTheSameOnAnyRanksAndAfterKills) {
   // So strict that the noise of this small batch is a spike now and then.
   const Words rewinds = {
       "--resume", "auto",           "--set", "guards={spike: rewind, window: 12, z: 3, limit: 50}",
-      "--set",    "train.steps=40", "--set", "checkpoint.every=3"};
+      "--set",    "train.steps=28", "--set", "checkpoint.every=3"};
   Words skips = rewinds;
   skips[3] = "guards={spike: skip, window: 12, z: 3}";
   int number = 0;
