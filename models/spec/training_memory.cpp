@@ -67,7 +67,6 @@ class MemoryPlan {
     };
     double sum = bytes(pieces_[piece]);
     if (piece > 0) sum += bytes(pieces_[piece - 1]);
-    if (piece + 1 < pieces_.size()) sum += bytes(pieces_.back());
     return sum;
   }
 
