@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
@@ -89,15 +91,20 @@ double planned_bytes(const TrainConfig& config, int64_t ranks) {
       .tensors();
 }
 
-Node measure(const TrainConfig& config, Communicator& world, int64_t steps) {
+// Peak of one rank, and with `timed` its steps as they are and without overlap.
+Node measure(const TrainConfig& config, Communicator& world, int64_t steps, bool timed) {
   count_memory();
   const RandomShards shards;
   const ShardSet data(shards.folder());
   const BatchSource source(data, config.context, kSeed);
   Trainer trainer(config, *data.eos_id(), world);
   trainer.step(source);
+  if (!timed) {
+    trainer.step(source);
+    return Node::Map{{"peak_bytes", static_cast<double>(memory_use().peak)},
+                     {"planned_bytes", planned_bytes(config, world.size())}};
+  }
   const Round beside = time_round(trainer, source, steps);
-  const auto peak = static_cast<double>(memory_use().peak);
   trainer.overlap_communication(false);
   trainer.step(source);
   const Round apart = time_round(trainer, source, steps);
@@ -105,9 +112,7 @@ Node measure(const TrainConfig& config, Communicator& world, int64_t steps) {
                    {"data", beside.data},
                    {"waiting", beside.waiting},
                    {"step_apart", apart.step},
-                   {"waiting_apart", apart.waiting},
-                   {"peak_bytes", peak},
-                   {"planned_bytes", planned_bytes(config, world.size())}};
+                   {"waiting_apart", apart.waiting}};
 }
 
 // Processes
@@ -137,7 +142,7 @@ void run_rank(const RankOptions& o) {
   const TrainConfig config =
       config_of(o, launch.world, table ? kTableMicro : std::max<int64_t>(1, kBatch / launch.world),
                 table ? kTableBatch : std::max(kBatch, launch.world));
-  const Node result = measure(config, cluster->world(), o.steps);
+  const Node result = measure(config, cluster->world(), o.steps, !table);
   write_file_atomically(fmt::format("{}.{}", o.result, launch.rank), write_json(result));
   cluster->leave();
 }
@@ -149,6 +154,7 @@ void start_rank(std::vector<std::string> arguments, int64_t rank, int64_t ranks,
                                                        {"LOCAL_WORLD_SIZE", ranks},
                                                        {"MASTER_PORT", port}};
   for (const auto& [name, value] : variables) setenv(name, std::to_string(value).c_str(), 1);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // nobody else would end a rank whose bench was killed
   setenv("MASTER_ADDR", "127.0.0.1", 1);
   arguments.insert(arguments.begin(), "bench_train_step");
   std::vector<char*> raw;
@@ -283,22 +289,19 @@ Simulated read_simulated(const std::string& text) {
   return out;
 }
 
-void write_trace(const SimulatedTimeline& timeline, Clock::time_point zero, double from,
-                 const fs::path& path) {
-  Tracer tracer(0);
+// Adds the links to what the Trainer noted.
+void write_trace(Tracer& tracer, const SimulatedTimeline& timeline, Clock::time_point zero,
+                 double from, const fs::path& path) {
   const auto at = [&](double s) {
     return zero + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s));
   };
-  double end = from;
   for (const SimulatedCollective& c : timeline.collectives()) {
     if (c.begun < from) continue;
     const std::string name = fmt::format("{} {} B", c.kind, c.bytes);
     tracer.span(c.inside ? "link inside a node" : "link between nodes", name, at(c.start),
                 at(c.end));
     if (c.waited <= 0) continue;
-    tracer.span("compute", "compute", at(std::min(end, c.end - c.waited)), at(c.end - c.waited));
     tracer.span("waiting", name, at(c.end - c.waited), at(c.end));
-    end = std::max(end, c.end);
   }
   tracer.write(path);
 }
@@ -337,12 +340,14 @@ void run_simulation(const RankOptions& o) {
   trainer.step(source);
   const double from = seconds_since(zero), busy = timeline->busy(), hidden = timeline->hidden();
   const size_t collectives = timeline->collectives().size();
+  Tracer tracer(0);
+  trainer.trace(o.trace.empty() ? nullptr : &tracer);
   for (int64_t i = 0; i < o.steps; ++i) trainer.step(source);
   const auto steps = static_cast<double>(o.steps);
   const double step = (seconds_since(zero) - from) / steps;
   const double communication = (timeline->busy() - busy) / steps;
   const double exposed = communication - (timeline->hidden() - hidden) / steps;
-  if (!o.trace.empty()) write_trace(*timeline, zero, from, o.trace);
+  if (!o.trace.empty()) write_trace(tracer, *timeline, zero, from, o.trace);
   const StepTime plan = estimate(config, s, step - exposed);
   const double share = communication > 0 ? 1 - exposed / communication : 0;
   if (o.json) {

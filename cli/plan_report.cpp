@@ -112,7 +112,6 @@ Node memory_node(const TrainingMemory& m) {
                    {"average", m.average},
                    {"transient", m.transient},
                    {"checkpoint", m.checkpoint},
-                   {"start", m.start},
                    {"tensors", m.tensors()}};
 }
 

@@ -68,7 +68,7 @@ const Device& find_device(const std::string& name);
 ///   optimizer    4N/s · values of state: AdamW 2, Lion 1, Muon 1 (of its matrices)
 ///   average      4N/s with EMA
 ///   transient    the largest, over the moments of a step, of what lives beside activations:
-///     gathered   ZeRO 3: the stage that runs, the next one, and the head: whole copies
+///     gathered   ZeRO 3: the stage that runs and the next one: whole copies
 ///     gradients  of the stage that runs, in its type; units under way to other ranks (all of them
 ///                at 0 and 1, four at 2 and 3), in fp32 and in bf16 where they are sent so;
 ///                ordered: n copies of four units

@@ -47,7 +47,6 @@ class MemoryPlan {
     if (run_.checkpoint_copy) {
       out.checkpoint = (share_ * 4 * n_ + (out.optimizer + out.average) * shards_) / ranks_;
     }
-    out.start = out.weights + 4 * n_;
     worst_moment(out);
     return out;
   }
@@ -68,7 +67,6 @@ class MemoryPlan {
     };
     double sum = bytes(pieces_[piece]);
     if (piece > 0) sum += bytes(pieces_[piece - 1]);
-    if (piece + 1 < pieces_.size()) sum += bytes(pieces_.back());
     return sum;
   }
 
@@ -162,8 +160,7 @@ class MemoryPlan {
 }  // namespace
 
 double TrainingMemory::tensors() const {
-  return std::max(
-      start, weights + gradients + optimizer + average + transient + compute_copies + activations);
+  return weights + gradients + optimizer + average + transient + compute_copies + activations;
 }
 
 double TrainingMemory::total() const { return tensors() + checkpoint; }

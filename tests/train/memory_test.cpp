@@ -95,14 +95,14 @@ class MemoryPlan : public ::testing::Test {
   TrainConfig config(const char* model, std::vector<std::string> overrides,
                      const char* precision = "fp32") const {
     Node root = parse_yaml(f_.yaml("unused", model, precision), "t.yaml");
-    overrides.insert(overrides.begin(), {"model.vocab_size=2048", "train.batch_size=16"});
+    overrides.insert(overrides.begin(), {"model.vocab_size=2048"});
     apply_overrides(root, overrides);
     TrainConfig out = train_config_from(root);
     resolve_machine_choices(out);
     return out;
   }
 
-  // Bytes of tensors at the worst moment of three steps and before, as one of `ranks` ranks.
+  // Bytes of tensors at the worst moment of two steps and before, as one of `ranks` ranks.
   double used(const TrainConfig& c, int64_t ranks) const {
     count_memory();
     const ShardSet shards(f_.dir / "train");
@@ -114,13 +114,14 @@ class MemoryPlan : public ::testing::Test {
     const int64_t before = memory_use().current;
     reset_memory_peak();
     Trainer trainer(c, 0, *world);
-    for (int i = 0; i < 3; ++i) trainer.step(source);
+    for (int i = 0; i < 2; ++i) trainer.step(source);
     return static_cast<double>(memory_use().peak - before);
   }
 
   void expect_planned(const char* model, const std::vector<std::string>& overrides, int64_t ranks,
                       const char* precision = "fp32") const {
-    const TrainConfig c = config(model, overrides, precision);
+    TrainConfig c = config(model, overrides, precision);
+    c.batch_size = 2 * ranks * c.micro_batch;  // two passes
     const RunShape run = run_shape(c, c.precision == Precision::kBf16);
     const TrainingMemory plan = training_memory(c.model, run, ranks);
     const double actual = used(c, ranks);
@@ -131,13 +132,13 @@ class MemoryPlan : public ::testing::Test {
   }
 
   // Of what was used. The plan leaves out temporaries of operators, masks and tables.
-  static constexpr double kTolerance = 0.2;
+  static constexpr double kTolerance = 0.15;
   Fixture f_;
 };
 
 TEST_F(MemoryPlan, OfEveryStageIsWhatIsUsed) {
   for (const char* model : {kDecoder, kTied, kBlock}) {
-    for (const int64_t ranks : {1, 2, 4}) {
+    for (const int64_t ranks : {1, 4}) {
       for (int64_t zero = 0; zero <= 3; ++zero) {
         expect_planned(model, {fmt::format("distributed.zero={}", zero)}, ranks);
       }
@@ -151,8 +152,8 @@ TEST_F(MemoryPlan, OfPrecisionOptimizerAndSumsIsWhatIsUsed) {
     expect_planned(kDecoder, {stage}, 4, "bf16");
     expect_planned(kDecoder, {stage, "distributed.reduce=bf16"}, 4);
     expect_planned(kDecoder, {stage, "distributed.reduce=ordered"}, 4);
-    expect_planned(kDecoder, {stage, "optimizer.kind=lion"}, 4);
-    expect_planned(kDecoder, {stage, "optimizer.kind=muon"}, 4);
+    expect_planned(kDecoder, {stage, "optimizer={kind: lion, lr: 1.0e-3}"}, 4);
+    expect_planned(kDecoder, {stage, "optimizer={kind: muon, lr: 1.0e-3}"}, 4);
     expect_planned(kDecoder, {stage, "ema={decay: 0.9}"}, 4);
     expect_planned(kDecoder, {stage, "train.recompute=all"}, 4);
     expect_planned(kDecoder, {stage, "train.micro_batch=4"}, 4);
