@@ -58,6 +58,7 @@ Life::Life(int64_t world, const fs::path& folder, const Arguments& arguments,
     std::vector<std::string> words = {other != nullptr ? other : ASHLAR_TRAIN_BINARY, "train"};
     for (const std::string& word : arguments(rank)) words.push_back(word);
     const fs::path log = folder / fmt::format("rank{}.log", rank);
+    fs::remove(log);  // a child that is killed at once would leave that of an earlier life
     const pid_t pid = fork();
     if (pid != 0) {
       children_.push_back({pid, log, false, -1, 0});

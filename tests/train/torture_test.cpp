@@ -317,7 +317,7 @@ bool Torture::live(bool with_end) {
   ++counts_.kills[moment];
   counts_.two_at_once += dead.size() > 1 ? 1 : 0;
   check_survivors(ends, dead);
-  if (below(3) == 0) damage();
+  if (below(2) == 0) damage();
   return false;
 }
 
