@@ -14,17 +14,39 @@ namespace ashlar {
 
 using at::Tensor;
 
-// One stage's pass. Inputs and parameters are leaves of the graph inside.
+// One stage's pass. Inputs and leaves (parameters and adapters) are leaves of the graph inside.
 struct StageRunner::Frame {
+  const RunnerPlan* plan = nullptr;
   size_t stage = 0;
-  std::vector<size_t> parameters;
+  std::vector<size_t> parameters;  // as the stage lists them
   decltype(StageCall::body) body;
-  std::vector<Tensor> inputs, values, outputs;  // outputs: empty when they are recomputed
+  std::vector<size_t> leaf_parameters;          // those, then their adapters
+  std::vector<Tensor> inputs, leaves, outputs;  // outputs: empty when they are recomputed
   size_t output_count = 0;
+
+  const Tensor& leaf(size_t parameter) const {
+    const auto found = std::find(leaf_parameters.begin(), leaf_parameters.end(), parameter);
+    return leaves[static_cast<size_t>(found - leaf_parameters.begin())];
+  }
+
+  // In the type of products, so that it does not matter in which type W is kept.
+  Tensor effective(size_t parameter) const {
+    const Tensor& weight = leaf(parameter);
+    const auto& adapter = plan->adapters[parameter];
+    if (!adapter) return weight;
+    const Tensor update = at::mm(leaf(adapter->up), leaf(adapter->down)) * plan->adapter_scale;
+    return weight.to(plan->compute) + update.to(plan->compute);
+  }
+
+  std::vector<Tensor> run() const {
+    std::vector<Tensor> own;
+    for (const size_t p : parameters) own.push_back(effective(p));
+    return body(own, inputs);
+  }
 
   void evaluate() {
     const at::AutoGradMode with_gradients(true);
-    outputs = body(values, inputs);
+    outputs = run();
   }
 };
 
@@ -47,17 +69,17 @@ struct StageRunner::Node : torch::autograd::Node {
 };
 
 StageRunner::StageRunner(std::vector<std::unique_ptr<ParameterUnit>>& units,
-                         GradientReducer& reducer, std::vector<ParameterPlace> places,
-                         std::vector<std::vector<size_t>> stages, std::vector<bool> recompute)
-    : units_(units),
-      reducer_(reducer),
-      places_(std::move(places)),
-      recompute_(std::move(recompute)),
-      open_(units.size()) {
-  ASHLAR_CHECK_EQ(stages.size(), recompute_.size());
-  for (const auto& parameters : stages) {
+                         GradientReducer& reducer, RunnerPlan plan)
+    : units_(units), reducer_(reducer), plan_(std::move(plan)), open_(units.size()) {
+  ASHLAR_CHECK_EQ(plan_.stages.size(), plan_.recompute.size());
+  for (const auto& parameters : plan_.stages) {
     std::vector<size_t> own;
-    for (const size_t p : parameters) own.push_back(places_[p].unit);
+    for (const size_t p : parameters) {
+      own.push_back(plan_.places[p].unit);
+      const auto& adapter = plan_.adapters[p];
+      if (adapter) own.push_back(plan_.places[adapter->down].unit);
+      if (adapter) own.push_back(plan_.places[adapter->up].unit);
+    }
     std::sort(own.begin(), own.end());
     own.erase(std::unique(own.begin(), own.end()), own.end());
     units_of_stage_.push_back(std::move(own));
@@ -69,7 +91,7 @@ StageRunner::~StageRunner() = default;
 void StageRunner::begin_pass() { std::fill(open_.begin(), open_.end(), 0); }
 
 const Tensor& StageRunner::value(size_t parameter) const {
-  const ParameterPlace& place = places_[parameter];
+  const ParameterPlace& place = plan_.places[parameter];
   return units_[place.unit]->view(place.part);
 }
 
@@ -86,42 +108,57 @@ void StageRunner::release(size_t stage) {
   for (const size_t u : units_of_stage_[stage]) units_[u]->release();
 }
 
-std::vector<Tensor> StageRunner::run_plain(const StageCall& call, std::vector<Tensor> inputs) {
-  acquire(call.stage, Direction::kForward);
-  std::vector<Tensor> own;
-  for (const size_t p : call.parameters) own.push_back(value(p));
-  std::vector<Tensor> outputs = call.body(own, inputs);
-  release(call.stage);
-  return outputs;
+std::unique_ptr<StageRunner::Frame> StageRunner::make_frame(const StageCall& call,
+                                                            std::vector<Tensor> inputs) const {
+  auto frame = std::make_unique<Frame>();
+  frame->plan = &plan_;
+  frame->stage = call.stage;
+  frame->parameters.assign(call.parameters.begin(), call.parameters.end());
+  frame->body = call.body;
+  frame->leaf_parameters = frame->parameters;
+  for (const size_t p : call.parameters) {
+    const auto& adapter = plan_.adapters[p];
+    if (adapter)
+      frame->leaf_parameters.insert(frame->leaf_parameters.end(), {adapter->down, adapter->up});
+  }
+  for (const Tensor& t : inputs) {
+    const bool wanted = t.defined() && t.requires_grad();
+    frame->inputs.push_back(t.defined() ? t.detach().set_requires_grad(wanted) : Tensor());
+  }
+  for (const size_t p : frame->leaf_parameters) {
+    frame->leaves.push_back(value(p).detach().set_requires_grad(plan_.trained[p]));
+  }
+  return frame;
+}
+
+// Whether a gradient can be wanted of this stage.
+bool StageRunner::differentiable(const Frame& frame) const {
+  const auto wanted = [](const Tensor& t) { return t.defined() && t.requires_grad(); };
+  return std::any_of(frame.inputs.begin(), frame.inputs.end(), wanted) ||
+         std::any_of(frame.leaves.begin(), frame.leaves.end(), wanted);
 }
 
 std::vector<Tensor> StageRunner::run(const StageCall& call, std::vector<Tensor> inputs) {
-  if (!at::GradMode::is_enabled()) return run_plain(call, std::move(inputs));
   if (call.parameters.empty()) return call.body({}, inputs);
-  const std::shared_ptr<Node> node(new Node, torch::autograd::deleteNode);
-  node->runner = this;
   torch::autograd::edge_list edges;
   for (const Tensor& t : inputs) {
     edges.push_back(t.defined() ? torch::autograd::impl::gradient_edge(t)
                                 : torch::autograd::Edge());
   }
-  auto frame = std::make_unique<Frame>();
-  frame->stage = call.stage;
-  frame->parameters.assign(call.parameters.begin(), call.parameters.end());
-  frame->body = call.body;
-  for (Tensor& t : inputs) {
-    const bool wanted = t.defined() && t.requires_grad();
-    frame->inputs.push_back(t.defined() ? t.detach().set_requires_grad(wanted) : Tensor());
-    t = Tensor();
-  }
   acquire(call.stage, Direction::kForward);
-  for (const size_t p : call.parameters) {
-    frame->values.push_back(value(p).detach().set_requires_grad(true));
-  }
-  std::vector<Tensor> outputs;
-  if (recompute_[call.stage]) {
+  auto frame = make_frame(call, std::move(inputs));
+  if (!at::GradMode::is_enabled() || !differentiable(*frame)) {
     const at::NoGradGuard no_grad;
-    outputs = call.body(frame->values, frame->inputs);
+    std::vector<Tensor> outputs = frame->run();
+    release(call.stage);
+    return outputs;
+  }
+  const std::shared_ptr<Node> node(new Node, torch::autograd::deleteNode);
+  node->runner = this;
+  std::vector<Tensor> outputs;
+  if (plan_.recompute[call.stage]) {
+    const at::NoGradGuard no_grad;
+    outputs = frame->run();
   } else {
     frame->evaluate();
     outputs = frame->outputs;
@@ -155,7 +192,9 @@ std::vector<Tensor> StageRunner::backward(Frame& frame, std::span<const Tensor> 
     if (t.defined() && t.requires_grad()) targets.push_back(t);
   }
   const size_t inputs = targets.size();
-  targets.insert(targets.end(), frame.values.begin(), frame.values.end());
+  for (const Tensor& leaf : frame.leaves) {
+    if (leaf.requires_grad()) targets.push_back(leaf);
+  }
   std::vector<Tensor> found(targets.size());
   if (!roots.empty()) {
     found = torch::autograd::grad(roots, targets, seeds, /*retain_graph=*/false,
@@ -174,12 +213,15 @@ std::vector<Tensor> StageRunner::backward(Frame& frame, std::span<const Tensor> 
 
 void StageRunner::add_gradients(const Frame& frame, std::span<const Tensor> gradients) {
   const at::NoGradGuard no_grad;
-  for (size_t i = 0; i < frame.parameters.size(); ++i) {
-    const ParameterPlace& place = places_[frame.parameters[i]];
-    if (gradients[i].defined()) reducer_.add(place.unit, place.part, gradients[i]);
+  size_t next = 0;
+  for (const size_t p : frame.leaf_parameters) {
+    if (!plan_.trained[p]) continue;
+    const Tensor& gradient = gradients[next++];
+    const ParameterPlace& place = plan_.places[p];
+    if (gradient.defined()) reducer_.add(place.unit, place.part, gradient);
   }
   for (const size_t u : units_of_stage_[frame.stage]) {
-    if (--open_[u] == 0) reducer_.done(u);
+    if (--open_[u] == 0 && u < reducer_.units()) reducer_.done(u);
   }
 }
 

@@ -140,7 +140,7 @@ void Trainer::apply() {
   };
   s.optimizer->step(slices, {r.step, r.lr, gather});
   if (s.average) s.average->update(slices, r.step);
-  state_changed();
+  for (size_t u = 0; u < s.plan.trained; ++u) s.units[u]->changed();
   skip();
 }
 
@@ -178,6 +178,7 @@ ParameterNorms Trainer::norms() {
   ParameterNorms out;
   const size_t n = s.specs.size();
   for (size_t i = 0; i < n; ++i) {
+    if (s.plan.places[i].unit >= s.plan.trained) continue;
     out.push_back({s.specs[i].name, std::sqrt(all[i]), std::sqrt(all[n + i])});
   }
   return out;

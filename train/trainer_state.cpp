@@ -60,6 +60,7 @@ Trainer::State::State(const TrainConfig& c, int64_t eos_id, Communicator& w)
       options{eos_id, c.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat, c.z_loss,
               c.block_losses},
       specs(parameters(c.model)),
+      model_parameters(specs.size()),
       world(w) {
   ASHLAR_CHECK(c.precision != Precision::kAuto && c.threads > 0);
   at::set_num_threads(static_cast<int>(c.threads));
@@ -74,12 +75,22 @@ Trainer::State::State(const TrainConfig& c, int64_t eos_id, Communicator& w)
   replica = world.split(ranks_from(own, world.size() / shards, shards), "replica");
   groups = {&world, shard.get(), replica.get()};
 
-  const auto names = stage_names(model);
-  const auto stages = stage_parameters(model);
+  if (config.lora) {
+    adapters = lora_adapters(*config.lora, specs);
+    for (const LoraAdapter& a : adapters) specs.insert(specs.end(), {a.down, a.up});
+  }
+  RunnerPlan run = runner_plan();
+  auto in_units = run.stages;
+  for (auto& stage : in_units) {
+    for (const size_t p : std::vector(stage)) {
+      if (run.adapters[p]) stage.insert(stage.end(), {run.adapters[p]->down, run.adapters[p]->up});
+    }
+  }
   // With bf16 products linear maps are units apart at every stage, so that sums over units have the
   // same order; where whole copies are apart from the master values, they are bf16.
   const bool narrow = options.compute == at::kBFloat16;
-  plan = plan_units(specs, names, stages, narrow, shards);
+  plan = plan_units(specs, run.names, in_units, run.trained, narrow, shards);
+  run.places = plan.places;
   std::vector<const UnitLayout*> layouts;
   for (size_t u = 0; u < plan.units.size(); ++u) {
     std::vector<std::vector<int64_t>> shapes;
@@ -87,25 +98,47 @@ Trainer::State::State(const TrainConfig& c, int64_t eos_id, Communicator& w)
     units.push_back(std::make_unique<ParameterUnit>(
         plan.units[u], shapes, zero >= 1 && plan.narrow[u] ? at::kBFloat16 : at::kFloat,
         static_cast<int>(zero), groups, waits));
-    layouts.push_back(&units.back()->layout());
+    if (u < plan.trained) layouts.push_back(&units.back()->layout());
   }
   reducer = std::make_unique<GradientReducer>(layouts, static_cast<int>(zero), c.distributed.reduce,
                                               groups, waits);
-  runner = std::make_unique<StageRunner>(units, *reducer, plan.places, stages,
-                                         recomputed(names, c.recompute));
+  runner = std::make_unique<StageRunner>(units, *reducer, std::move(run));
   position.seed = c.seed;
   initialise();
   optimizer = make_optimizer(config.optimizer, specs, slices());
   if (config.ema) average.emplace(*config.ema, slices());
 }
 
+RunnerPlan Trainer::State::runner_plan() const {
+  RunnerPlan run;
+  run.trained.assign(specs.size(), adapters.empty());
+  run.adapters.resize(model_parameters);
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    const size_t down = model_parameters + 2 * i;
+    run.adapters[adapters[i].target] = RunnerPlan::Adapter{down, down + 1};
+    run.trained[down] = run.trained[down + 1] = true;
+  }
+  run.adapter_scale = config.lora ? config.lora->scale() : 0;
+  run.stages = stage_parameters(model);
+  run.names = stage_names(model);
+  run.recompute = recomputed(run.names, config.recompute);
+  run.compute = options.compute;
+  return run;
+}
+
 void Trainer::State::initialise() {
   const ParameterSet fresh = init_parameters(config.model, config.seed, at::kFloat, config.init);
+  const auto values = [&](size_t p) {
+    if (p < model_parameters) return fresh.tensors[p].view({-1});
+    const LoraAdapter& adapter = adapters[(p - model_parameters) / 2];
+    const std::vector<float> own = init_adapter(specs[p], adapter.target, config.seed);
+    return at::from_blob(const_cast<float*>(own.data()), {specs[p].numel()}, at::kFloat).clone();
+  };
   for (const auto& unit : units) {
     for (const auto& piece : unit->layout().pieces(unit->range())) {
       unit->master()
           .narrow(0, piece.at, piece.count)
-          .copy_(fresh.tensors[piece.parameter].view({-1}).narrow(0, piece.first, piece.count));
+          .copy_(values(piece.parameter).narrow(0, piece.first, piece.count));
     }
     unit->changed();
   }
@@ -113,7 +146,7 @@ void Trainer::State::initialise() {
 
 std::vector<UnitSlice> Trainer::State::slices() const {
   std::vector<UnitSlice> out;
-  for (size_t u = 0; u < units.size(); ++u) {
+  for (size_t u = 0; u < plan.trained; ++u) {
     out.push_back(
         {&units[u]->layout(), units[u]->range(), units[u]->master(), reducer->gradient(u)});
   }
@@ -143,7 +176,7 @@ std::vector<double> Trainer::State::by_micro_batch(const MicroBatches& dealt,
 double Trainer::State::gradient_norm() const {
   std::vector<double> own;
   std::vector<int64_t> blocks;  // of each unit, per shard
-  for (size_t u = 0; u < units.size(); ++u) {
+  for (size_t u = 0; u < plan.trained; ++u) {
     const Tensor& g = reducer->gradient(u);
     const std::vector<double> sums = block_squares(g);
     own.insert(own.end(), sums.begin(), sums.end());
@@ -221,7 +254,7 @@ void Trainer::state_changed() {
 void Trainer::set_parameters(
     const std::function<std::vector<float>(const ParameterSpec&)>& values) {
   State& s = *state_;
-  for (size_t i = 0; i < s.specs.size(); ++i) {
+  for (size_t i = 0; i < s.model_parameters; ++i) {
     const ParameterSpec& p = s.specs[i];
     const std::vector<float> all = values(p);
     ASHLAR_CHECK_EQ(static_cast<int64_t>(all.size()), p.numel());

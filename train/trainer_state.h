@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "models/model.h"
+#include "models/spec/lora.h"
 #include "train/dist/gradient_reducer.h"
 #include "train/dist/parameter_unit.h"
 #include "train/micro_batches.h"
@@ -23,7 +24,9 @@ struct Trainer::State {
   TrainConfig config;
   Model model;
   ForwardOptions options;
-  std::vector<ParameterSpec> specs;
+  std::vector<ParameterSpec> specs;  ///< of the model, then of adapters
+  size_t model_parameters = 0;       ///< how many are the model's
+  std::vector<LoraAdapter> adapters;
   Communicator& world;
   std::unique_ptr<Communicator> shard, replica;
   ShardGroups groups;
@@ -52,6 +55,7 @@ struct Trainer::State {
   ValidationResult validate(const SampleSource& data, int64_t rows,
                             std::optional<double> bytes_per_token);
   double gradient_norm() const;
+  RunnerPlan runner_plan() const;
   void initialise();
 };
 

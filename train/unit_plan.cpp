@@ -41,14 +41,13 @@ std::vector<Group> groups_of(const std::vector<ParameterSpec>& specs,
   return out;
 }
 
-// Linear maps of a group and the rest.
-std::vector<Group> split(const std::vector<ParameterSpec>& specs, const Group& group) {
-  Group maps{group.name, {}, true}, rest{group.name + " (fp32)", {}};
-  for (const size_t p : group.parameters) {
-    (specs[p].is_linear() ? maps : rest).parameters.push_back(p);
-  }
+// The parameters of a group for which `chosen` holds, and the others; empty halves are left out.
+template <typename Chosen>
+std::vector<Group> split(const Group& group, Chosen chosen) {
+  Group yes{group.name, {}, group.narrow}, no{group.name, {}, group.narrow};
+  for (const size_t p : group.parameters) (chosen(p) ? yes : no).parameters.push_back(p);
   std::vector<Group> out;
-  for (Group* g : {&maps, &rest}) {
+  for (Group* g : {&yes, &no}) {
     if (!g->parameters.empty()) out.push_back(std::move(*g));
   }
   return out;
@@ -58,14 +57,21 @@ std::vector<Group> split(const std::vector<ParameterSpec>& specs, const Group& g
 
 UnitPlan plan_units(const std::vector<ParameterSpec>& specs,
                     const std::vector<std::string>& stage_names,
-                    const std::vector<std::vector<size_t>>& stages, bool split_narrow,
-                    int64_t shards) {
+                    const std::vector<std::vector<size_t>>& stages,
+                    const std::vector<bool>& trained, bool split_narrow, int64_t shards) {
+  const auto is_narrow = [&](size_t p) { return split_narrow && specs[p].is_linear(); };
   std::vector<Group> groups;
   for (const Group& group : groups_of(specs, stage_names, stages)) {
-    const auto parts = split_narrow ? split(specs, group) : std::vector<Group>{group};
-    groups.insert(groups.end(), parts.begin(), parts.end());
+    for (const Group& kind : split(group, is_narrow)) {
+      for (Group& half : split(kind, [&](size_t p) { return trained[p]; })) {
+        half.narrow = is_narrow(half.parameters.front());
+        groups.push_back(std::move(half));
+      }
+    }
   }
   std::reverse(groups.begin(), groups.end());
+  std::stable_partition(groups.begin(), groups.end(),
+                        [&](const Group& g) { return trained[g.parameters.front()]; });
   UnitPlan plan;
   plan.places.resize(specs.size());
   for (const Group& group : groups) {
@@ -76,6 +82,7 @@ UnitPlan plan_units(const std::vector<ParameterSpec>& specs,
     }
     plan.units.push_back(make_unit_layout(group.name, sizes, shards));
     plan.narrow.push_back(group.narrow);
+    plan.trained += trained[group.parameters.front()] ? 1 : 0;
   }
   return plan;
 }

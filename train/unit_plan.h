@@ -13,10 +13,11 @@ struct ParameterPlace {
   size_t unit = 0, part = 0;
 };
 
-/// How a model's parameters are grouped into units. Units are numbered in the order in which
-/// backward passes finish them.
+/// How a model's parameters are grouped into units. Units of trained parameters come first, in the
+/// order in which backward passes finish them, then those of frozen ones.
 struct UnitPlan {
   std::vector<UnitLayout> units;
+  size_t trained = 0;        ///< how many of them
   std::vector<bool> narrow;  ///< of each unit: linear maps alone, which products read in bf16
   std::vector<ParameterPlace> places;  ///< by index into the parameters
 };
@@ -24,11 +25,11 @@ struct UnitPlan {
 /// One unit for each stage's parameters; those of a stage without matrices join the stage before. A
 /// parameter of several stages (a tied head) belongs to the first of them. With
 /// `split_narrow` a stage's linear maps get a unit apart, so that they can be gathered in bf16.
-/// `stages[i]`: indices of the parameters of stage i, the loss behind the last. At most `shards`
-/// slices.
+/// `stages[i]`: indices of the parameters of stage i, the loss behind the last. Frozen parameters,
+/// those not in `trained`, get units apart. At most `shards` slices.
 UnitPlan plan_units(const std::vector<ParameterSpec>& specs,
                     const std::vector<std::string>& stage_names,
-                    const std::vector<std::vector<size_t>>& stages, bool split_narrow,
-                    int64_t shards);
+                    const std::vector<std::vector<size_t>>& stages,
+                    const std::vector<bool>& trained, bool split_narrow, int64_t shards);
 
 }  // namespace ashlar

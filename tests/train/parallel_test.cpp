@@ -3,6 +3,7 @@
 #include <map>
 
 #include "data/shards/batch_source.h"
+#include "models/spec/lora.h"
 #include "tests/support/files.h"
 #include "tests/support/thread_ranks.h"
 #include "tests/support/tolerance.h"
@@ -184,6 +185,73 @@ TEST_F(Parallel, AuxiliaryLossesAndTiedHeadsReduceOnce) {
   const Outcome alone = run(tied, 1, {"distributed.reduce=ordered"});
   for (int64_t stage = 0; stage <= 3; ++stage) {
     expect_same(run(tied, 2, {"distributed.reduce=ordered", zero(stage)}), alone, "tied");
+  }
+}
+
+// Optimizers that need whole matrices, averages of weights, and a rate of its own for a group.
+TEST_F(Parallel, EveryOptimizerGivesTheSameBitsOnAnyRanks) {
+  for (const char* const kind : {"muon", "lion"}) {
+    const std::vector<std::string> common = {
+        fmt::format("optimizer={{kind: {}, lr: 1.0e-2}}", kind), "distributed.reduce=ordered",
+        "ema.decay=0.9"};
+    const Outcome alone = run(test::kBlockModel, 1, common);
+    EXPECT_EQ(alone.state.count("ema/global.norm.weight"), 1u);
+    for (const int64_t stage : {0, 1, 3}) {
+      std::vector<std::string> many = common;
+      many.push_back(zero(stage));
+      expect_same(run(test::kBlockModel, 3, many), alone, kind);
+    }
+  }
+}
+
+// Only A and B change, alike on any ranks, and what they do to the loss is what merging does.
+TEST_F(Parallel, AdaptersAreTrainedAlone) {
+  const std::vector<std::string> lora = {
+      "lora.rank=2", "lora.alpha=8", "lora.targets=[\"*_proj.*\",\"*head*\"]",
+      "distributed.reduce=ordered", "schedule.warmup_steps=0"};
+  const Outcome fresh = run(test::kDecoderModel, 1, {}, 0);
+  const Outcome alone = run(test::kDecoderModel, 1, lora, 12);
+  EXPECT_LT(alone.validation, fresh.validation - 0.1);
+  const std::string query = "parameters/model.layers.2.self_attn.q_proj.weight";
+  for (const auto& [name, values] : fresh.state) {
+    if (name.starts_with("parameters/")) {
+      EXPECT_EQ(alone.state.at(name), values) << name;
+    }
+  }
+  EXPECT_EQ(alone.state.count("optimizer/exp_avg/model.layers.2.self_attn.q_proj.weight"), 0u);
+  const auto& up = alone.state.at(query + ".lora_b");
+  EXPECT_NE(up, std::vector<float>(up.size()));
+  for (const int64_t stage : {0, 2, 3}) {
+    std::vector<std::string> many = lora;
+    many.insert(many.end(), {zero(stage), "train.recompute=all"});
+    expect_same(run(test::kDecoderModel, 3, many, 12), alone, "ranks");
+  }
+  // The same model with merged matrices, never trained.
+  Node root = parse_yaml(f_.yaml("unused"), "t.yaml");
+  TrainConfig config = train_config_from(root);
+  resolve_machine_choices(config);
+  Trainer merged(config, 0);
+  merged.set_parameters([&](const ParameterSpec& p) {
+    const std::string name = "parameters/" + p.name;
+    if (alone.state.count(name + ".lora_a") == 0) return alone.state.at(name);
+    return merge_adapter(alone.state.at(name), alone.state.at(name + ".lora_a"),
+                         alone.state.at(name + ".lora_b"), 2, 4);
+  });
+  const ShardSet held_out(f_.dir / "validation");
+  const BatchSource validation(held_out, config.context, 0, BatchSource::Order::kSequential);
+  // Each of 5·32 losses of a few nats from products over at most 48 terms in four layers.
+  EXPECT_NEAR(merged.validate(validation, 5, {}).loss, alone.validation,
+              test::reordered<float>(48 * 4, 4).absolute);
+}
+
+TEST_F(Parallel, AdaptersInBf16DoNotDependOnTheStage) {
+  const std::vector<std::string> lora = {"lora.targets=[\"*.q_proj.*\"]", "lora.rank=4",
+                                         "train.precision=bf16", "distributed.reduce=ordered"};
+  const Outcome alone = run(test::kBlockModel, 1, lora);
+  for (const int64_t stage : {1, 3}) {
+    std::vector<std::string> many = lora;
+    many.push_back(zero(stage));
+    expect_same(run(test::kBlockModel, 2, many), alone, "stage");
   }
 }
 

@@ -25,6 +25,8 @@ class GradientReducer {
   GradientReducer(std::vector<const UnitLayout*> units, int zero, Reduction reduction,
                   const ShardGroups& groups, WaitTally& waits);
 
+  size_t units() const { return units_.size(); }
+
   void begin_step();
   /// `last`: no further pass follows in this step. `micro_batches` of this pass: the ranks behind
   /// have none and contribute zeros.
