@@ -6,6 +6,9 @@
 
 #include "attention/backend.h"
 #include "attention/row_dispatch.h"
+#ifdef ASHLAR_WITH_TORCH_CUDA
+#include "attention/cuda_ops.h"
+#endif
 
 namespace ashlar {
 namespace {
@@ -19,6 +22,15 @@ GenericOperations::~GenericOperations() { --forced; }
 
 bool takes_row_kernels(const at::Tensor& t) { return t.is_cpu() && forced == 0; }
 
+bool takes_cuda_kernels(const at::Tensor& t) {
+#ifdef ASHLAR_WITH_TORCH_CUDA
+  return t.is_cuda() && t.scalar_type() != at::kDouble && forced == 0;
+#else
+  static_cast<void>(t);
+  return false;
+#endif
+}
+
 namespace generic {
 namespace {
 
@@ -26,9 +38,18 @@ using at::Tensor;
 
 Tensor wide(const Tensor& t) { return t.to(accumulate_type(t.scalar_type())); }
 
+// The fused kernels where this build has them.
+#ifdef ASHLAR_WITH_TORCH_CUDA
+#define ASHLAR_TRY_CUDA(t, call) \
+  if (takes_cuda_kernels(t)) return cuda_ops::call
+#else
+#define ASHLAR_TRY_CUDA(t, call) static_assert(true)
+#endif
+
 }  // namespace
 
 std::pair<Tensor, Tensor> rms_norm(const Tensor& x, const Tensor& gain, double eps) {
+  ASHLAR_TRY_CUDA(x, rms_norm(x, gain, eps));
   const Tensor a = wide(x);
   const Tensor inverse = a.square().mean({-1}, true).add_(eps).rsqrt_();
   return {at::mul(a, inverse).mul_(gain).to(x.scalar_type()), inverse.reshape({-1})};
@@ -37,6 +58,7 @@ std::pair<Tensor, Tensor> rms_norm(const Tensor& x, const Tensor& gain, double e
 std::pair<Tensor, Tensor> rms_norm_backward(const Tensor& x, const Tensor& gain,
                                             const Tensor& inverse_rms, const Tensor& dy,
                                             const Tensor& residual) {
+  ASHLAR_TRY_CUDA(x, rms_norm_backward(x, gain, inverse_rms, dy, residual));
   const int64_t width = x.size(-1);
   const Tensor r = inverse_rms.view({-1, 1});
   const Tensor normal = wide(x).view({-1, width}).mul(r), upstream = wide(dy).view({-1, width});
@@ -50,6 +72,7 @@ std::pair<Tensor, Tensor> rms_norm_backward(const Tensor& x, const Tensor& gain,
 
 Tensor rotate(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t offset,
               int direction) {
+  ASHLAR_TRY_CUDA(x, rotate(x, cosine, sine, offset, direction));
   const int64_t half = cosine.size(1), behind = offset + 2 * half;
   const Tensor first = wide(x.narrow(3, offset, half));
   const Tensor second = wide(x.narrow(3, offset + half, half));
@@ -65,10 +88,12 @@ Tensor rotate(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t
 }
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
+  ASHLAR_TRY_CUDA(gate, swiglu(gate, up));
   return at::silu(wide(gate)).mul_(up).to(gate.scalar_type());
 }
 
 std::pair<Tensor, Tensor> swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& dy) {
+  ASHLAR_TRY_CUDA(gate, swiglu_backward(gate, up, dy));
   const Tensor g = wide(gate), d = wide(dy), s = at::sigmoid(g);
   const Tensor dup = at::mul(g, s).mul_(d);
   // d(g·σ(g))/dg = σ·(1 + g·(1 − σ))
@@ -78,6 +103,7 @@ std::pair<Tensor, Tensor> swiglu_backward(const Tensor& gate, const Tensor& up, 
 
 void cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights,
                    const Tensor& loss, const LossShape& shape, bool gradient) {
+  ASHLAR_TRY_CUDA(logits, cross_entropy(logits, targets, weights, loss, shape, gradient));
   Tensor a = wide(logits);
   const double cap = shape.softcap;
   if (cap > 0) a = at::tanh(a / cap).mul_(cap);

@@ -13,6 +13,7 @@
 #include "models/training_options.h"
 #include "train/chat_config.h"
 #include "train/checkpoint_config.h"
+#include "train/device.h"
 #include "train/distributed_config.h"
 #include "train/guards.h"
 #include "train/log_config.h"
@@ -61,6 +62,8 @@ struct TrainConfig {
   int64_t batch_size = 0;   ///< samples per optimizer step
   int64_t micro_batch = 0;  ///< samples per forward and backward pass
   Precision precision = Precision::kAuto;
+  DeviceKind device = DeviceKind::kAuto;
+  int64_t device_index = 0;    ///< which GPU: the rank's, not the file's
   int64_t threads = 0;         ///< 0: the cores this process may use
   bool document_mask = false;  ///< attention stays within a document of a packed sample
   BlockLossOptions block_losses;
