@@ -62,10 +62,10 @@ struct TrainConfig {
   int64_t batch_size = 0;   ///< samples per optimizer step
   int64_t micro_batch = 0;  ///< samples per forward and backward pass
   Precision precision = Precision::kAuto;
-  DeviceKind device = DeviceKind::kAuto;
-  int64_t device_index = 0;    ///< which GPU: the rank's, not the file's
-  int64_t threads = 0;         ///< 0: the cores this process may use
-  bool document_mask = false;  ///< attention stays within a document of a packed sample
+  DeviceKind device = DeviceKind::kCpu;  ///< kAuto from a file that does not say
+  int64_t device_index = 0;              ///< which GPU: the rank's, not the file's
+  int64_t threads = 0;                   ///< 0: the cores this process may use
+  bool document_mask = false;            ///< attention stays within a document of a packed sample
   BlockLossOptions block_losses;
   double z_loss = 0;  ///< weight of the squared log-partition (arXiv 2204.02311 §5)
   InitSpec init;

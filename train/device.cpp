@@ -61,18 +61,20 @@ void use_cuda_device(int64_t index) {
   cuda.setDevice(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index)));
 }
 
+std::unique_ptr<Communicator> make_cuda_alone(int64_t index) {
+  return make_single_communicator([index](void* to, const void* from, size_t bytes) {
+    const auto options = at::TensorOptions(at::kByte).device(
+        at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index)));
+    const auto count = static_cast<int64_t>(bytes);
+    at::from_blob(to, {count}, options)
+        .copy_(at::from_blob(const_cast<void*>(from), {count}, options));
+  });
+}
+
 std::unique_ptr<Communicator> make_cuda_communicator(Cluster& cluster, int64_t index,
                                                      double timeout_seconds) {
   const Launch& launch = cluster.launch();
-  if (launch.world == 1) {
-    return make_single_communicator([index](void* to, const void* from, size_t bytes) {
-      const auto options = at::TensorOptions(at::kByte).device(
-          at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index)));
-      const auto count = static_cast<int64_t>(bytes);
-      at::from_blob(to, {count}, options)
-          .copy_(at::from_blob(const_cast<void*>(from), {count}, options));
-    });
-  }
+  if (launch.world == 1) return make_cuda_alone(index);
 #ifdef ASHLAR_WITH_NCCL
   NcclOptions options;
   options.device = static_cast<int>(index);

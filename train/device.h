@@ -28,6 +28,9 @@ int64_t device_of_rank(int64_t local_rank);
 /// libtorch has them and sums of bf16 products in fp32. Before the first product.
 void use_cuda_device(int64_t index);
 
+/// The communicator for tensors on GPU `index` of a rank that is alone.
+std::unique_ptr<Communicator> make_cuda_alone(int64_t index);
+
 /// The ranks' communicator for tensors on GPU `index`: NCCL, or copies on the device when the
 /// cluster is one rank. A collective. Throws Error(kRequest) when several ranks need NCCL and this
 /// build has none, Error(kIo) when it refuses. `timeout_seconds` of connecting.

@@ -47,7 +47,10 @@ Trainer::Trainer(const TrainConfig& config, int64_t eos_id, Communicator& contro
 
 Trainer::Trainer(const TrainConfig& config, int64_t eos_id)
     : alone_(make_single_communicator()),
-      state_(std::make_unique<State>(config, eos_id, *alone_, *alone_)) {}
+      alone_tensors_(config.device == DeviceKind::kCuda ? make_cuda_alone(config.device_index)
+                                                        : nullptr),
+      state_(std::make_unique<State>(config, eos_id, *alone_,
+                                     alone_tensors_ ? *alone_tensors_ : *alone_)) {}
 
 Trainer::~Trainer() = default;
 

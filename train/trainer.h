@@ -124,7 +124,7 @@ class Trainer {
 
  private:
   struct State;
-  std::unique_ptr<Communicator> alone_;
+  std::unique_ptr<Communicator> alone_, alone_tensors_;
   std::unique_ptr<State> state_;
 };
 

@@ -25,7 +25,7 @@ struct TeamOfOne {
 
 template <typename T>
 class CudaRowMath : public ::testing::Test {
- protected:
+ public:
   static std::vector<T> draw(int64_t count, uint64_t seed, double scale = 1) {
     std::vector<T> out(static_cast<size_t>(count));
     const Philox random(seed);
@@ -163,7 +163,6 @@ TYPED_TEST(CudaRowMath, SwiGluAndItsGradient) {
 }
 
 TYPED_TEST(CudaRowMath, CrossEntropyAndItsGradient) {
-  using T = TypeParam;
   constexpr int64_t kClasses = 53, kTarget = 17;
   constexpr float kWeight = 0.75f;
   for (const rows::LossShape& shape :
