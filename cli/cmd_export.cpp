@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/run_model.h"
 #include "core/base/error.h"
+#include "export/checkpoint_model.h"
 #include "export/gguf.h"
 #include "export/hf.h"
 #include "package/format/package.h"
@@ -10,7 +11,7 @@ namespace ashlar::cli {
 namespace {
 
 struct Options {
-  std::string input, output, format = "package", type;
+  std::string input, output, format = "package", type, weights = "trained";
   uint64_t shard_bytes = 0;
   bool json = false;
 };
@@ -38,7 +39,12 @@ int64_t write(const ModelData& model, const Options& o) {
 }
 
 void run(const Options& o) {
-  const int64_t bytes = write(open_run_or_model(o.input), o);
+  require(o.weights == "trained" || is_checkpoint(o.input), ErrorCode::kRequest,
+          "--weights average belongs to runs and checkpoints; {} is neither", o.input);
+  const ModelData model = o.weights == "trained"
+                              ? open_run_or_model(o.input)
+                              : model_from_checkpoint(o.input, CheckpointWeights::kAverage);
+  const int64_t bytes = write(model, o);
   if (o.json) {
     print_json(Node::Map{{"output", o.output}, {"bytes", bytes}});
   } else {
@@ -66,6 +72,10 @@ void add_export_command(CLI::App& app) {
                 "hf: bytes of one weights file, such as 2GB (default: 5GB)")
       ->transform(CLI::AsSizeValue(true))
       ->check(CLI::PositiveNumber);
+  c->add_option("--weights", options->weights,
+                "Of a run: trained, or average: their moving average (key ema)")
+      ->check(CLI::IsMember({"trained", "average"}))
+      ->capture_default_str();
   c->add_option("--output", options->output, "Folder or GGUF file to create")->required();
   add_json_flag(c, options->json);
   c->footer(

@@ -1,5 +1,7 @@
 #include "export/checkpoint_model.h"
 
+#include <algorithm>
+
 #include "core/base/error.h"
 #include "core/io/atomic_file.h"
 #include "data/tokenizer/chat_template.h"
@@ -14,15 +16,27 @@ bool is_checkpoint(const fs::path& path) {
 
 namespace {
 
-std::vector<float> read_parameter(const CheckpointReader& reader, const ParameterSpec& p) {
+// Frozen parameters have no average: they are their own.
+std::vector<float> read_parameter(const CheckpointReader& reader, CheckpointWeights weights,
+                                  const ParameterSpec& p) {
   std::vector<float> values(static_cast<size_t>(p.numel()));
-  reader.read("parameters/" + p.name, values);
+  const std::string average = "ema/" + p.name;
+  const bool averaged = weights == CheckpointWeights::kAverage && reader.has(average);
+  reader.read(averaged ? average : "parameters/" + p.name, values);
   return values;
 }
 
+void require_average(const CheckpointReader& reader) {
+  const auto names = reader.names();
+  require(std::any_of(names.begin(), names.end(),
+                      [](const std::string& name) { return name.starts_with("ema/"); }),
+          ErrorCode::kRequest, "{}: holds no average of weights; train with `ema:`",
+          reader.path().string());
+}
+
 // Of a run with `lora:`; its configuration says which matrices have adapters and how they count.
-void merge_adapters(const CheckpointReader& reader, const std::vector<ParameterSpec>& specs,
-                    ModelData& model) {
+void merge_adapters(const CheckpointReader& reader, CheckpointWeights weights,
+                    const std::vector<ParameterSpec>& specs, ModelData& model) {
   const Node* node = reader.manifest().config.find("lora");
   if (node == nullptr) {
     for (const std::string& name : reader.names()) {
@@ -35,20 +49,22 @@ void merge_adapters(const CheckpointReader& reader, const std::vector<ParameterS
   const LoraSpec lora = read_lora(*node, specs);
   for (const LoraAdapter& adapter : lora_adapters(lora, specs)) {
     const ParameterSpec& p = specs[adapter.target];
-    model.tensors[p.name] =
-        make_dense(p.name, p.shape,
-                   merge_adapter(read_parameter(reader, p), read_parameter(reader, adapter.down),
-                                 read_parameter(reader, adapter.up), lora.rank, lora.scale()));
+    model.tensors[p.name] = make_dense(
+        p.name, p.shape,
+        merge_adapter(read_parameter(reader, weights, p),
+                      read_parameter(reader, weights, adapter.down),
+                      read_parameter(reader, weights, adapter.up), lora.rank, lora.scale()));
   }
 }
 
 }  // namespace
 
-ModelData model_from_checkpoint(const fs::path& path) {
-  return model_from_checkpoint(CheckpointReader(path));
+ModelData model_from_checkpoint(const fs::path& path, CheckpointWeights weights) {
+  return model_from_checkpoint(CheckpointReader(path), weights);
 }
 
-ModelData model_from_checkpoint(const CheckpointReader& reader) {
+ModelData model_from_checkpoint(const CheckpointReader& reader, CheckpointWeights weights) {
+  if (weights == CheckpointWeights::kAverage) require_average(reader);
   ModelData model;
   model.spec = reader.spec();
   model.kv_codec = {"fp32", "fp32"};
@@ -60,9 +76,9 @@ ModelData model_from_checkpoint(const CheckpointReader& reader) {
   }
   const std::vector<ParameterSpec> specs = parameters(model.spec);
   for (const ParameterSpec& p : specs) {
-    model.tensors[p.name] = make_dense(p.name, p.shape, read_parameter(reader, p));
+    model.tensors[p.name] = make_dense(p.name, p.shape, read_parameter(reader, weights, p));
   }
-  merge_adapters(reader, specs, model);
+  merge_adapters(reader, weights, specs, model);
   validate(model, reader.path().string());
   return model;
 }

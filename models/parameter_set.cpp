@@ -46,30 +46,34 @@ void ParameterSet::require_grad(bool on) {
   for (at::Tensor& tensor : tensors) tensor.set_requires_grad(on);
 }
 
+at::Tensor init_parameter(const ModelSpec& spec, const std::vector<ParameterSpec>& specs,
+                          size_t index, uint64_t seed, at::ScalarType type, const InitSpec& init) {
+  ASHLAR_CHECK(type == at::kFloat || type == at::kDouble);
+  const ParameterSpec& p = specs[index];
+  const Philox random(seed, index);
+  const double sigma = deviation(spec, p, init);
+  const double constant = p.is_norm() ? 1.0 : 0.0;
+  at::Tensor tensor = at::empty(p.shape, type);
+  const auto fill = [&](auto* out) {
+    for (int64_t e = 0; e < p.numel(); ++e) {
+      const double value = sigma == 0 ? constant : sigma * random.normal(static_cast<uint64_t>(e));
+      out[e] = static_cast<std::remove_reference_t<decltype(*out)>>(value);
+    }
+  };
+  if (type == at::kFloat) {
+    fill(tensor.data_ptr<float>());
+  } else {
+    fill(tensor.data_ptr<double>());
+  }
+  return tensor;
+}
+
 ParameterSet init_parameters(const ModelSpec& spec, uint64_t seed, at::ScalarType type,
                              const InitSpec& init) {
-  ASHLAR_CHECK(type == at::kFloat || type == at::kDouble);
   ParameterSet set;
   set.specs = parameters(spec);
   for (size_t i = 0; i < set.specs.size(); ++i) {
-    const ParameterSpec& p = set.specs[i];
-    const Philox random(seed, i);
-    const double sigma = deviation(spec, p, init);
-    const double constant = p.is_norm() ? 1.0 : 0.0;
-    at::Tensor tensor = at::empty(p.shape, type);
-    const auto fill = [&](auto* out) {
-      for (int64_t e = 0; e < p.numel(); ++e) {
-        const double value =
-            sigma == 0 ? constant : sigma * random.normal(static_cast<uint64_t>(e));
-        out[e] = static_cast<std::remove_reference_t<decltype(*out)>>(value);
-      }
-    };
-    if (type == at::kFloat) {
-      fill(tensor.data_ptr<float>());
-    } else {
-      fill(tensor.data_ptr<double>());
-    }
-    set.tensors.push_back(std::move(tensor));
+    set.tensors.push_back(init_parameter(spec, set.specs, i, seed, type, init));
   }
   return set;
 }

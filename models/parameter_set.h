@@ -22,8 +22,12 @@ struct ParameterSet {
   void require_grad(bool on);
 };
 
-/// Fresh values from one seed, normal as `init` says. A value depends only on the seed, the
-/// tensor's place in the list and the element's index (Philox).
+/// Fresh values of parameter `index` of `specs` = parameters(spec), normal as `init` says. A value
+/// depends only on the seed, the index and the element's index (Philox).
+at::Tensor init_parameter(const ModelSpec& spec, const std::vector<ParameterSpec>& specs,
+                          size_t index, uint64_t seed, at::ScalarType type, const InitSpec& init);
+
+/// All of them.
 ParameterSet init_parameters(const ModelSpec& spec, uint64_t seed,
                              at::ScalarType type = at::ScalarType::Float,
                              const InitSpec& init = {});

@@ -1,12 +1,10 @@
 #include "train/events.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <chrono>
 #include <cstring>
 
@@ -124,30 +122,15 @@ EventWriter::EventWriter(const std::filesystem::path& folder, int64_t step) {
   char host[256] = {};
   if (gethostname(host, sizeof(host) - 1) != 0) std::strcpy(host, "localhost");
   const double start = now();
-  path_ = folder / fmt::format("events.out.tfevents.{:010}.{}.{}.{}", static_cast<int64_t>(start),
-                               host, getpid(), step);
-  fd_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  require(fd_ >= 0, ErrorCode::kIo, "{}: {}", path_.string(), std::strerror(errno));
-  append(version_event(start));
-  if (step > 0) append(session_start_event(start, step + 1));
-}
-
-EventWriter::~EventWriter() {
-  if (fd_ >= 0) close(fd_);
+  file_.emplace(folder / fmt::format("events.out.tfevents.{:010}.{}.{}.{}",
+                                     static_cast<int64_t>(start), host, getpid(), step),
+                0);
+  file_->append(tf_record(version_event(start)));
+  if (step > 0) file_->append(tf_record(session_start_event(start, step + 1)));
 }
 
 void EventWriter::scalars(int64_t step, const std::vector<std::pair<std::string, double>>& values) {
-  append(scalar_event(now(), step, values));
-}
-
-void EventWriter::append(const std::string& event) {
-  const std::string record = tf_record(event);
-  for (size_t done = 0; done < record.size();) {
-    const ssize_t n = write(fd_, record.data() + done, record.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    require(n > 0, ErrorCode::kIo, "{}: {}", path_.string(), std::strerror(errno));
-    done += static_cast<size_t>(n);
-  }
+  file_->append(tf_record(scalar_event(now(), step, values)));
 }
 
 }  // namespace ashlar

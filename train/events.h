@@ -2,10 +2,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "train/append_file.h"
 
 namespace ashlar {
 
@@ -32,19 +35,13 @@ std::string session_start_event(double wall_time, int64_t step);
 class EventWriter {
  public:
   EventWriter(const std::filesystem::path& folder, int64_t step);
-  ~EventWriter();
-  EventWriter(const EventWriter&) = delete;
-  EventWriter& operator=(const EventWriter&) = delete;
 
-  /// Throws Error(kIo) when the disk refuses.
+  /// A disk that is full delays the event (append_file.h).
   void scalars(int64_t step, const std::vector<std::pair<std::string, double>>& values);
-  const std::filesystem::path& path() const { return path_; }
+  const std::filesystem::path& path() const { return file_->path(); }
 
  private:
-  void append(const std::string& event);
-
-  std::filesystem::path path_;
-  int fd_ = -1;
+  std::optional<AppendFile> file_;
 };
 
 }  // namespace ashlar

@@ -58,9 +58,9 @@ double Guard::Window::z_of(double value) const {
   return (value - mean) / std::sqrt(square);
 }
 
-Guard::Verdict Guard::judge(double loss, double grad_norm) {
+Guard::Verdict Guard::judge(int64_t step, double loss, double grad_norm) {
   if (!std::isfinite(loss) || !std::isfinite(grad_norm)) {
-    return intervene(config_.non_finite,
+    return intervene(step, config_.non_finite,
                      fmt::format("the loss is {} and the gradient norm {}", loss, grad_norm));
   }
   if (config_.spike != GuardAction::kApply) {
@@ -71,7 +71,7 @@ Guard::Verdict Guard::judge(double loss, double grad_norm) {
          {std::tuple(&losses_, loss, "loss"), std::tuple(&norms_, grad_norm, "gradient norm")}) {
       const double z = full(*window) ? window->z_of(value) : 0;
       if (z > config_.z) {
-        return intervene(config_.spike,
+        return intervene(step, config_.spike,
                          fmt::format("the {} of {:.4g} is {:.3g} standard deviations above the "
                                      "mean of the last {} steps",
                                      what, value, z, config_.window));
@@ -84,11 +84,12 @@ Guard::Verdict Guard::judge(double loss, double grad_norm) {
       }
     }
   }
-  in_a_row_ = 0;
+  if (step >= bad_step_) in_a_row_ = 0;
   return {};
 }
 
-Guard::Verdict Guard::intervene(GuardAction action, std::string reason) {
+Guard::Verdict Guard::intervene(int64_t step, GuardAction action, std::string reason) {
+  bad_step_ = step;
   if (++in_a_row_ > config_.limit) {
     return {GuardAction::kStop,
             fmt::format("{}, for the {}th time in a row (guards.limit)", reason, in_a_row_)};
@@ -99,13 +100,15 @@ Guard::Verdict Guard::intervene(GuardAction action, std::string reason) {
 Node Guard::state() const {
   return Node::Map{{"losses", list_of(losses_.values)},
                    {"norms", list_of(norms_.values)},
-                   {"in_a_row", in_a_row_}};
+                   {"in_a_row", in_a_row_},
+                   {"bad_step", bad_step_}};
 }
 
 void Guard::restore(const Node& state) {
   losses_.values = values_of(state, "losses");
   norms_.values = values_of(state, "norms");
   if (const Node* count = state.find("in_a_row")) in_a_row_ = count->as_int();
+  if (const Node* step = state.find("bad_step")) bad_step_ = step->as_int();
 }
 
 }  // namespace ashlar

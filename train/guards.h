@@ -41,7 +41,9 @@ class Guard {
     GuardAction action = GuardAction::kApply;
     std::string reason;  ///< empty when the step is taken
   };
-  Verdict judge(double loss, double grad_norm);
+  /// Interventions count as "in a row" until a step is taken that is no earlier than the last bad
+  /// one: the steps that a rewind repeats prove nothing, or it could go back for ever.
+  Verdict judge(int64_t step, double loss, double grad_norm);
   /// What a checkpoint keeps, and back; interventions in a row are kept over a rewind.
   Node state() const;
   void restore(const Node& state);
@@ -51,11 +53,12 @@ class Guard {
     std::deque<double> values;
     double z_of(double value) const;
   };
-  Verdict intervene(GuardAction action, std::string reason);
+  Verdict intervene(int64_t step, GuardAction action, std::string reason);
 
   GuardConfig config_;
   Window losses_, norms_;
   int64_t in_a_row_ = 0;
+  int64_t bad_step_ = 0;  // the last one
 };
 
 }  // namespace ashlar

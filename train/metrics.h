@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/base/node.h"
+#include "train/append_file.h"
 
 namespace ashlar {
 
@@ -13,19 +14,15 @@ namespace ashlar {
 class MetricsFile {
  public:
   /// Opens `path`, cut to `bytes`. Throws Error(kData) if the file is shorter than that.
-  MetricsFile(const std::filesystem::path& path, int64_t bytes);
-  ~MetricsFile();
-  MetricsFile(const MetricsFile&) = delete;
-  MetricsFile& operator=(const MetricsFile&) = delete;
+  MetricsFile(const std::filesystem::path& path, int64_t bytes) : file_(path, bytes) {}
 
+  /// A disk that is full delays the line (append_file.h).
   void append(const Node& line);
-  /// Length so far; what a checkpoint stores. Syncs the file first.
-  int64_t position();
+  /// Length so far on the disk; what a checkpoint stores. Syncs the file first.
+  int64_t position() { return file_.sync(); }
 
  private:
-  std::filesystem::path path_;
-  int fd_ = -1;
-  int64_t bytes_ = 0;
+  AppendFile file_;
 };
 
 }  // namespace ashlar

@@ -42,6 +42,7 @@ class Run {
   void report_start();
   void loop();
   void take_step();
+  void trace(int64_t next);
   void check_replay(const StepResult& result);
   void rewind(const StepResult& bad, const std::string& reason);
   void validate();
@@ -62,6 +63,7 @@ class Run {
   std::unique_ptr<SharedVerifier> verifier_;
   std::unique_ptr<CheckpointSaver> saver_;
   std::unique_ptr<RunLog> log_;  // rank 0
+  std::unique_ptr<Tracer> tracer_;
   Guard guard_;
   RunResult result_;
   int64_t saved_step_ = -1;
@@ -287,8 +289,30 @@ void Run::check_replay(const StepResult& result) {
        result.step, ranks.size() > 1 ? "s" : "", fmt::join(ranks, ", "));
 }
 
+// A trace of the steps that log.trace names, one file for each rank.
+void Run::trace(int64_t next) {
+  const LogConfig& log = config_.log;
+  if (log.trace_steps == 0) return;
+  if (next == log.trace_from) {
+    tracer_ = std::make_unique<Tracer>(launch_.rank);
+    trainer_->trace(tracer_.get());
+    cluster_->observe([tracer = tracer_.get()](const CollectiveInfo& what, Clock::time_point begin,
+                                               Clock::time_point end) {
+      tracer->span("communication", what.name, begin, end);
+    });
+  } else if (tracer_ != nullptr && next >= log.trace_from + log.trace_steps) {
+    trainer_->trace(nullptr);
+    cluster_->observe({});
+    const fs::path path = config_.output / fmt::format("trace_{}.json", launch_.rank);
+    tracer_->write(path);
+    tracer_.reset();
+    if (leads()) spdlog::info("trace of {} steps: {}", log.trace_steps, path.string());
+  }
+}
+
 void Run::take_step() {
   const int64_t next = trainer_->position().step + 1;
+  trace(next);
   cluster_->phase(fmt::format("step {}", next));
   trainer_->record_fingerprints(due(config_.guards.replay_every, next));
   const StepResult step = trainer_->compute(*samples_, StopSignals::received());
@@ -297,7 +321,7 @@ void Run::take_step() {
     const ParameterNorms norms = trainer_->norms();
     if (log_) log_->norms(norms, step.step);
   }
-  const Guard::Verdict verdict = guard_.judge(step.loss, step.grad_norm);
+  const Guard::Verdict verdict = guard_.judge(step.step, step.loss, step.grad_norm);
   result_.signalled = step.vote != 0;
   switch (verdict.action) {
     case GuardAction::kApply:
@@ -320,7 +344,6 @@ void Run::take_step() {
 }
 
 void Run::loop() {
-  const StopSignals signals;
   while (trainer_->position().step < config_.steps && !result_.stopped) {
     const int64_t before = trainer_->position().step;
     take_step();
@@ -336,6 +359,9 @@ void Run::loop() {
 }
 
 RunResult Run::execute() {
+  // From here on, so that a signal while a checkpoint is loaded, or the last one written, does not
+  // kill: the run is as good as over then, or ends after its first step.
+  const StopSignals signals;
   train_ = TrainingData::train(config_);
   validation_ = TrainingData::validation(config_);
   check_data();
@@ -358,6 +384,7 @@ RunResult Run::execute() {
   report_start();
   const auto start = Clock::now();
   loop();
+  if (tracer_) trace(config_.log.trace_from + config_.log.trace_steps);
   cluster_->phase("the last checkpoint");
   log_saves(saver_->finish());
   require(

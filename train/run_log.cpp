@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include "core/io/json.h"
 #include "models/spec/cost.h"
 #include "train/peak.h"
 
@@ -30,6 +31,18 @@ double resident_bytes() {
   double whole = 0, resident = 0;
   statm >> whole >> resident;
   return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
+// The lines with an event behind the first `bytes` of metrics.jsonl.
+std::vector<Node> events_behind(const std::filesystem::path& path, int64_t bytes) {
+  std::ifstream in(path, std::ios::binary);
+  in.seekg(bytes);
+  std::vector<Node> events;
+  for (std::string text; std::getline(in, text);) {
+    Node line = parse_json(text, path.string());
+    if (line.find("event") != nullptr) events.push_back(std::move(line));
+  }
+  return events;
 }
 
 }  // namespace
@@ -164,9 +177,13 @@ void RunLog::intervention(int64_t step, const std::string& action, const std::st
 
 void RunLog::not_training(Clock::time_point begin) { logged_at_ += Clock::now() - begin; }
 
+// What guards did stays in the file: several rewinds may lead to one checkpoint.
 void RunLog::rewind(int64_t bytes, const RunPosition& position) {
   metrics_.reset();
-  metrics_ = std::make_unique<MetricsFile>(config_.output / "metrics.jsonl", bytes);
+  const std::filesystem::path path = config_.output / "metrics.jsonl";
+  const std::vector<Node> events = events_behind(path, bytes);
+  metrics_ = std::make_unique<MetricsFile>(path, bytes);
+  for (const Node& event : events) metrics_->append(event);
   logged_ = begin_ = position;
   logged_at_ = start_ = Clock::now();
 }

@@ -145,6 +145,7 @@ std::vector<Tensor> StageRunner::run(const StageCall& call, std::vector<Tensor> 
     edges.push_back(t.defined() ? torch::autograd::impl::gradient_edge(t)
                                 : torch::autograd::Edge());
   }
+  const ScopedSpan span(tracer_, "compute", "forward " + plan_.names[call.stage]);
   acquire(call.stage, Direction::kForward);
   auto frame = make_frame(call, std::move(inputs));
   if (!at::GradMode::is_enabled() || !differentiable(*frame)) {
@@ -180,6 +181,7 @@ std::vector<Tensor> StageRunner::run(const StageCall& call, std::vector<Tensor> 
 }
 
 std::vector<Tensor> StageRunner::backward(Frame& frame, std::span<const Tensor> gradients) {
+  const ScopedSpan span(tracer_, "compute", "backward " + plan_.names[frame.stage]);
   acquire(frame.stage, Direction::kBackward);
   if (frame.outputs.empty()) frame.evaluate();
   std::vector<Tensor> roots, seeds, targets;

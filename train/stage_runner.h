@@ -11,6 +11,7 @@
 #include "models/stage_executor.h"
 #include "train/dist/gradient_reducer.h"
 #include "train/dist/parameter_unit.h"
+#include "train/monitor/trace.h"
 #include "train/unit_plan.h"
 
 namespace ashlar {
@@ -42,6 +43,8 @@ class StageRunner : public StageExecutor {
               RunnerPlan plan);
   ~StageRunner() override;
 
+  /// Spans of every stage from now on; null: none.
+  void trace(Tracer* tracer) { tracer_ = tracer; }
   /// Forgets a pass that did not come to its end.
   void begin_pass();
   std::vector<at::Tensor> run(const StageCall& call, std::vector<at::Tensor> inputs) override;
@@ -63,6 +66,7 @@ class StageRunner : public StageExecutor {
   GradientReducer& reducer_;
   RunnerPlan plan_;
   std::vector<std::vector<size_t>> units_of_stage_;
+  Tracer* tracer_ = nullptr;
   std::vector<int64_t> open_;  // of each unit: stages run forward and not yet backward
 };
 

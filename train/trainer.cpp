@@ -71,6 +71,7 @@ StepResult Trainer::compute(const SampleSource& data, int64_t vote) {
   const MicroBatches dealt = s.micro_batches(s.position.next_sample, size);
   const double waited = s.waits.seconds();
   const auto begin = Clock::now();
+  std::optional<ScopedSpan> span(std::in_place, s.tracer, "data", "samples");
   std::vector<Batch> batches;
   std::vector<double> weights;
   for (int64_t pass = 0; pass < dealt.passes(); ++pass) {
@@ -82,6 +83,7 @@ StepResult Trainer::compute(const SampleSource& data, int64_t vote) {
   StepResult result;
   result.step = s.position.step + 1;
   result.data_seconds = seconds_since(begin);
+  span.reset();
   const MicroBatches ahead = s.micro_batches(s.position.next_sample + size, size);
   for (int64_t pass = 0; pass < ahead.passes(); ++pass) data.prefetch(ahead.samples(pass));
 
@@ -113,6 +115,11 @@ StepResult Trainer::compute(const SampleSource& data, int64_t vote) {
   return result;
 }
 
+void Trainer::trace(Tracer* tracer) {
+  state_->tracer = tracer;
+  state_->runner->trace(tracer);
+}
+
 void Trainer::record_fingerprints(bool on) { state_->reducer->record_fingerprints(on); }
 
 std::vector<int64_t> Trainer::replay(const SampleSource& data) {
@@ -135,6 +142,7 @@ void Trainer::apply() {
   State& s = *state_;
   ASHLAR_CHECK(s.computed.has_value());
   const at::NoGradGuard no_grad;
+  const ScopedSpan span(s.tracer, "compute", "optimizer");
   const StepResult& r = s.computed->result;
   const double clip = s.config.optimizer.clip;
   const std::vector<UnitSlice> slices = s.slices();

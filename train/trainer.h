@@ -14,6 +14,7 @@
 #include "train/checkpoint/checkpoint.h"
 #include "train/checkpoint/saver.h"
 #include "train/config.h"
+#include "train/monitor/trace.h"
 
 namespace ashlar {
 
@@ -78,6 +79,8 @@ class Trainer {
   /// Loss and gradient of the next `batch_size` samples; changes nothing else. Not finite values
   /// are returned, not thrown. `vote` goes along to all ranks.
   StepResult compute(const SampleSource& data, int64_t vote = 0);
+  /// Spans of what the trainer does from now on; null: none.
+  void trace(Tracer* tracer);
   /// Whether compute() takes fingerprints of every gradient it makes, for replay().
   void record_fingerprints(bool on);
   /// Computes the same gradient once more and compares every rank's own, before any sum, bit for

@@ -144,9 +144,12 @@ RunnerPlan Trainer::State::runner_plan() const {
 }
 
 void Trainer::State::initialise() {
-  const ParameterSet fresh = init_parameters(config.model, config.seed, at::kFloat, config.init);
+  // One at a time: a rank need not have room for the whole model.
   const auto values = [&](size_t p) {
-    if (p < model_parameters) return fresh.tensors[p].view({-1});
+    if (p < model_parameters) {
+      return init_parameter(config.model, specs, p, config.seed, at::kFloat, config.init)
+          .view({-1});
+    }
     const LoraAdapter& adapter = adapters[(p - model_parameters) / 2];
     const std::vector<float> own = init_adapter(specs[p], adapter.target, config.seed);
     return at::from_blob(const_cast<float*>(own.data()), {specs[p].numel()}, at::kFloat).clone();

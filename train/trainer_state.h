@@ -45,6 +45,7 @@ struct Trainer::State {
     at::Tensor host, device;
   };
   std::vector<Mirror> mirrors;  ///< behind the last state() on a GPU
+  Tracer* tracer = nullptr;
 
   struct Computed {
     StepResult result;

@@ -1,11 +1,15 @@
 #include "train/metrics.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
 
+#include <cmath>
 #include <sstream>
 
 #include "tests/support/files.h"
 #include "train/events.h"
+#include "train/guards.h"
 
 namespace ashlar {
 namespace {
@@ -66,6 +70,55 @@ TEST(Metrics, ResumingCutsWhatTheCheckpointDoesNotKnow) {
   EXPECT_EQ(test::read_text(path), "{\"step\":1}\n{\"step\":3}\n");
   test::expect_error(ErrorCode::kData, {"metrics.jsonl", "22 bytes", "after 400"},
                      [&] { MetricsFile(path, 400); });
+}
+
+// A file system that is full for a while: RLIMIT_FSIZE stands for it.
+TEST(Metrics, LinesThatTheDiskRefusesAreKeptUntilThereIsRoom) {
+  const test::TempDir dir;
+  const auto path = dir / "metrics.jsonl";
+  MetricsFile file(path, 0);
+  file.append(Node::Map{{"step", 1}});
+  struct rlimit before {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto old_handler = signal(SIGXFSZ, SIG_IGN);
+  const struct rlimit tight { 15, before.rlim_max };  // half of the second line
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &tight), 0);
+  file.append(Node::Map{{"step", 2}});
+  file.append(Node::Map{{"step", 3}});
+  const int64_t full = file.position();
+  const std::string then = test::read_text(path);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  signal(SIGXFSZ, old_handler);
+  EXPECT_EQ(full, 11);
+  EXPECT_EQ(then, "{\"step\":1}\n");
+  file.append(Node::Map{{"step", 4}});
+  EXPECT_EQ(file.position(), 44);
+  EXPECT_EQ(test::read_text(path), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n");
+}
+
+// A step that is bad whenever it comes: the good ones before it, taken again after every rewind,
+// do not make it forgotten.
+TEST(Guards, ARewindThatLeadsBackToTheSameStepEndsTheRun) {
+  GuardConfig config;
+  config.non_finite = GuardAction::kRewind;
+  config.limit = 3;
+  Guard guard(config);
+  int64_t rewinds = 0;
+  for (GuardAction action = GuardAction::kApply; action != GuardAction::kStop; ++rewinds) {
+    ASSERT_LE(rewinds, config.limit);
+    EXPECT_EQ(guard.judge(8, 1, 1).action, GuardAction::kApply);
+    EXPECT_EQ(guard.judge(9, 1, 1).action, GuardAction::kApply);
+    Guard resumed(config);
+    resumed.restore(guard.state());
+    guard = resumed;
+    action = guard.judge(10, NAN, 1).action;
+  }
+  EXPECT_EQ(rewinds, config.limit + 1);
+  Guard fresh(config);
+  for (int64_t step = 1; step < 20; step += 2) {
+    EXPECT_EQ(fresh.judge(step, NAN, 1).action, GuardAction::kRewind);
+    EXPECT_EQ(fresh.judge(step, 1, 1).action, GuardAction::kApply);
+  }
 }
 
 }  // namespace

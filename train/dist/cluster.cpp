@@ -26,6 +26,7 @@ class SingleCluster : public Cluster {
   const Launch& launch() const override { return launch_; }
   Communicator& world() override { return *world_; }
   std::shared_ptr<CollectiveGuard> guard() override { return nullptr; }
+  void observe(CollectiveObserver) override {}
   KeyValueStore& store() override { return store_; }
   const std::vector<int64_t>& hosts() const override { return hosts_; }
   void phase(std::string_view) override {}
@@ -152,6 +153,7 @@ class MultiCluster : public Cluster {
   const Launch& launch() const override { return launch_; }
   Communicator& world() override { return *world_; }
   std::shared_ptr<CollectiveGuard> guard() override { return watcher_; }
+  void observe(CollectiveObserver observer) override { watcher_->observe(std::move(observer)); }
   KeyValueStore& store() override { return *watched_store_; }
   const std::vector<int64_t>& hosts() const override { return hosts_; }
   void phase(std::string_view what) override { watcher_->phase(what); }

@@ -52,6 +52,8 @@ class Cluster {
   virtual void phase(std::string_view what) = 0;
   /// Throws when another rank has ended with an error, or is lost. Cheap.
   virtual void check() = 0;
+  /// Calls `observer` from other threads for every collective that has run, until it is replaced.
+  virtual void observe(CollectiveObserver observer) = 0;
   /// Orderly end: returns when all ranks have called it, so that nobody sees a broken connection.
   /// Nothing of the cluster may be used afterwards, and all communicators split off must be gone.
   virtual void leave() = 0;

@@ -41,8 +41,10 @@ struct CommQueue::State {
       if (failed) error = "an earlier collective has failed";
       lock.unlock();
       if (!error) {
+        const auto begin = Clock::now();
         try {
           item->body();
+          guard->ran(item->info, begin, Clock::now());
         } catch (const std::exception& caught) {
           const std::string text = caught.what();
           error = text.substr(0, text.find('\n'));

@@ -271,6 +271,16 @@ void Watcher::begun(const CollectiveInfo& what) {
   own_.collective = what.name;
 }
 
+void Watcher::observe(CollectiveObserver observer) {
+  const std::lock_guard lock(observing_);
+  observer_ = std::move(observer);
+}
+
+void Watcher::ran(const CollectiveInfo& what, Clock::time_point begin, Clock::time_point end) {
+  const std::lock_guard lock(observing_);
+  if (observer_) observer_(what, begin, end);
+}
+
 void Watcher::waiting(const CollectiveInfo& what, milliseconds elapsed) {
   const std::lock_guard lock(mutex_);
   if (finding_) report(what.name, *finding_);

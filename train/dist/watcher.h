@@ -60,6 +60,8 @@ struct WatcherOptions {
 /// wrong it stays wrong: everything that asks gets the same finding.
 class Watcher final : public CollectiveGuard, public std::enable_shared_from_this<Watcher> {
  public:
+  using Clock = std::chrono::steady_clock;
+
   /// `ranks`: who is who. All keys of beats and ends exist.
   Watcher(std::unique_ptr<TcpStore> store, const Launch& launch, std::vector<RankIdentity> ranks,
           const WatcherOptions& options);
@@ -76,12 +78,15 @@ class Watcher final : public CollectiveGuard, public std::enable_shared_from_thi
   /// "rank 2 (node7, process 4711)".
   std::string describe(int64_t rank) const;
 
+  /// Is told of every collective that has run; an empty function ends it.
+  void observe(CollectiveObserver observer);
+
   void begun(const CollectiveInfo& what) override;
+  void ran(const CollectiveInfo& what, Clock::time_point begin, Clock::time_point end) override;
   void waiting(const CollectiveInfo& what, std::chrono::milliseconds elapsed) override;
   [[noreturn]] void failed(const CollectiveInfo& what, const std::string& error) override;
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Other {
     std::string beat_text;
     BeatRecord beat;
@@ -115,6 +120,8 @@ class Watcher final : public CollectiveGuard, public std::enable_shared_from_thi
   std::optional<std::string> finding_;
   Clock::time_point last_turn_;
   bool stop_ = false, ended_ = true;
+  std::mutex observing_;
+  CollectiveObserver observer_;
 };
 
 }  // namespace ashlar
