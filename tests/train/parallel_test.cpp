@@ -126,7 +126,9 @@ class Parallel : public ::testing::Test {
       if (communicator.rank() == 0) out.validation = loss;
       assembly.add(trainer.own_state());
       // Before the host reads losses and norms of each step, and the loss of each validation pass.
-      if (apart) EXPECT_GE(tensors.settled(), steps);
+      if (apart) {
+        EXPECT_GE(tensors.settled(), steps);
+      }
     });
     out.state = assembly.take();
     return out;
