@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention/backend.h"
+#include "attention/generic_ops.h"
 #include "attention/ops.h"
 #include "attention/row_dispatch.h"
 
@@ -307,6 +309,7 @@ Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   ASHLAR_CHECK(!mask.begin_BT.defined() ||
                (mask.begin_BT.scalar_type() == at::kInt && mask.begin_BT.is_contiguous() &&
                 mask.begin_BT.size(0) == q.size(0) && mask.begin_BT.size(1) == q.size(1)));
+  if (!takes_row_kernels(q)) return generic::causal_attention(q, k, v, mask);
   std::optional<Tensor> begin, sinks;
   if (mask.begin_BT.defined()) begin = mask.begin_BT;
   if (mask.sinks_H.defined()) sinks = mask.sinks_H.to(accumulate_type(q.scalar_type()));

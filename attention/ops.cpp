@@ -6,6 +6,8 @@
 
 #include <cmath>
 
+#include "attention/backend.h"
+#include "attention/generic_ops.h"
 #include "attention/linear.h"
 #include "attention/row_dispatch.h"
 #include "core/base/error.h"
@@ -23,9 +25,15 @@ struct RmsNorm : Function<RmsNorm> {
                                double eps) {
     const Tensor x = input.contiguous();
     const int64_t width = x.size(-1), rows = x.numel() / width;
+    const at::ScalarType type = accumulate_type(x.scalar_type());
+    ASHLAR_CHECK(gain.scalar_type() == type && gain.numel() == width);
+    if (!takes_row_kernels(x)) {
+      auto [y, inverse] = generic::rms_norm(x, gain, eps);
+      ctx->save_for_backward({x, gain, inverse});
+      return {y, input.view_as(input)};
+    }
     Tensor y = at::empty_like(x);
-    Tensor inverse = at::empty({rows}, x.options().dtype(accumulate_type(x.scalar_type())));
-    ASHLAR_CHECK(gain.scalar_type() == inverse.scalar_type() && gain.numel() == width);
+    Tensor inverse = at::empty({rows}, x.options().dtype(type));
     dispatch(x.scalar_type(), [&]<typename T>(T) {
       using A = rows::Accumulate<T>;
       for_row_tasks(rows, [&](int64_t, int64_t first, int64_t count) {
@@ -45,6 +53,10 @@ struct RmsNorm : Function<RmsNorm> {
     const int64_t tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
     const Tensor dy = grads[0].contiguous();
     const Tensor skip = grads[1].defined() ? grads[1].contiguous() : Tensor();
+    if (!takes_row_kernels(x)) {
+      auto [dx, dgain] = generic::rms_norm_backward(x, gain, inverse, dy, skip);
+      return {dx, dgain, {}};
+    }
     Tensor dx = at::empty_like(x);
     Tensor parts = at::zeros({tasks, width}, gain.options());
     dispatch(x.scalar_type(), [&]<typename T>(T) {
@@ -63,6 +75,7 @@ struct RmsNorm : Function<RmsNorm> {
 Tensor rotated(const Tensor& input, const Tensor& cosine, const Tensor& sine, int64_t offset,
                int direction) {
   const Tensor x = input.contiguous();
+  if (!takes_row_kernels(x)) return generic::rotate(x, cosine, sine, offset, direction);
   Tensor y = at::empty_like(x);
   const int64_t positions = x.size(1), heads = x.size(2), dim = x.size(3);
   const int64_t width = heads * dim;
@@ -94,6 +107,7 @@ struct Rotate : Function<Rotate> {
 struct SwiGlu : Function<SwiGlu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
     ctx->save_for_backward({gate, up});
+    if (!takes_row_kernels(gate)) return generic::swiglu(gate, up);
     Tensor y = at::empty_like(gate);
     const int64_t width = gate.size(-1);
     dispatch(gate.scalar_type(), [&]<typename T>(T) {
@@ -108,6 +122,10 @@ struct SwiGlu : Function<SwiGlu> {
     const auto saved = ctx->get_saved_variables();
     const Tensor &gate = saved[0], &up = saved[1];
     const Tensor dy = grads[0].contiguous();
+    if (!takes_row_kernels(gate)) {
+      auto [dgate, dup] = generic::swiglu_backward(gate, up, dy);
+      return {dgate, dup};
+    }
     Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
     const int64_t width = gate.size(-1);
     dispatch(gate.scalar_type(), [&]<typename T>(T) {
@@ -123,6 +141,28 @@ struct SwiGlu : Function<SwiGlu> {
 
 // Rows whose logits exist at one time: enough for an efficient product, small enough for the cache.
 constexpr int64_t kLogitRows = 512;
+// On other devices: logits of one chunk, which must also fill the device with work.
+constexpr int64_t kDeviceLogits = int64_t{1} << 26;
+
+int64_t logit_rows(const Tensor& hidden, int64_t classes) {
+  if (takes_row_kernels(hidden)) return kLogitRows;
+  return std::max(kLogitRows, kDeviceLogits / classes);
+}
+
+void losses_of_logits(const Tensor& logits, const Tensor& targets, const Tensor& weights,
+                      const Tensor& loss, const LossShape& shape, bool gradient) {
+  if (!takes_row_kernels(logits)) {
+    return generic::cross_entropy(logits, targets, weights, loss, shape, gradient);
+  }
+  const int64_t rows = logits.size(0), classes = logits.size(1);
+  dispatch(logits.scalar_type(), [&]<typename T>(T) {
+    for_row_tasks(rows, [&](int64_t, int64_t first, int64_t n) {
+      rows::cross_entropy<T>(data<T>(logits) + first * classes, data<int64_t>(targets) + first,
+                             data<float>(weights) + first, data<double>(loss) + first, n, classes,
+                             shape, gradient);
+    });
+  });
+}
 
 // Losses of each row [N] in double. With gradients wanted, dhidden [N, D] is written and dhead
 // [V, D], in the accumulate type, is added to.
@@ -132,18 +172,13 @@ Tensor row_losses(const Tensor& hidden, const Tensor& head, const Tensor& target
   const int64_t rows = hidden.size(0), classes = head.size(0);
   const bool gradient = dhidden.defined();
   Tensor loss = at::empty({rows}, hidden.options().dtype(at::kDouble));
-  for (int64_t at = 0; at < rows; at += kLogitRows) {
-    const int64_t count = std::min(kLogitRows, rows - at);
+  const int64_t most = logit_rows(hidden, classes);
+  for (int64_t at = 0; at < rows; at += most) {
+    const int64_t count = std::min(most, rows - at);
     const Tensor h = hidden.narrow(0, at, count);
     const Tensor logits = times_transposed(h, head);
-    dispatch(logits.scalar_type(), [&]<typename T>(T) {
-      for_row_tasks(count, [&](int64_t, int64_t first, int64_t n) {
-        rows::cross_entropy<T>(data<T>(logits) + first * classes,
-                               data<int64_t>(targets) + at + first,
-                               data<float>(weights) + at + first, data<double>(loss) + at + first,
-                               n, classes, shape, gradient);
-      });
-    });
+    losses_of_logits(logits, targets.narrow(0, at, count), weights.narrow(0, at, count),
+                     loss.narrow(0, at, count), shape, gradient);
     if (!gradient) continue;
     dhidden.narrow(0, at, count).copy_(times(logits, head));
     if (dhead.scalar_type() == logits.scalar_type()) {
@@ -169,8 +204,13 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    const double scale = grads[0].item<double>();
     const auto type = static_cast<at::ScalarType>(ctx->saved_data["head_type"].toInt());
+    if (!takes_row_kernels(grads[0])) {
+      // Reading the factor would make the host wait for the device.
+      const auto times = [&](const Tensor& t) { return t * grads[0].to(t.scalar_type()); };
+      return {times(saved[0]), times(saved[1]).to(type), {}, {}, {}, {}};
+    }
+    const double scale = grads[0].item<double>();
     const auto scaled = [&](const Tensor& t) { return scale == 1.0 ? t : t * scale; };
     return {scaled(saved[0]), scaled(saved[1]).to(type), {}, {}, {}, {}};
   }
@@ -179,6 +219,8 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
 void check_targets(const Tensor& hidden, const Tensor& head, const Tensor& targets) {
   ASHLAR_CHECK(hidden.dim() == 2 && head.dim() == 2 && hidden.size(1) == head.size(1));
   ASHLAR_CHECK(targets.numel() == hidden.size(0) && targets.is_contiguous());
+  // What is on a device was checked before it went there (train/micro_batches.h).
+  if (!targets.is_cpu()) return;
   const int64_t classes = head.size(0);
   const int64_t* target = targets.data_ptr<int64_t>();
   for (int64_t i = 0; i < targets.numel(); ++i) {
@@ -187,9 +229,20 @@ void check_targets(const Tensor& hidden, const Tensor& head, const Tensor& targe
   }
 }
 
+Tensor linear_loss(const Tensor& hidden, const Tensor& head, const Tensor& targets,
+                   const Tensor& weights, const LossShape& shape) {
+  if (!at::GradMode::is_enabled()) {
+    return row_losses(hidden.contiguous(), head.contiguous(), targets, weights, shape, {}, {})
+        .sum();
+  }
+  return LinearCrossEntropy::apply(hidden.contiguous(), head.contiguous(), targets, weights,
+                                   shape.softcap, shape.z);
+}
+
 }  // namespace
 
-RopeTable make_rope_table(int64_t positions, const RopeSpec& rope, at::ScalarType compute) {
+RopeTable make_rope_table(int64_t positions, const RopeSpec& rope, at::ScalarType compute,
+                          at::Device device) {
   const RopeFrequencies turn = rope_frequencies(rope);
   const auto half = static_cast<int64_t>(turn.frequency.size());
   Tensor cosine = at::empty({positions, half}, at::kDouble), sine = at::empty_like(cosine);
@@ -203,7 +256,7 @@ RopeTable make_rope_table(int64_t positions, const RopeSpec& rope, at::ScalarTyp
     }
   }
   const at::ScalarType type = accumulate_type(compute);
-  return {cosine.to(type), sine.to(type)};
+  return {cosine.to(type).to(device), sine.to(type).to(device)};
 }
 
 std::pair<Tensor, Tensor> rms_norm(const Tensor& x, const Tensor& gain, double eps) {
@@ -219,6 +272,7 @@ Tensor rotate(const Tensor& x, const RopeTable& table, int64_t offset) {
 
 Tensor layer_norm(const Tensor& x, const Tensor& gain, const std::optional<Tensor>& bias,
                   double eps) {
+  if (!takes_row_kernels(x)) return generic::layer_norm(x, gain, bias, eps);
   return at::layer_norm(x, {x.size(-1)}, gain, bias, eps);
 }
 
@@ -230,19 +284,16 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& head, const Tens
                             const Tensor& weights, const LossShape& shape) {
   check_targets(hidden, head, targets);
   ASHLAR_CHECK(weights.numel() == hidden.size(0) && weights.is_contiguous());
-  // Where most targets do not count (answers of a task), their logits are most of the work.
+  if (!hidden.is_cpu()) return linear_loss(hidden, head, targets, weights, shape);
+  // Where most targets do not count (answers of a task), their logits are most of the work. (On a
+  // device, counting them would make the host wait.)
   const Tensor counts = at::nonzero(weights).squeeze(1);
   if (2 * counts.numel() < weights.numel() && counts.numel() > 0) {
     return linear_cross_entropy(hidden.index_select(0, counts), head,
                                 targets.index_select(0, counts), weights.index_select(0, counts),
                                 shape);
   }
-  if (!at::GradMode::is_enabled()) {
-    return row_losses(hidden.contiguous(), head.contiguous(), targets, weights, shape, {}, {})
-        .sum();
-  }
-  return LinearCrossEntropy::apply(hidden.contiguous(), head.contiguous(), targets, weights,
-                                   shape.softcap, shape.z);
+  return linear_loss(hidden, head, targets, weights, shape);
 }
 
 Tensor linear_losses(const Tensor& hidden, const Tensor& head, const Tensor& targets,

@@ -11,7 +11,9 @@
 
 // Differentiable building blocks of the training models. Every function is pure, takes fp64, fp32
 // or bf16 (sums in fp32 for bf16) and reduces in an order that does not depend on the thread count,
-// apart from matrix products, which are the BLAS library's. First derivatives only.
+// apart from matrix products, which are the BLAS library's. First derivatives only. Tensors of
+// other devices than the CPU take operations of ATen instead of the row kernels
+// (attention/backend.h).
 //
 // Shape suffixes: B batch, T positions, D model width, H query heads, G KV heads, E head_dim,
 // F d_ff, N rows = B·T, V vocabulary.
@@ -24,8 +26,9 @@ struct RopeTable {
   at::Tensor cosine;
   at::Tensor sine;
 };
-/// Angles are computed in double.
-RopeTable make_rope_table(int64_t positions, const RopeSpec& rope, at::ScalarType compute);
+/// Angles are computed in double on the host.
+RopeTable make_rope_table(int64_t positions, const RopeSpec& rope, at::ScalarType compute,
+                          at::Device device = at::kCPU);
 
 /// x·(mean(x²) + eps)^-1/2 · gain over the last dimension. gain [D] is fp32 for bf16 x. Returns
 /// {normalised, x}: carrying on with the second saves one pass over the gradient of the skip
@@ -64,7 +67,7 @@ using LossShape = rows::LossShape;
 
 /// Σ over rows of weight·(−log softmax(hidden·headᵀ)[target] + z·lse²) as a double scalar. Logits
 /// are made, used and dropped in chunks of rows, gradients included, so [N, V] never exists. hidden
-/// [N, D], head [V, D], targets int64 [N] in [0, V) (checked), weights fp32 [N].
+/// [N, D], head [V, D], targets int64 [N] in [0, V) (checked on the host only), weights fp32 [N].
 at::Tensor linear_cross_entropy(const at::Tensor& hidden_ND, const at::Tensor& head_VD,
                                 const at::Tensor& targets_N, const at::Tensor& weights_N,
                                 const LossShape& shape = {});

@@ -38,6 +38,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+constexpr int64_t kBatch = 8, kContext = 512;        // of a Shape
 constexpr int64_t kTableBatch = 8, kTableMicro = 2;  // the same activations on any ranks
 
 double seconds_since(Clock::time_point begin) {
@@ -56,7 +57,7 @@ TrainConfig config_of(const RankOptions& o, int64_t ranks, int64_t micro_batch, 
     const int threads =
         o.threads > 0 ? o.threads
                       : std::max(1, cores / static_cast<int>(std::min<int64_t>(ranks, cores)));
-    TrainConfig config = train_config(shape, o.precision, threads);
+    TrainConfig config = train_config(shape, o.precision, threads, DeviceKind::kCpu);
     config.distributed.zero = o.zero;
     config.distributed.reduce = o.reduce == "bf16"      ? Reduction::kBf16
                                 : o.reduce == "ordered" ? Reduction::kOrdered
@@ -94,7 +95,7 @@ double planned_bytes(const TrainConfig& config, int64_t ranks) {
 // Peak of one rank, and with `timed` its steps as they are and without overlap.
 Node measure(const TrainConfig& config, Communicator& world, int64_t steps, bool timed) {
   count_memory();
-  const RandomShards shards;
+  const RandomShards shards({"", "", config.batch_size, config.context, config.model.vocab_size});
   const ShardSet data(shards.folder());
   const BatchSource source(data, config.context, kSeed);
   Trainer trainer(config, *data.eos_id(), world);
@@ -333,7 +334,7 @@ void run_simulation(const RankOptions& o) {
       }};
   const auto timeline = std::make_shared<SimulatedTimeline>(s.network, clock);
   const auto world = make_simulated_communicator(0, s.ranks, timeline);
-  const RandomShards shards;
+  const RandomShards shards({"", "", config.batch_size, config.context, config.model.vocab_size});
   const ShardSet data(shards.folder());
   const BatchSource source(data, config.context, kSeed);
   Trainer trainer(config, *data.eos_id(), *world);

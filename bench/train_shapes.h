@@ -16,15 +16,39 @@
 
 namespace ashlar {
 
-inline constexpr int64_t kBatch = 8, kContext = 512, kVocabulary = 4096;
 inline constexpr uint64_t kSeed = 1;
-
 struct Shape {
   std::string name;
   std::string model;  // the `model:` section
+  int64_t batch = 8, context = 512, vocabulary = 4096;
 };
 
+// Sizes of a GPU's work: 124M parameters as GPT-2 small has, with and without shared K/V, and a
+// Block Transformer of its depth.
+inline std::vector<Shape> gpu_shapes() {
+  constexpr int64_t kGpuBatch = 16, kGpuContext = 1024, kGpuVocabulary = 50304;
+  const auto shape = [&](const std::string& name, const std::string& kind) {
+    return Shape{name,
+                 fmt::format("{{vocab_size: {}, context_length: {}, tied_head: true, {}}}",
+                             kGpuVocabulary, kGpuContext, kind),
+                 kGpuBatch, kGpuContext, kGpuVocabulary};
+  };
+  const auto stack = [](int layers, const std::string& sharing) {
+    return fmt::format(
+        "{{d_model: 768, layers: {}, kv_sharing: {}, attention: {{heads: 12, head_dim: 64}}, "
+        "ffn: {{d_ff: 2048}}}}",
+        layers, sharing);
+  };
+  return {shape("decoder-124M", "kind: decoder, decoder: " + stack(12, "none")),
+          shape("cla2-124M", "kind: decoder, decoder: " + stack(12, "cla2")),
+          shape("block-124M",
+                fmt::format("kind: block_transformer, block: {{length: 4, prefix_length: 2}}, "
+                            "global: {}, local: {}",
+                            stack(6, "none"), stack(6, "none")))};
+}
+
 inline std::vector<Shape> shapes() {
+  constexpr int64_t kVocabulary = 4096;
   const std::string sizes = fmt::format("vocab_size: {}, context_length: {}", kVocabulary, 2048);
   const auto stack = [](int width, int layers, int inner) {
     return fmt::format(
@@ -45,22 +69,24 @@ inline std::vector<Shape> shapes() {
 /// Shards of random tokens in a folder that goes with the object.
 class RandomShards {
  public:
-  RandomShards()
+  explicit RandomShards(const Shape& shape)
       : folder_(std::filesystem::temp_directory_path() /
                 fmt::format("ashlar-train-step-{}", ::getpid())) {
     std::filesystem::create_directories(folder_);
     ShardWriter::Options options;
     options.folder = folder_;
-    options.vocab_size = kVocabulary;
+    options.vocab_size = shape.vocabulary;
     options.vocabulary_sha256 = std::string(64, 'a');
     ShardWriter writer(options);
     const Philox random(kSeed);
-    std::vector<int32_t> ids(static_cast<size_t>(kContext) - 1);
+    std::vector<int32_t> ids(static_cast<size_t>(shape.context) - 1);
     for (uint64_t d = 0; d < 64; ++d) {
       for (size_t i = 0; i < ids.size(); ++i) {
-        ids[i] = static_cast<int32_t>(1 + random.below(d * kContext + i, kVocabulary - 1));
+        ids[i] =
+            static_cast<int32_t>(1 + random.below(d * static_cast<uint64_t>(shape.context) + i,
+                                                  static_cast<uint64_t>(shape.vocabulary) - 1));
       }
-      writer.add(ids, kContext);
+      writer.add(ids, shape.context);
     }
     writer.finish();
   }
@@ -76,13 +102,15 @@ class RandomShards {
   std::filesystem::path folder_;
 };
 
-inline TrainConfig train_config(const Shape& shape, Precision precision, int threads) {
+inline TrainConfig train_config(const Shape& shape, Precision precision, int threads,
+                                DeviceKind device) {
   TrainConfig config;
   config.model = model_spec_from_config(parse_yaml(shape.model, shape.name));
   config.seed = kSeed;
   config.steps = int64_t{1} << 30;  // the schedule's length; far beyond what is timed
-  config.context = kContext;
-  config.batch_size = config.micro_batch = kBatch;
+  config.context = shape.context;
+  config.batch_size = config.micro_batch = shape.batch;
+  config.device = device;
   config.precision = precision;
   config.threads = threads;
   config.optimizer.lr = 1e-4;

@@ -1,7 +1,7 @@
-// Times whole training steps (batch from the shards, forward, backward, clipping, fused AdamW) of
-// the Trainer at 8 samples of 512 tokens, after checking the model against the slow reference and
-// the first step's loss against double precision. bench/train_step.py runs the same shapes in plain
-// PyTorch beside it.
+// Times whole training steps, on the CPU or (--device cuda) on a GPU (batch from the shards,
+// forward, backward, clipping, fused AdamW) of the Trainer at 8 samples of 512 tokens, after
+// checking the model against the slow reference and the first step's loss against double precision.
+// bench/train_step.py runs the same shapes in plain PyTorch beside it.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
@@ -22,7 +22,9 @@
 #include "core/io/safetensors.h"
 #include "data/shards/batch_source.h"
 #include "models/model.h"
+#include "models/spec/cost.h"
 #include "tests/reference/reference_model.h"
+#include "train/device.h"
 #include "train/trainer.h"
 
 namespace ashlar {
@@ -35,11 +37,11 @@ constexpr double kEnlarged = 4;
 double eps_of(Precision precision) { return precision == Precision::kBf16 ? 0x1p-8 : 0x1p-23; }
 
 /// Longest chain of roundings from a token to its log-probability: every sum on the way.
-double chain(const ModelSpec& spec) {
+double chain(const ModelSpec& spec, int64_t context) {
   double terms = static_cast<double>(spec.vocab_size);
   for (const StackSpec& stack : spec.stacks) {
     for (const LayerSpec& layer : stack.layers) {
-      terms += static_cast<double>(4 * stack.d_model + layer.ffn.d_ff + kContext);
+      terms += static_cast<double>(4 * stack.d_model + layer.ffn.d_ff + context);
     }
   }
   return terms;
@@ -62,17 +64,18 @@ at::Tensor ids_of(const std::vector<int32_t>& ids, std::vector<int64_t> shape) {
 /// One model, checked and ready to be timed.
 class Subject {
  public:
-  Subject(const Shape& shape, Precision precision, int threads)
+  Subject(const Shape& shape, Precision precision, int threads, DeviceKind device)
       : shape_(shape),
         precision_(precision),
-        config_(train_config(shape, precision, threads)),
+        config_(train_config(shape, precision, threads, device)),
+        shards_(shape),
         data_(shards_.folder()),
-        source_(data_, kContext, kSeed),
+        source_(data_, shape.context, kSeed),
         trainer_(config_, *data_.eos_id()) {}
 
   void check() {
     ParameterSet weights = init_parameters(config_.model, kSeed, at::kDouble);
-    expected_ = exact_loss(weights, kBatch);
+    expected_ = exact_loss(weights, shape_.batch);
     // Fresh weights are so small that any network predicts next to nothing: enlarged ones tell
     // networks apart.
     for (at::Tensor& tensor : weights.tensors) tensor.mul_(kEnlarged);
@@ -109,11 +112,20 @@ class Subject {
                      {"precision", precision_ == Precision::kBf16 ? "bf16" : "fp32"},
                      {"threads", config_.threads},
                      {"parameters", trainer_.parameter_count()},
-                     {"batch", kBatch},
-                     {"context", kContext},
+                     {"batch", shape_.batch},
+                     {"context", shape_.context},
                      {"loss", first_loss_},
                      {"loss_in_double", expected_},
                      {"step_ms", std::move(times)}};
+  }
+  /// Model FLOPs utilization of the median step (arXiv 2204.02311, appendix B).
+  std::string mfu_line(std::vector<double> ms, double peak_tflops) const {
+    std::sort(ms.begin(), ms.end());
+    const double flops = 3 * training_flops(config_.model, shape_.context).total() *
+                         static_cast<double>(shape_.batch * shape_.context);
+    return fmt::format("MFU of {}: {:.1f} % of {} TFLOP/s\n", shape_.name,
+                       flops / (ms[ms.size() / 2] * 1e-3) / (peak_tflops * 1e12) * 100,
+                       peak_tflops);
   }
   std::string row(std::vector<double> ms) const {
     std::sort(ms.begin(), ms.end());
@@ -121,7 +133,7 @@ class Subject {
     return fmt::format("| {} | {} | {} | {} | {:.1f} | {:.1f} | {:.0f} |\n", shape_.name,
                        precision_ == Precision::kBf16 ? "bf16" : "fp32", trainer_.parameter_count(),
                        config_.threads, median, ms.front(),
-                       1e3 * static_cast<double>(kBatch * kContext) / median);
+                       1e3 * static_cast<double>(shape_.batch * shape_.context) / median);
   }
 
  private:
@@ -144,7 +156,8 @@ class Subject {
         Model(config_.model).score(set, ids, options(at::kDouble)).contiguous();
     for (size_t i = 0; i < expected.size(); ++i) {
       const double value = actual.data_ptr<double>()[i];
-      const double bound = 2 * chain(config_.model) * 0x1p-52 * std::abs(expected[i]);
+      const double bound =
+          2 * chain(config_.model, shape_.context) * 0x1p-52 * std::abs(expected[i]);
       require(std::abs(value - expected[i]) <= bound, ErrorCode::kInternal,
               "{}: log p of token {} is {}, the reference is {} ± {}", shape_.name, i, value,
               expected[i], bound);
@@ -155,13 +168,17 @@ class Subject {
   double exact_loss(const ParameterSet& set, int64_t rows) const {
     const at::NoGradGuard no_grad;
     const Batch batch = source_.batch(0, rows);
-    const std::vector<int64_t> shape = {rows, kContext};
-    const at::Tensor tokens = ids_of(batch.tokens, shape), targets = ids_of(batch.targets, shape);
-    const at::Tensor ones = at::ones(shape, at::kFloat);
+    const std::vector<int64_t> shape = {rows, shape_.context};
+    const at::Device device = config_.device == DeviceKind::kCuda ? at::kCUDA : at::kCPU;
+    const at::Tensor tokens = ids_of(batch.tokens, shape).to(device);
+    const at::Tensor targets = ids_of(batch.targets, shape).to(device);
+    const at::Tensor ones = at::ones(shape, at::TensorOptions(at::kFloat).device(device));
+    ParameterSet there = set;
+    for (at::Tensor& tensor : there.tensors) tensor = tensor.to(device);
     return Model(config_.model)
-               .loss(set, tokens, targets, ones, options(at::kDouble))
+               .loss(there, tokens, targets, ones, options(at::kDouble))
                .item<double>() /
-           static_cast<double>(rows * kContext);
+           static_cast<double>(rows * shape_.context);
   }
 
   Shape shape_;
@@ -176,9 +193,9 @@ class Subject {
 
 void Subject::dump(const fs::path& path) const {
   const ParameterSet weights = init_parameters(config_.model, kSeed);
-  const Batch batch = source_.batch(0, kBatch);
-  std::vector<TensorInfo> infos = {{"tokens", DType::kI32, {kBatch, kContext}, 0, 0},
-                                   {"targets", DType::kI32, {kBatch, kContext}, 0, 0}};
+  const Batch batch = source_.batch(0, shape_.batch);
+  std::vector<TensorInfo> infos = {{"tokens", DType::kI32, {shape_.batch, shape_.context}, 0, 0},
+                                   {"targets", DType::kI32, {shape_.batch, shape_.context}, 0, 0}};
   std::map<std::string, std::span<const std::byte>> bytes = {
       {"tokens", std::as_bytes(std::span(batch.tokens))},
       {"targets", std::as_bytes(std::span(batch.targets))}};
@@ -198,7 +215,8 @@ void Subject::dump(const fs::path& path) const {
 }
 
 struct Options {
-  std::string shape, precision;
+  std::string shape, precision, device = "cpu";
+  double peak_tflops = 0;
   int threads = 0;
   int64_t steps = 5;
   std::string dump;
@@ -232,22 +250,29 @@ void run(const Options& o) {
   if (!o.precision.empty()) {
     precisions = {o.precision == "bf16" ? Precision::kBf16 : Precision::kFp32};
   }
+  const DeviceKind device = o.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
+  resolve_device(device);
+  if (device == DeviceKind::kCuda) {
+    use_cuda_device(0);
+    if (o.precision.empty()) precisions = {Precision::kBf16};
+  }
   Node results = Node::list();
   std::string table =
       "| shape | precision | parameters | threads | ms/step (median) | best | tokens/s |\n"
       "|---|---|---|---|---|---|---|\n";
   bool known = false;
-  for (const Shape& shape : shapes()) {
+  for (const Shape& shape : device == DeviceKind::kCuda ? gpu_shapes() : shapes()) {
     if (!o.shape.empty() && shape.name != o.shape) continue;
     known = true;
     for (Precision precision : precisions) {
-      Subject subject(shape, precision, o.threads > 0 ? o.threads : cpu.cores);
+      Subject subject(shape, precision, o.threads > 0 ? o.threads : cpu.cores, device);
       subject.check();
       if (!o.dump.empty()) subject.dump(o.dump);
       if (o.on_demand) return serve(subject, o.steps);
       const auto ms = subject.time(o.steps);
       results.push(subject.to_node(ms));
       table += subject.row(ms);
+      if (o.peak_tflops > 0) table += subject.mfu_line(ms, o.peak_tflops);
     }
   }
   require(known, ErrorCode::kRequest, "--shape {}: no such shape", o.shape);
@@ -260,9 +285,16 @@ void run(const Options& o) {
 int main(int argc, char** argv) {
   CLI::App app("Times whole training steps; checks the model first");
   ashlar::Options o;
-  app.add_option("--shape", o.shape, "decoder-7M, decoder-30M or block-30M (default: all)");
+  app.add_option("--shape", o.shape,
+                 "decoder-7M, decoder-30M or block-30M; on a GPU decoder-124M,\n"
+                 "cla2-124M or block-124M (default: all)");
   app.add_option("--precision", o.precision, "fp32 or bf16 (default: what the processor has)")
       ->check(CLI::IsMember({"fp32", "bf16"}));
+  app.add_option("--device", o.device, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  app.add_option("--peak-tflops", o.peak_tflops, "Peak of the data sheet, for MFU")
+      ->check(CLI::PositiveNumber);
   app.add_option("--threads", o.threads, "Threads (default: the cores of this process)")
       ->check(CLI::PositiveNumber);
   app.add_option("--steps", o.steps, "Timed steps a round")

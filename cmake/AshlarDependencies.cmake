@@ -17,22 +17,3 @@ find_package(ZLIB REQUIRED)
 if(ASHLAR_TESTS)
   find_package(GTest 1.12 REQUIRED)
 endif()
-
-# libtorch is the PyPI wheel, unpacked by scripts/setup. Its own CMake files insist on a whole CUDA
-# toolkit and on nvToolsExt, so the targets are written by hand.
-if(ASHLAR_TORCH)
-  if(NOT EXISTS ${ASHLAR_TORCH_ROOT}/lib/libtorch_cpu.so)
-    message(FATAL_ERROR "libtorch not found in ${ASHLAR_TORCH_ROOT}: run scripts/setup, "
-      "or configure with -DASHLAR_TORCH=OFF for the engine alone")
-  endif()
-  add_library(ashlar_torch INTERFACE)
-  # at::parallel_for is a header: without -fopenmp it runs its body on one thread, and every product inside
-  # opens a parallel region of its own. The runtime is the wheel's.
-  target_compile_options(ashlar_torch INTERFACE -fopenmp)
-  # Behind the system's folders: the wheel ships its own, newer fmt without the library.
-  target_compile_options(ashlar_torch INTERFACE "SHELL:-idirafter ${ASHLAR_TORCH_ROOT}/include"
-    "SHELL:-idirafter ${ASHLAR_TORCH_ROOT}/include/torch/csrc/api/include")
-  target_link_options(ashlar_torch INTERFACE
-    "LINKER:--no-as-needed,${ASHLAR_TORCH_ROOT}/lib/libtorch_cpu.so,${ASHLAR_TORCH_ROOT}/lib/libc10.so,${ASHLAR_TORCH_ROOT}/lib/libgomp.so.1,--as-needed"
-    "LINKER:-rpath,${ASHLAR_TORCH_ROOT}/lib" "LINKER:--allow-shlib-undefined")
-endif()

@@ -4,6 +4,8 @@ set(ASHLAR_CUDA AUTO CACHE STRING "CUDA kernels: AUTO (when nvcc is found), ON o
 set_property(CACHE ASHLAR_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(ASHLAR_NCCL AUTO CACHE STRING "Collectives between GPUs: AUTO (when CUDA and nccl.h are found), ON or OFF")
 set_property(CACHE ASHLAR_NCCL PROPERTY STRINGS AUTO ON OFF)
+set(ASHLAR_TORCH_CUDA OFF CACHE STRING "Training on GPUs: ON, OFF or AUTO (when scripts/setup --cuda has run and nvcc is found)")
+set_property(CACHE ASHLAR_TORCH_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(ASHLAR_SANITIZE "" CACHE STRING "Sanitizers, such as address,undefined or thread")
 set(ASHLAR_TORCH_ROOT ${CMAKE_SOURCE_DIR}/.deps/site/torch CACHE PATH "Folder of the unpacked torch wheel")
 

@@ -32,7 +32,8 @@ Tensor block_decoding_loss(BlockDecodingLoss kind, const Tensor& states, const T
 Tensor weighted_blocks(const Tensor& weights, int64_t length) {
   const int64_t batch = weights.size(0), count = weights.size(1);
   // weights[t] belongs to token t + 1; token 0 has none.
-  const Tensor own = at::cat({at::zeros({batch, 1}), weights.narrow(1, 0, count - 1)}, 1);
+  const Tensor own =
+      at::cat({at::zeros({batch, 1}, weights.options()), weights.narrow(1, 0, count - 1)}, 1);
   return (own.narrow(1, 0, count / length * length).reshape({batch, -1, length}) > 0).any(2);
 }
 

@@ -45,7 +45,8 @@ class Pass {
         w_(w),
         input_(input),
         state_(state),
-        rope_(input.ropes->get(state.x.size(1), a_.rope, state.x.scalar_type())) {}
+        rope_(input.ropes->get(state.x.size(1), a_.rope, state.x.scalar_type(), state.x.device())) {
+  }
 
   void run() {
     switch (plan_.spec.residual) {

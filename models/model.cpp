@@ -15,6 +15,8 @@ using at::Tensor;
 
 void check_tokens(const Tensor& tokens, int64_t vocabulary) {
   ASHLAR_CHECK(tokens.dim() == 2 && tokens.scalar_type() == at::kLong && tokens.numel() > 0);
+  // What is on a device was checked before it went there (train/micro_batches.h).
+  if (!tokens.is_cpu()) return;
   const Tensor flat = tokens.contiguous();
   const int64_t* id = flat.data_ptr<int64_t>();
   for (int64_t i = 0; i < flat.numel(); ++i) {
@@ -30,7 +32,8 @@ Tensor block_begin(const Tensor& begin_BT, int64_t length) {
   const int64_t batch = begin_BT.size(0), count = begin_BT.size(1);
   const int64_t blocks = count / length + (count % length != 0 ? 1 : 0);
   Tensor out = at::zeros({batch, blocks + 1}, at::kInt);
-  const int32_t* first = begin_BT.data_ptr<int32_t>();
+  const Tensor host = begin_BT.to(at::kCPU);
+  const int32_t* first = host.data_ptr<int32_t>();
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t t = 0; t < count; ++t) {
       const int32_t begin = first[b * count + t];
@@ -44,7 +47,7 @@ Tensor block_begin(const Tensor& begin_BT, int64_t length) {
           static_cast<int32_t>(begin == 0 ? 0 : begin / length + 1);
     }
   }
-  return out;
+  return out.to(begin_BT.device());
 }
 
 }  // namespace
@@ -157,7 +160,8 @@ Tensor Model::score(const ParameterSet& parameters, const Tensor& tokens,
   const at::NoGradGuard no_grad;
   const Tensor h = hidden(parameters, tokens, options, Rows::kSame);
   return linear_losses(h.reshape({-1, h.size(2)}), head(parameters, options),
-                       tokens.reshape({-1}).contiguous(), at::ones({tokens.numel()}, at::kFloat),
+                       tokens.reshape({-1}).contiguous(),
+                       at::ones({tokens.numel()}, tokens.options().dtype(at::kFloat)),
                        spec_.logit_softcap)
       .neg_()
       .view(tokens.sizes());

@@ -238,13 +238,16 @@ void StageBuilder::add_gather() {
 
 }  // namespace
 
-const RopeTable& RopeTables::get(int64_t positions, const RopeSpec& rope, at::ScalarType compute) {
+const RopeTable& RopeTables::get(int64_t positions, const RopeSpec& rope, at::ScalarType compute,
+                                 at::Device device) {
   for (const Entry& entry : entries_) {
-    if (entry.positions == positions && entry.rope == rope && entry.compute == compute) {
+    if (entry.positions == positions && entry.rope == rope && entry.compute == compute &&
+        entry.device == device) {
       return entry.table;
     }
   }
-  entries_.push_back({positions, rope, compute, make_rope_table(positions, rope, compute)});
+  entries_.push_back(
+      {positions, rope, compute, device, make_rope_table(positions, rope, compute, device)});
   return entries_.back().table;
 }
 

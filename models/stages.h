@@ -27,13 +27,15 @@ using KvMap = std::map<int64_t, KvPair>;
 /// RoPE tables made so far, so that a table is computed once per shape and not once per layer.
 class RopeTables {
  public:
-  const RopeTable& get(int64_t positions, const RopeSpec& rope, at::ScalarType compute);
+  const RopeTable& get(int64_t positions, const RopeSpec& rope, at::ScalarType compute,
+                       at::Device device = at::kCPU);
 
  private:
   struct Entry {
     int64_t positions;
     RopeSpec rope;
     at::ScalarType compute;
+    at::Device device;
     RopeTable table;
   };
   std::deque<Entry> entries_;  // references stay valid

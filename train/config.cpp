@@ -49,6 +49,7 @@ void read_train(const Node& node, TrainConfig& config) {
   config.micro_batch = reader.integer_or("micro_batch", config.batch_size, 1, config.batch_size);
   config.precision =
       static_cast<Precision>(reader.choice_or("precision", 0, {"auto", "fp32", "bf16"}));
+  config.device = static_cast<DeviceKind>(reader.choice_or("device", 0, {"auto", "cpu", "cuda"}));
   config.threads = reader.integer_or("threads", 0, 0, 4096);
   if (const Node* limit = reader.optional("memory_limit")) {
     config.memory_limit = read_bytes(*limit, "train.memory_limit");
@@ -274,9 +275,15 @@ PaddingOptions padding_of(const TrainConfig& config) {
 
 void resolve_machine_choices(TrainConfig& config, int64_t ranks_here) {
   const CpuFeatures& cpu = cpu_features();
+  config.device = resolve_device(config.device);
   if (config.threads == 0) config.threads = std::max<int64_t>(cpu.cores / ranks_here, 1);
   const bool dot = cpu.avx512_bf16 || cpu.amx_bf16;
-  if (config.precision == Precision::kBf16 && !dot) {
+  const bool gpu = config.device == DeviceKind::kCuda;
+  if (gpu && config.precision == Precision::kAuto) {
+    config.precision = Precision::kBf16;
+    spdlog::info("precision auto: bf16, on a GPU");
+  }
+  if (config.precision == Precision::kBf16 && !dot && !gpu) {
     spdlog::warn("precision bf16 on a processor without bf16 products: correct but slow");
   }
   if (config.precision != Precision::kAuto) return;
@@ -292,6 +299,7 @@ void resolve_machine_choices(TrainConfig& config, int64_t ranks_here) {
 
 Node resolved_config(const Node& root, const TrainConfig& config) {
   static const char* const kPrecisions[] = {"auto", "fp32", "bf16"};
+  static const char* const kDevices[] = {"auto", "cpu", "cuda"};
   static const char* const kDecodingLosses[] = {"none", "mse", "contrastive"};
   Node out = Node::Map{
       {"model", *root.find("model")},
@@ -302,6 +310,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                           {"batch_size", config.batch_size},
                           {"micro_batch", config.micro_batch},
                           {"precision", kPrecisions[static_cast<size_t>(config.precision)]},
+                          {"device", kDevices[static_cast<size_t>(config.device)]},
                           {"threads", config.threads},
                           {"memory_limit", config.memory_limit},
                           {"document_mask", config.document_mask},

@@ -13,6 +13,7 @@
 #include "models/training_options.h"
 #include "train/chat_config.h"
 #include "train/checkpoint_config.h"
+#include "train/device.h"
 #include "train/distributed_config.h"
 #include "train/guards.h"
 #include "train/log_config.h"
@@ -61,9 +62,11 @@ struct TrainConfig {
   int64_t batch_size = 0;   ///< samples per optimizer step
   int64_t micro_batch = 0;  ///< samples per forward and backward pass
   Precision precision = Precision::kAuto;
-  int64_t threads = 0;         ///< 0: the cores this process may use
-  int64_t memory_limit = 0;    ///< bytes of tensors of one rank; 0: no limit
-  bool document_mask = false;  ///< attention stays within a document of a packed sample
+  DeviceKind device = DeviceKind::kCpu;  ///< kAuto from a file that does not say
+  int64_t device_index = 0;              ///< which GPU: the rank's, not the file's
+  int64_t threads = 0;                   ///< 0: the cores this process may use
+  int64_t memory_limit = 0;              ///< bytes of tensors of one rank; 0: no limit
+  bool document_mask = false;            ///< attention stays within a document of a packed sample
   BlockLossOptions block_losses;
   double z_loss = 0;  ///< weight of the squared log-partition (arXiv 2204.02311 §5)
   InitSpec init;

@@ -28,6 +28,14 @@ Tensor segment_begin(const Batch& batch) {
   return begin;
 }
 
+void check_ids(const std::vector<int32_t>& ids, int64_t vocabulary, const char* what) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    require(ids[i] >= 0 && ids[i] < vocabulary, ErrorCode::kData,
+            "{} {} at position {} of the batch is outside the vocabulary of {}", what, ids[i], i,
+            vocabulary);
+  }
+}
+
 }  // namespace
 
 BatchTensors tensors_of(const Batch& batch, bool document_mask) {
@@ -38,6 +46,19 @@ BatchTensors tensors_of(const Batch& batch, bool document_mask) {
   return {ids(batch.tokens), ids(batch.targets),
           at::from_blob(const_cast<float*>(batch.loss_weight.data()), shape, at::kFloat),
           document_mask ? segment_begin(batch) : Tensor()};
+}
+
+BatchTensors tensors_of(const Batch& batch, bool document_mask, int64_t vocabulary,
+                        at::Device device) {
+  BatchTensors t = tensors_of(batch, document_mask);
+  if (device.is_cpu()) return t;
+  check_ids(batch.tokens, vocabulary, "token");
+  check_ids(batch.targets, vocabulary, "target");
+  for (Tensor* tensor : {&t.tokens, &t.targets, &t.weights, &t.begin}) {
+    if (!tensor->defined()) continue;
+    *tensor = tensor->pin_memory().to(device, tensor->scalar_type(), /*non_blocking=*/true);
+  }
+  return t;
 }
 
 MicroBatches::MicroBatches(int64_t first, int64_t samples, int64_t micro_batch, int64_t rank,

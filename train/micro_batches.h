@@ -17,6 +17,11 @@ struct BatchTensors {
 };
 /// With `document_mask` attention stays within a document. Shares the memory of the weights.
 BatchTensors tensors_of(const Batch& batch, bool document_mask);
+/// The same on `device`. On a GPU the ids are checked here against the vocabulary, throwing
+/// Error(kData), since kernels cannot; copies go by pinned memory and are not waited for. On a CPU
+/// the model checks.
+BatchTensors tensors_of(const Batch& batch, bool document_mask, int64_t vocabulary,
+                        at::Device device);
 
 /// Samples [first, first + samples) cut into micro-batches and dealt to ranks: in pass p rank r of
 /// n has micro-batch p·n + r. Every rank has the same number of passes; where no micro-batch is

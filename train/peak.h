@@ -15,7 +15,7 @@ struct MatmulPeak {
 /// Measures, once and in at most 0.3 s or the time of a few small products, what the machine's own
 /// matrix products reach with the current number of threads: the peak that MFU on processors refers
 /// to, where there is no data sheet. Other work on the machine lowers it, so a run measures before
-/// it begins.
-MatmulPeak measure_matmul_peak(bool bf16);
+/// it begins. `cuda`: of the current GPU instead.
+MatmulPeak measure_matmul_peak(bool bf16, bool cuda = false);
 
 }  // namespace ashlar

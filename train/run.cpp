@@ -67,6 +67,7 @@ class Run {
   std::unique_ptr<TrainingData> train_, validation_;
   std::optional<PrefetchedSource> samples_;
   std::unique_ptr<FolderLock> lock_;
+  std::unique_ptr<Communicator> tensors_;  // on GPUs
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<SharedVerifier> verifier_;
   std::unique_ptr<CheckpointSaver> saver_;
@@ -399,7 +400,14 @@ RunResult Run::execute() {
   validation_ = TrainingData::validation(config_);
   check_data();
   samples_.emplace(train_->samples());
-  trainer_ = std::make_unique<Trainer>(config_, train_->eos_id(), cluster_->world());
+  if (config_.device == DeviceKind::kCuda) {
+    config_.device_index = device_of_rank(launch_.local_rank);
+    use_cuda_device(config_.device_index);
+    tensors_ = make_cuda_communicator(*cluster_, config_.device_index,
+                                      config_.distributed.timeout_seconds);
+  }
+  trainer_ = std::make_unique<Trainer>(config_, train_->eos_id(), cluster_->world(),
+                                       tensors_ ? *tensors_ : cluster_->world());
   open(find_checkpoint());
   result_.output = config_.output;
   result_.rank = launch_.rank;
@@ -429,6 +437,7 @@ RunResult Run::execute() {
   }
   saver_.reset();
   trainer_.reset();
+  tensors_.reset();
   cluster_->leave();
   return result_;
 }

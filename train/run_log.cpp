@@ -20,7 +20,8 @@ double seconds(Clock::duration d) { return std::chrono::duration<double>(d).coun
 
 double measured_or(const std::optional<double>& peak, const TrainConfig& config) {
   if (peak) return *peak;
-  const MatmulPeak measured = measure_matmul_peak(config.precision == Precision::kBf16);
+  const MatmulPeak measured =
+      measure_matmul_peak(config.precision == Precision::kBf16, config.device == DeviceKind::kCuda);
   spdlog::info("MFU refers to {}", measured.description);
   return measured.flops_per_second;
 }

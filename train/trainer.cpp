@@ -39,21 +39,28 @@ int64_t targets_of(const Batch& batch) {
 }  // namespace
 
 Trainer::Trainer(const TrainConfig& config, int64_t eos_id, Communicator& world)
-    : state_(std::make_unique<State>(config, eos_id, world)) {}
+    : Trainer(config, eos_id, world, world) {}
+
+Trainer::Trainer(const TrainConfig& config, int64_t eos_id, Communicator& control,
+                 Communicator& tensors)
+    : state_(std::make_unique<State>(config, eos_id, control, tensors)) {}
 
 Trainer::Trainer(const TrainConfig& config, int64_t eos_id)
     : alone_(make_single_communicator()),
-      state_(std::make_unique<State>(config, eos_id, *alone_)) {}
+      alone_tensors_(config.device == DeviceKind::kCuda ? make_cuda_alone(config.device_index)
+                                                        : nullptr),
+      state_(std::make_unique<State>(config, eos_id, *alone_,
+                                     alone_tensors_ ? *alone_tensors_ : *alone_)) {}
 
 Trainer::~Trainer() = default;
 
 void Trainer::State::run_pass(const Batch& batch, double total_weight,
-                              std::vector<double>& losses) {
-  const BatchTensors t = tensors_of(batch, config.document_mask);
+                              std::vector<Tensor>& losses) {
+  const BatchTensors t = tensors_of(batch, config.document_mask, config.model.vocab_size, device);
   runner->begin_pass();
   const Tensor loss =
       model.loss(*runner, t.tokens, t.targets, t.weights / total_weight, options, t.begin);
-  losses.push_back(loss.item<double>());
+  losses.push_back(loss.detach());
   torch::autograd::backward({loss});
   reducer->finish_pass();
 }
@@ -90,11 +97,14 @@ StepResult Trainer::compute(const SampleSource& data, int64_t vote) {
   require(weight > 0, ErrorCode::kData, "step {}: no target of the batch carries weight",
           result.step);
   s.reducer->begin_step();
-  std::vector<double> losses;
+  std::vector<Tensor> of_pass;
   for (int64_t pass = 0; pass < dealt.passes(); ++pass) {
     s.reducer->begin_pass(pass + 1 == dealt.passes(), dealt.in_pass(pass));
-    s.run_pass(batches[static_cast<size_t>(pass)], weight, losses);
+    s.run_pass(batches[static_cast<size_t>(pass)], weight, of_pass);
   }
+  s.settle();
+  std::vector<double> losses;
+  for (const Tensor& loss : of_pass) losses.push_back(loss.item<double>());
   const at::NoGradGuard no_grad;
   result.loss = sum(s.by_micro_batch(dealt, losses));
   result.grad_norm = s.gradient_norm();
@@ -142,7 +152,7 @@ void Trainer::apply() {
     for (const UnitSlice& slice : slices) slice.gradients.mul_(clip / r.grad_norm);
   }
   const auto gather = [&](size_t unit, const Tensor& slice) {
-    Tensor whole = at::empty({s.units[unit]->layout().size}, at::kFloat);
+    Tensor whole = at::empty({s.units[unit]->layout().size}, slice.options());
     const auto work =
         s.shard->all_gather(slice.data_ptr(), whole.data_ptr(), slice.numel(), DType::kF32);
     s.waits.wait(*work);
@@ -183,7 +193,8 @@ ParameterNorms Trainer::norms() {
   const ParameterSquares own = parameter_squares(s.slices(), s.specs.size());
   std::vector<double> all = own.values;
   all.insert(all.end(), own.gradients.begin(), own.gradients.end());
-  s.shard->all_reduce(all.data(), static_cast<int64_t>(all.size()), DType::kF64, ReduceOp::kSum)
+  s.control_shard
+      ->all_reduce(all.data(), static_cast<int64_t>(all.size()), DType::kF64, ReduceOp::kSum)
       ->wait();
   ParameterNorms out;
   const size_t n = s.specs.size();
@@ -212,9 +223,10 @@ ValidationResult Trainer::State::validate(const SampleSource& data, int64_t rows
   std::vector<double> own(each * static_cast<size_t>(dealt.passes()));
   for (int64_t pass = 0; pass < dealt.passes(); ++pass) {
     const Batch batch = dealt.read(data, pass);
-    const BatchTensors t = tensors_of(batch, false);
-    const Tensor losses =
-        s.model.losses(*s.runner, t.tokens, t.targets, t.weights, s.options).contiguous();
+    const BatchTensors t = tensors_of(batch, false, s.config.model.vocab_size, s.device);
+    const Tensor computed = s.model.losses(*s.runner, t.tokens, t.targets, t.weights, s.options);
+    s.settle();
+    const Tensor losses = computed.to(at::kCPU).contiguous();
     const double* row = losses.data_ptr<double>();
     double* out = own.data() + each * static_cast<size_t>(pass);
     for (size_t i = 0; i < batch.loss_weight.size(); ++i) {

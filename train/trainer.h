@@ -62,7 +62,11 @@ class Trainer {
  public:
   /// `config` with machine choices resolved. Keeps references to nothing but `world`, copies
   /// `config`. Throws Error(kRequest) when the ranks cannot share the work so.
+  /// `world` carries host memory: config.device must be the CPU.
   Trainer(const TrainConfig& config, int64_t eos_id, Communicator& world);
+  /// `control` carries a few numbers in host memory, `tensors` those of config.device, between the
+  /// same ranks.
+  Trainer(const TrainConfig& config, int64_t eos_id, Communicator& control, Communicator& tensors);
   /// A single process.
   Trainer(const TrainConfig& config, int64_t eos_id);
   ~Trainer();
@@ -107,7 +111,8 @@ class Trainer {
   RunPosition position() const;
   /// Goes on with the samples from `next_sample` on.
   void set_next_sample(int64_t next_sample);
-  /// All of this rank's state, to be read or written; after writing call state_changed().
+  /// All of this rank's state, to be read or written; after writing call state_changed(). On a GPU
+  /// these are copies, there until the next call; writing to them changes nothing.
   std::vector<StatePiece> state();
   /// The part of it that this rank writes into a checkpoint: all ranks' parts together are the
   /// whole state, every element once.
@@ -124,7 +129,7 @@ class Trainer {
 
  private:
   struct State;
-  std::unique_ptr<Communicator> alone_;
+  std::unique_ptr<Communicator> alone_, alone_tensors_;
   std::unique_ptr<State> state_;
 };
 

@@ -53,16 +53,27 @@ std::vector<bool> recomputed(const std::vector<std::string>& names,
   return out;
 }
 
+at::Device device_of(const TrainConfig& config) {
+  ASHLAR_CHECK(config.device != DeviceKind::kAuto);
+  if (config.device == DeviceKind::kCpu) return at::kCPU;
+  use_cuda_device(config.device_index);
+  return {at::kCUDA, static_cast<at::DeviceIndex>(config.device_index)};
+}
+
 }  // namespace
 
-Trainer::State::State(const TrainConfig& c, int64_t eos_id, Communicator& w)
+Trainer::State::State(const TrainConfig& c, int64_t eos_id, Communicator& control,
+                      Communicator& of_tensors)
     : config(c),
       model(c.model),
       options{eos_id, c.precision == Precision::kBf16 ? at::kBFloat16 : at::kFloat, c.z_loss,
               c.block_losses},
       specs(parameters(c.model)),
       model_parameters(specs.size()),
-      world(w) {
+      device(device_of(c)),
+      world(control),
+      tensors(of_tensors) {
+  ASHLAR_CHECK_EQ(control.size(), tensors.size());
   ASHLAR_CHECK(c.precision != Precision::kAuto && c.threads > 0);
   at::set_num_threads(static_cast<int>(c.threads));
   const MicroBatches dealt = micro_batches(0, c.batch_size);
@@ -72,9 +83,15 @@ Trainer::State::State(const TrainConfig& c, int64_t eos_id, Communicator& w)
                          : c.distributed.shard_ranks > 0 ? c.distributed.shard_ranks
                                                          : world.size();
   const int64_t rank = world.rank(), own = rank % shards;
-  shard = world.split(ranks_from(rank - own, shards, 1), "shard");
-  replica = world.split(ranks_from(own, world.size() / shards, shards), "replica");
-  groups = {&world, shard.get(), replica.get()};
+  const auto sharing = ranks_from(rank - own, shards, 1);
+  shard = tensors.split(sharing, "shard");
+  replica = tensors.split(ranks_from(own, world.size() / shards, shards), "replica");
+  groups = {&tensors, shard.get(), replica.get()};
+  control_shard = shard.get();
+  if (&world != &tensors) {
+    own_control_shard = world.split(sharing, "control of the shard");
+    control_shard = own_control_shard.get();
+  }
 
   if (config.lora) {
     adapters = lora_adapters(*config.lora, specs);
@@ -98,11 +115,11 @@ Trainer::State::State(const TrainConfig& c, int64_t eos_id, Communicator& w)
     for (const auto& part : plan.units[u].parts) shapes.push_back(specs[part.parameter].shape);
     units.push_back(std::make_unique<ParameterUnit>(
         plan.units[u], shapes, zero >= 1 && plan.narrow[u] ? at::kBFloat16 : at::kFloat,
-        static_cast<int>(zero), groups, waits));
+        static_cast<int>(zero), groups, waits, device));
     if (u < plan.trained) layouts.push_back(&units.back()->layout());
   }
   reducer = std::make_unique<GradientReducer>(layouts, static_cast<int>(zero), c.distributed.reduce,
-                                              groups, waits);
+                                              groups, waits, device);
   runner = std::make_unique<StageRunner>(units, *reducer, std::move(run));
   position.seed = c.seed;
   initialise();
@@ -148,6 +165,10 @@ void Trainer::State::initialise() {
   }
 }
 
+void Trainer::State::settle() {
+  for (Communicator* group : {groups.world, groups.shard, groups.replica}) group->settle();
+}
+
 std::vector<UnitSlice> Trainer::State::slices() const {
   std::vector<UnitSlice> out;
   for (size_t u = 0; u < plan.trained; ++u) {
@@ -188,7 +209,7 @@ double Trainer::State::gradient_norm() const {
   }
   const auto count = static_cast<int64_t>(own.size());
   std::vector<double> all(own.size() * static_cast<size_t>(shard->size()));
-  shard->all_gather(own.data(), all.data(), count, DType::kF64)->wait();
+  control_shard->all_gather(own.data(), all.data(), count, DType::kF64)->wait();
   // In the order of the elements, whatever the slices are.
   double total = 0;
   int64_t first = 0;
@@ -205,32 +226,41 @@ double Trainer::State::gradient_norm() const {
 
 namespace {
 
+template <typename Mirror>
 void add_piece(std::vector<StatePiece>& out, std::string name, const ParameterSpec& p,
-               int64_t first, const Tensor& values) {
+               int64_t first, const Tensor& values, std::vector<Mirror>& mirrors) {
+  Tensor host = values;
+  if (!values.is_cpu()) {
+    host = values.to(at::kCPU);
+    mirrors.push_back({host, values});
+  }
   out.push_back({std::move(name) + p.name,
                  p.shape,
                  first,
-                 {values.data_ptr<float>(), static_cast<size_t>(values.numel())}});
+                 {host.data_ptr<float>(), static_cast<size_t>(host.numel())}});
 }
 
 }  // namespace
 
 std::vector<StatePiece> Trainer::state() {
   State& s = *state_;
+  s.settle();
+  s.mirrors.clear();
   std::vector<StatePiece> out;
   for (const auto& unit : s.units) {
     for (const auto& piece : unit->layout().pieces(unit->range())) {
       add_piece(out, "parameters/", s.specs[piece.parameter], piece.first,
-                unit->master().narrow(0, piece.at, piece.count));
+                unit->master().narrow(0, piece.at, piece.count), s.mirrors);
     }
   }
   for (const OptimizerState& state : s.optimizer->state()) {
     add_piece(out, "optimizer/" + state.name + "/", s.specs[state.parameter], state.first,
-              state.values);
+              state.values, s.mirrors);
   }
   if (s.average) {
     for (const OptimizerState& state : s.average->state()) {
-      add_piece(out, state.name + "/", s.specs[state.parameter], state.first, state.values);
+      add_piece(out, state.name + "/", s.specs[state.parameter], state.first, state.values,
+                s.mirrors);
     }
   }
   return out;
@@ -265,8 +295,10 @@ void Trainer::set_parameters(
     const ParameterUnit& unit = *s.units[s.plan.places[i].unit];
     for (const auto& piece : unit.layout().pieces(unit.range())) {
       if (piece.parameter != i) continue;
-      std::copy_n(all.data() + piece.first, piece.count,
-                  unit.master().data_ptr<float>() + piece.at);
+      unit.master()
+          .narrow(0, piece.at, piece.count)
+          .copy_(at::from_blob(const_cast<float*>(all.data()) + piece.first, {piece.count},
+                               at::kFloat));
     }
   }
   state_changed();
@@ -275,6 +307,7 @@ void Trainer::set_parameters(
 
 void Trainer::save(Snapshot& snapshot) {
   for (const StatePiece& p : own_state()) snapshot.add(p.name, p.shape, p.first, p.values);
+  state_->mirrors.clear();
 }
 
 void Trainer::load(const CheckpointReader& reader) {
@@ -299,6 +332,8 @@ void Trainer::load(const CheckpointReader& reader) {
     if (average && !reader.has(piece.name)) averaged = false;
     if (!average || averaged) reader.read(piece.name, piece.first, piece.values);
   }
+  for (const State::Mirror& mirror : s.mirrors) mirror.device.copy_(mirror.host);
+  s.mirrors.clear();
   if (s.average && !averaged) {
     spdlog::warn("{}: holds no average of weights; it begins now", reader.path().string());
     s.average->reset(s.slices());

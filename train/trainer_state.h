@@ -19,7 +19,7 @@ namespace ashlar {
 
 /// What a Trainer holds; private to trainer.cpp and trainer_state.cpp.
 struct Trainer::State {
-  State(const TrainConfig& config, int64_t eos_id, Communicator& world);
+  State(const TrainConfig& config, int64_t eos_id, Communicator& control, Communicator& tensors);
 
   TrainConfig config;
   Model model;
@@ -27,8 +27,11 @@ struct Trainer::State {
   std::vector<ParameterSpec> specs;  ///< of the model, then of adapters
   size_t model_parameters = 0;       ///< how many are the model's
   std::vector<LoraAdapter> adapters;
-  Communicator& world;
+  at::Device device;
+  Communicator &world, &tensors;  ///< of host memory; of memory on `device`; may be the same
   std::unique_ptr<Communicator> shard, replica;
+  std::unique_ptr<Communicator> own_control_shard;
+  Communicator* control_shard = nullptr;  ///< the ranks of `shard`, for host memory
   ShardGroups groups;
   WaitTally waits;
   UnitPlan plan;
@@ -38,6 +41,10 @@ struct Trainer::State {
   std::unique_ptr<Optimizer> optimizer;
   std::optional<WeightAverage> average;
   RunPosition position;
+  struct Mirror {
+    at::Tensor host, device;
+  };
+  std::vector<Mirror> mirrors;  ///< behind the last state() on a GPU
   Tracer* tracer = nullptr;
 
   struct Computed {
@@ -52,7 +59,9 @@ struct Trainer::State {
   /// One double per rank and pass, by number of the micro-batch.
   std::vector<double> by_micro_batch(const MicroBatches& dealt,
                                      const std::vector<double>& own) const;
-  void run_pass(const Batch& batch, double total_weight, std::vector<double>& losses);
+  void run_pass(const Batch& batch, double total_weight, std::vector<at::Tensor>& losses);
+  /// Before the host reads what depends on collectives.
+  void settle();
   ValidationResult validate(const SampleSource& data, int64_t rows,
                             std::optional<double> bytes_per_token);
   double gradient_norm() const;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -20,8 +21,9 @@ class CommWork {
  public:
   virtual ~CommWork() = default;
   virtual bool done() = 0;
-  /// Returns when the result is there. Throws Error(kIo) when the collective failed or timed out;
-  /// the message names the rank that is missing or slow and what it was doing last.
+  /// Returns when the result is there, for the host, or, where a communicator says so, for what is
+  /// put on the device's stream from now on. Throws Error(kIo) when the collective failed or timed
+  /// out; the message names the rank that is missing or slow and what it was doing last.
   virtual void wait() = 0;
 };
 
@@ -47,6 +49,9 @@ class Communicator {
                                               int64_t root) = 0;
   /// Returns when every rank has called it.
   virtual void barrier() = 0;
+  /// Returns when all collectives begun here have ended, also where wait() orders work on a device
+  /// and lets the host go on; throws like wait(). Before the host reads what depends on them.
+  virtual void settle() {}
 
   /// A communicator of `ranks` (of this one, ascending, rank() among them). Called by every rank of
   /// this communicator at the same point, each with the group it belongs to; `name` differs from
@@ -55,7 +60,11 @@ class Communicator {
                                               const std::string& name) = 0;
 };
 
-/// One rank alone: every collective is a copy or nothing at all.
-std::unique_ptr<Communicator> make_single_communicator();
+/// Copies bytes; `to` and `from` do not overlap.
+using CopyBytes = std::function<void(void* to, const void* from, size_t bytes)>;
+
+/// One rank alone: every collective is a copy or nothing at all. `copy`: of buffers that are not
+/// host memory.
+std::unique_ptr<Communicator> make_single_communicator(CopyBytes copy = {});
 
 }  // namespace ashlar

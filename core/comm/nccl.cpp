@@ -143,6 +143,26 @@ class Handle {
   }
 
   void wait(const CollectiveInfo& what, cudaEvent_t end) {
+    if (options_.wait_on_stream) {
+      guarded([&] { check_state(what); });
+      check_cuda(cudaStreamWaitEvent(static_cast<cudaStream_t>(options_.stream), end, 0),
+                 "waiting for an event");
+      return;
+    }
+    wait_on_host(what, end);
+  }
+
+  /// Until everything on the stream has ended.
+  void settle() {
+    require_alive();
+    const CollectiveInfo what{"the collectives under way", ranks_};
+    const cudaEvent_t end = make_event();
+    check_cuda(cudaEventRecord(end, stream_), "an event");
+    const std::unique_ptr<CUevent_st, cudaError_t (*)(cudaEvent_t)> owner(end, cudaEventDestroy);
+    wait_on_host(what, end);
+  }
+
+  void wait_on_host(const CollectiveInfo& what, cudaEvent_t end) {
     guarded([&] {
       await(*guard_, what, [&] {
         check_state(what);
@@ -271,7 +291,11 @@ class NcclCommunicator : public Communicator {
     });
   }
 
-  void barrier() override { all_reduce(mark_, 1, DType::kU8, ReduceOp::kMax)->wait(); }
+  void barrier() override {
+    all_reduce(mark_, 1, DType::kU8, ReduceOp::kMax)->wait();
+    settle();
+  }
+  void settle() override { handle_->settle(); }
 
   std::unique_ptr<Communicator> split(std::span<const int64_t> ranks, const std::string&) override {
     const auto me = std::find(ranks.begin(), ranks.end(), rank_);

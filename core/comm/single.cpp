@@ -13,6 +13,7 @@ struct Finished : CommWork {
 
 class SingleCommunicator : public Communicator {
  public:
+  explicit SingleCommunicator(CopyBytes copy) : copy_(std::move(copy)) {}
   int64_t rank() const override { return 0; }
   int64_t size() const override { return 1; }
   std::unique_ptr<CommWork> all_reduce(void*, int64_t, DType, ReduceOp) override {
@@ -33,20 +34,27 @@ class SingleCommunicator : public Communicator {
   void barrier() override {}
   std::unique_ptr<Communicator> split(std::span<const int64_t> ranks, const std::string&) override {
     ASHLAR_CHECK(ranks.size() == 1 && ranks[0] == 0);
-    return make_single_communicator();
+    return make_single_communicator(copy_);
   }
 
  private:
-  static std::unique_ptr<CommWork> copy(const void* in, void* out, int64_t count, DType type) {
-    if (in != out) std::memcpy(out, in, static_cast<size_t>(count * dtype_bytes(type)));
+  std::unique_ptr<CommWork> copy(const void* in, void* out, int64_t count, DType type) const {
+    const auto bytes = static_cast<size_t>(count * dtype_bytes(type));
+    if (in != out && copy_) {
+      copy_(out, in, bytes);
+    } else if (in != out) {
+      std::memcpy(out, in, bytes);
+    }
     return std::make_unique<Finished>();
   }
+
+  CopyBytes copy_;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_single_communicator() {
-  return std::make_unique<SingleCommunicator>();
+std::unique_ptr<Communicator> make_single_communicator(CopyBytes copy) {
+  return std::make_unique<SingleCommunicator>(std::move(copy));
 }
 
 }  // namespace ashlar

@@ -54,12 +54,56 @@ class Assembly {
   std::map<std::string, std::vector<int>> times_;
 };
 
+// Carries what NCCL would: fp32 and bf16 alone. On a GPU its buffers would be of device memory.
+class TensorsAlone : public Communicator {
+ public:
+  explicit TensorsAlone(Communicator& below)
+      : below_(below), settled_(std::make_shared<int64_t>(0)) {}
+  TensorsAlone(std::unique_ptr<Communicator> below, std::shared_ptr<int64_t> settled)
+      : own_(std::move(below)), below_(*own_), settled_(std::move(settled)) {}
+  int64_t settled() const { return *settled_; }
+
+  int64_t rank() const override { return below_.rank(); }
+  int64_t size() const override { return below_.size(); }
+  std::unique_ptr<CommWork> all_reduce(void* data, int64_t count, DType type,
+                                       ReduceOp op) override {
+    return below_.all_reduce(data, count, tensor_type(type), op);
+  }
+  std::unique_ptr<CommWork> reduce_scatter(const void* in, void* out, int64_t count, DType type,
+                                           ReduceOp op) override {
+    return below_.reduce_scatter(in, out, count, tensor_type(type), op);
+  }
+  std::unique_ptr<CommWork> all_gather(const void* in, void* out, int64_t count,
+                                       DType type) override {
+    return below_.all_gather(in, out, count, tensor_type(type));
+  }
+  std::unique_ptr<CommWork> broadcast(void* data, int64_t count, DType type,
+                                      int64_t root) override {
+    return below_.broadcast(data, count, tensor_type(type), root);
+  }
+  void barrier() override { below_.barrier(); }
+  void settle() override { ++*settled_; }
+  std::unique_ptr<Communicator> split(std::span<const int64_t> ranks,
+                                      const std::string& name) override {
+    return std::make_unique<TensorsAlone>(below_.split(ranks, name), settled_);
+  }
+
+ private:
+  static DType tensor_type(DType type) {
+    EXPECT_TRUE(type == DType::kF32 || type == DType::kBF16) << dtype_name(type);
+    return type;
+  }
+  std::unique_ptr<Communicator> own_;
+  Communicator& below_;
+  std::shared_ptr<int64_t> settled_;  // of this one and its parts
+};
+
 class Parallel : public ::testing::Test {
  protected:
   Outcome run(const std::string& model, int64_t world, const std::vector<std::string>& overrides,
-              int64_t steps = 3) {
+              int64_t steps = 3, bool apart = false) {
     Node root = parse_yaml(f_.yaml("unused", model), "t.yaml");
-    apply_overrides(root, {"train.batch_size=7", "train.micro_batch=1"});
+    apply_overrides(root, {"train.batch_size=7", "train.micro_batch=1", "train.device=cpu"});
     apply_overrides(root, overrides);
     TrainConfig config = train_config_from(root);
     resolve_machine_choices(config);
@@ -69,7 +113,8 @@ class Parallel : public ::testing::Test {
     Outcome out;
     Assembly assembly;
     test::run_ranks(world, [&](Communicator& communicator) {
-      Trainer trainer(config, 0, communicator);
+      TensorsAlone tensors(communicator);
+      Trainer trainer(config, 0, communicator, apart ? tensors : communicator);
       for (int64_t s = 0; s < steps; ++s) {
         const StepResult r = trainer.step(source);
         if (communicator.rank() == 0) {
@@ -82,6 +127,10 @@ class Parallel : public ::testing::Test {
       const double first = trainer.validate(validation, 1, {}).loss;
       if (communicator.rank() == 0) out.validation = {loss, first};
       assembly.add(trainer.own_state());
+      // Before the host reads losses and norms of each step, and the loss of each validation pass.
+      if (apart) {
+        EXPECT_GE(tensors.settled(), steps);
+      }
     });
     out.state = assembly.take();
     return out;
@@ -114,6 +163,17 @@ TEST_F(Parallel, InOrderAnyRanksAndStagesGiveTheSameBits) {
     }
     expect_same(run(model, 4, {ordered, zero(3), "distributed.shard_ranks=2"}), alone, "hybrid");
     expect_same(run(model, 4, {ordered, zero(1), "distributed.shard_ranks=2"}), alone, "hybrid");
+  }
+}
+
+// The numbers of a step go by one communicator, tensors by another.
+TEST_F(Parallel, NumbersAndTensorsMayTravelApart) {
+  for (const std::string precision : {"train.precision=fp32", "train.precision=bf16"}) {
+    for (int64_t stage = 0; stage <= 3; ++stage) {
+      const Outcome together = run(test::kDecoderModel, 2, {zero(stage), precision});
+      const Outcome apart = run(test::kDecoderModel, 2, {zero(stage), precision}, 3, true);
+      expect_same(apart, together, fmt::format("stage {} {}", stage, precision));
+    }
   }
 }
 
@@ -230,6 +290,7 @@ TEST_F(Parallel, AdaptersAreTrainedAlone) {
   }
   // The same model with merged matrices, never trained.
   Node root = parse_yaml(f_.yaml("unused"), "t.yaml");
+  apply_overrides(root, {"train.device=cpu"});
   TrainConfig config = train_config_from(root);
   resolve_machine_choices(config);
   Trainer merged(config, 0);

@@ -181,7 +181,7 @@ TEST(Trainer, ResumesBitForBit) {
           Node node = parse_json(line, "metrics");
           std::erase_if(node.as_map(), [](const auto& e) {
             return e.first == "tokens_per_second" || e.first == "memory_bytes" ||
-                                 e.first.ends_with("_wait");
+                   e.first.ends_with("_wait");
           });
           out.push_back(write_json(node));
         }

@@ -18,7 +18,7 @@ constexpr size_t kMostFlights = 3;
 // A hash in which every bit counts, of the bytes in order (multiplication by an odd constant and
 // shifts, as in splitmix64).
 uint64_t hash_bytes(const Tensor& t) {
-  const Tensor flat = t.contiguous();
+  const Tensor flat = t.to(at::kCPU).contiguous();
   const auto* bytes = static_cast<const std::byte*>(flat.data_ptr());
   const auto count = static_cast<size_t>(flat.numel()) * flat.element_size();
   uint64_t h = count;
@@ -34,12 +34,14 @@ uint64_t hash_bytes(const Tensor& t) {
 }  // namespace
 
 GradientReducer::GradientReducer(std::vector<const UnitLayout*> units, int zero,
-                                 Reduction reduction, const ShardGroups& groups, WaitTally& waits)
+                                 Reduction reduction, const ShardGroups& groups, WaitTally& waits,
+                                 at::Device device)
     : units_(std::move(units)),
       zero_(zero),
       reduction_(reduction),
       groups_(groups),
       waits_(waits),
+      options_(at::TensorOptions(at::kFloat).device(device)),
       state_(units_.size()) {}
 
 UnitLayout::Range GradientReducer::range(size_t unit) const {
@@ -50,11 +52,11 @@ void GradientReducer::begin_step() {
   for (size_t u = 0; u < units_.size(); ++u) {
     State& s = state_[u];
     if (whole_gradients()) {
-      if (!s.whole.defined()) s.whole = at::empty({units_[u]->size}, at::kFloat);
+      if (!s.whole.defined()) s.whole = at::empty({units_[u]->size}, options_);
       s.whole.zero_();
       s.sum = Tensor();
     } else if (!s.sum.defined()) {
-      s.sum = at::zeros({range(u).size()}, at::kFloat);
+      s.sum = at::zeros({range(u).size()}, options_);
     } else {
       s.sum.zero_();
     }
@@ -72,7 +74,7 @@ void GradientReducer::begin_pass(bool last, int64_t micro_batches) {
 void GradientReducer::add(size_t unit, size_t part, const Tensor& gradient) {
   State& s = state_[unit];
   ASHLAR_CHECK(!s.done);
-  if (!s.whole.defined()) s.whole = at::zeros({units_[unit]->size}, at::kFloat);
+  if (!s.whole.defined()) s.whole = at::zeros({units_[unit]->size}, options_);
   if (record_) fingerprints_.push_back(hash_bytes(gradient));
   const UnitLayout::Part& p = units_[unit]->parts[part];
   s.whole.narrow(0, p.offset, p.numel).add_(gradient.reshape({-1}));
@@ -100,12 +102,12 @@ void GradientReducer::launch_ready(bool all) {
 void GradientReducer::launch(size_t unit) {
   State& s = state_[unit];
   s.done = true;
-  if (!s.whole.defined()) s.whole = at::zeros({units_[unit]->size}, at::kFloat);
+  if (!s.whole.defined()) s.whole = at::zeros({units_[unit]->size}, options_);
   const int64_t size = units_[unit]->size, own = range(unit).size();
   Flight flight{unit, s.whole, {}, nullptr};
   if (!whole_gradients()) s.whole = Tensor();
   if (reduction_ == Reduction::kOrdered) {
-    flight.receive = at::empty({groups_.world->size(), size}, at::kFloat);
+    flight.receive = at::empty({groups_.world->size(), size}, options_);
     flight.work = groups_.world->all_gather(flight.send.data_ptr(), flight.receive.data_ptr(), size,
                                             DType::kF32);
   } else {

@@ -21,9 +21,10 @@ namespace ashlar {
 /// keep this rank's slice and communicate in every pass.
 class GradientReducer {
  public:
-  /// Units in the order in which backward passes finish them; all ranks communicate in that order.
+  /// Gradients are kept on `device`, which `groups` work on. Units in the order in which backward
+  /// passes finish them; all ranks communicate in that order.
   GradientReducer(std::vector<const UnitLayout*> units, int zero, Reduction reduction,
-                  const ShardGroups& groups, WaitTally& waits);
+                  const ShardGroups& groups, WaitTally& waits, at::Device device = at::kCPU);
 
   size_t units() const { return units_.size(); }
 
@@ -68,6 +69,7 @@ class GradientReducer {
   Reduction reduction_;
   const ShardGroups& groups_;
   WaitTally& waits_;
+  at::TensorOptions options_;  // of gradients
   std::vector<State> state_;
   std::deque<Flight> flights_;
   size_t next_ = 0;  // unit to be launched

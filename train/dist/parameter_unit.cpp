@@ -34,16 +34,17 @@ void allocate_memory(const Tensor& t) {
 
 ParameterUnit::ParameterUnit(UnitLayout layout, const std::vector<std::vector<int64_t>>& shapes,
                              at::ScalarType type, int zero, const ShardGroups& groups,
-                             WaitTally& waits)
+                             WaitTally& waits, at::Device device)
     : layout_(std::move(layout)),
       range_(layout_.slice(groups.shard->rank(), groups.shard->size())),
       transient_(zero >= 3),
       groups_(groups),
       waits_(waits) {
   ASHLAR_CHECK_EQ(shapes.size(), layout_.parts.size());
-  whole_ = at::zeros({layout_.size}, type);
+  const auto options = at::TensorOptions().device(device);
+  whole_ = at::zeros({layout_.size}, options.dtype(type));
   // Stage 3 keeps nothing but the slice; otherwise the slice can be part of the whole.
-  master_ = transient_ || type != at::kFloat ? at::zeros({range_.size()}, at::kFloat)
+  master_ = transient_ || type != at::kFloat ? at::zeros({range_.size()}, options.dtype(at::kFloat))
                                              : whole_.narrow(0, range_.begin, range_.size());
   for (size_t i = 0; i < shapes.size(); ++i) {
     const UnitLayout::Part& part = layout_.parts[i];

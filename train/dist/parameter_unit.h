@@ -18,9 +18,10 @@ namespace ashlar {
 class ParameterUnit {
  public:
   /// `shapes[i]` belongs to layout.parts[i]; `type` fp32 or bf16. With one rank per copy, whole and
-  /// master are the same memory if the types are.
+  /// master are the same memory if the types are. On `device`, which `groups` work on.
   ParameterUnit(UnitLayout layout, const std::vector<std::vector<int64_t>>& shapes,
-                at::ScalarType type, int zero, const ShardGroups& groups, WaitTally& waits);
+                at::ScalarType type, int zero, const ShardGroups& groups, WaitTally& waits,
+                at::Device device = at::kCPU);
   ParameterUnit(const ParameterUnit&) = delete;
   ParameterUnit& operator=(const ParameterUnit&) = delete;
 
