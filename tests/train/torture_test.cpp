@@ -227,7 +227,7 @@ std::string Torture::reach_moment(const test::Life& life) {
   const fs::path file = run_ / "metrics.jsonl";
   life.await([&] { return life.log(0).find("steps ") != std::string::npos; }, 60s);
   const int64_t known = test::lines_of(file);
-  const auto more = static_cast<int64_t>(below(5));
+  const auto more = static_cast<int64_t>(below(10));
   life.await([&] { return test::lines_of(file) >= known + more; }, 60s);
   pause(15'000);
   return "step";
