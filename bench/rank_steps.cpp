@@ -230,9 +230,13 @@ void run_memory_table(const RankOptions& o) {
   for (const int64_t ranks : {1, 2, 4}) {
     for (int64_t zero = 0; zero <= 3; ++zero) {
       const std::vector<std::string> own = {
-          "--table",  "memory", "--shape",     o.shape,
-          "--steps",  "2",      "--zero",      std::to_string(zero),
-          "--reduce", o.reduce, "--precision", o.precision == Precision::kBf16 ? "bf16" : "fp32"};
+          "--table",     "memory",
+          "--shape",     o.shape,
+          "--threads",   "1",
+          "--steps",     "2",
+          "--zero",      std::to_string(zero),
+          "--reduce",    o.reduce,
+          "--precision", o.precision == Precision::kBf16 ? "bf16" : "fp32"};
       const std::vector<Node> all = run_processes(ranks, own);
       const double peak = worst(all, "peak_bytes"), planned = worst(all, "planned_bytes");
       fmt::print("| {} | {} | {:.1f} | {:.1f} | {:.2f} |\n", ranks, zero, peak / (1 << 20),
