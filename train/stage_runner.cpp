@@ -104,8 +104,16 @@ void StageRunner::acquire(size_t stage, Direction direction) {
   }
 }
 
-void StageRunner::release(size_t stage) {
-  for (const size_t u : units_of_stage_[stage]) units_[u]->release();
+// What the next stage reads as well stays.
+void StageRunner::release(size_t stage, Direction direction) {
+  const bool forward = direction == Direction::kForward;
+  const bool end = forward ? stage + 1 == units_of_stage_.size() : stage == 0;
+  const size_t next = forward ? stage + 1 : stage - 1;
+  for (const size_t u : units_of_stage_[stage]) {
+    const bool kept =
+        !end && std::binary_search(units_of_stage_[next].begin(), units_of_stage_[next].end(), u);
+    if (!kept) units_[u]->release();
+  }
 }
 
 std::unique_ptr<StageRunner::Frame> StageRunner::make_frame(const StageCall& call,
@@ -151,7 +159,7 @@ std::vector<Tensor> StageRunner::run(const StageCall& call, std::vector<Tensor> 
   if (!at::GradMode::is_enabled() || !differentiable(*frame)) {
     const at::NoGradGuard no_grad;
     std::vector<Tensor> outputs = frame->run();
-    release(call.stage);
+    release(call.stage, Direction::kForward);
     return outputs;
   }
   const std::shared_ptr<Node> node(new Node, torch::autograd::deleteNode);
@@ -165,7 +173,7 @@ std::vector<Tensor> StageRunner::run(const StageCall& call, std::vector<Tensor> 
     outputs = frame->outputs;
   }
   // The backward pass begins with the loss, so what it reads stays.
-  if (call.stage + 1 < units_of_stage_.size()) release(call.stage);
+  if (call.stage + 1 < units_of_stage_.size()) release(call.stage, Direction::kForward);
   for (const size_t u : units_of_stage_[call.stage]) ++open_[u];
   frame->output_count = outputs.size();
   node->set_next_edges(std::move(edges));
@@ -203,7 +211,7 @@ std::vector<Tensor> StageRunner::backward(Frame& frame, std::span<const Tensor> 
                                   /*create_graph=*/false, /*allow_unused=*/true);
   }
   frame.outputs.clear();
-  release(frame.stage);
+  release(frame.stage, Direction::kBackward);
   add_gradients(frame, std::span(found).subspan(inputs));
   std::vector<Tensor> result(frame.inputs.size());
   for (size_t i = 0, next = 0; i < result.size(); ++i) {

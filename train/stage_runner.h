@@ -55,7 +55,7 @@ class StageRunner : public StageExecutor {
   enum class Direction { kForward, kBackward };
 
   void acquire(size_t stage, Direction direction);
-  void release(size_t stage);
+  void release(size_t stage, Direction direction);
   const at::Tensor& value(size_t parameter) const;
   std::unique_ptr<Frame> make_frame(const StageCall& call, std::vector<at::Tensor> inputs) const;
   bool differentiable(const Frame& frame) const;
