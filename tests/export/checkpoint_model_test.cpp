@@ -53,6 +53,7 @@ void write_run(const std::filesystem::path& run, const LoraSpec& lora, bool conf
   manifest.spec = test::small_decoder();
   manifest.config = Node::map();
   if (configured) manifest.config.set("lora", lora_node(lora));
+  std::filesystem::create_directories(run);
   LocalStore store;
   CheckpointSaver saver(test::saver_options(run), store);
   Snapshot snapshot;
