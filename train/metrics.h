@@ -13,8 +13,9 @@ namespace ashlar {
 /// every step stands in it once.
 class MetricsFile {
  public:
-  /// Opens `path`, cut to `bytes`. Throws Error(kData) if the file is shorter than that.
-  MetricsFile(const std::filesystem::path& path, int64_t bytes) : file_(path, bytes) {}
+  /// Opens `path`, cut to `bytes`. Of a shorter file, or one that is gone, the whole lines stay,
+  /// with an error in the log: a run must be resumable without its metrics.
+  MetricsFile(const std::filesystem::path& path, int64_t bytes);
 
   /// A disk that is full delays the line (append_file.h).
   void append(const Node& line);

@@ -380,6 +380,7 @@ void Run::loop() {
     take_step();
     const int64_t step = trainer_->position().step;
     const bool last = step == config_.steps, forward = step > before;
+    result_.signalled = result_.signalled && !last;
     result_.stopped = !last && (result_.signalled || (forward && step == options_.stop_after));
     if (forward && validation_ != nullptr && (last || due(config_.validation_every, step))) {
       validate();

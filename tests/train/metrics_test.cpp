@@ -68,8 +68,18 @@ TEST(Metrics, ResumingCutsWhatTheCheckpointDoesNotKnow) {
     EXPECT_EQ(file.position(), position * 2);
   }
   EXPECT_EQ(test::read_text(path), "{\"step\":1}\n{\"step\":3}\n");
-  test::expect_error(ErrorCode::kData, {"metrics.jsonl", "22 bytes", "after 400"},
-                     [&] { MetricsFile(path, 400); });
+}
+
+// Part of the file is gone, or all of it: what is whole stays and the log goes on.
+TEST(Metrics, AFileThatIsTooShortGoesOnAfterItsWholeLines) {
+  const test::TempDir dir;
+  const std::filesystem::path path = dir / "metrics.jsonl";
+  test::write_text(path, "{\"step\":1}\n{\"st");
+  MetricsFile(path, 400).append(Node::Map{{"step", 9}});
+  EXPECT_EQ(test::read_text(path), "{\"step\":1}\n{\"step\":9}\n");
+  std::filesystem::remove(path);
+  MetricsFile(path, 400).append(Node::Map{{"step", 9}});
+  EXPECT_EQ(test::read_text(path), "{\"step\":9}\n");
 }
 
 // A file system that is full for a while: RLIMIT_FSIZE stands for it.
