@@ -149,12 +149,15 @@ void add_train_command(CLI::App& app) {
       ->check(CLI::IsMember({"partition", "skip", "duplicate"}))
       ->capture_default_str();
   command->add_option("--output", a->output, "Run folder, instead of the key `output`");
-  command->add_option("--stop-after", a->stop_after, "Stop after this step as Ctrl-C would")
+  command->add_option("--stop-after", a->stop_after, "Save and stop after this step")
       ->check(CLI::NonNegativeNumber);
   add_json_flag(command, a->json);
   command->footer(
       "Example:\n  ashlar train configs/demo/decoder.yaml --set train.steps=200 --output runs/a\n"
-      "  ashlar train configs/demo/decoder.yaml --output runs/a --resume auto");
+      "  ashlar train configs/demo/decoder.yaml --output runs/a --resume auto\n"
+      "  torchrun --nproc-per-node 2 --no-python ashlar train configs/demo/decoder.yaml --resume "
+      "auto\n"
+      "Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint and end with status 75.");
   command->callback([a] {
     if (const int status = train(*a); status != 0) throw ExitStatus{status};
   });
