@@ -26,6 +26,7 @@
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
 #include "data/shards/batch_source.h"
+#include "tests/support/free_port.h"
 #include "train/dist/cluster.h"
 #include "train/memory_use.h"
 #include "train/monitor/trace.h"
@@ -119,19 +120,6 @@ Node measure(const TrainConfig& config, Communicator& world, int64_t steps, bool
 // Processes
 // ----------------------------------------------------------------------------------------
 
-int64_t free_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  const bool ok = fd >= 0 && bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0 &&
-                  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0;
-  if (fd >= 0) close(fd);
-  require(ok, ErrorCode::kIo, "no free port on the loopback interface");
-  return ntohs(address.sin_port);
-}
-
 // What a started process does.
 void run_rank(const RankOptions& o) {
   const Launch launch = read_launch(environment_variable);
@@ -170,7 +158,7 @@ std::vector<Node> run_processes(int64_t ranks, std::vector<std::string> argument
   const fs::path result =
       fs::temp_directory_path() / fmt::format("ashlar-ranks-{}", static_cast<int>(getpid()));
   arguments.insert(arguments.end(), {"--result", result.string()});
-  const int64_t port = free_port();
+  const int64_t port = test::free_port();
   std::vector<pid_t> children;
   for (int64_t r = 0; r < ranks; ++r) {
     const pid_t child = fork();

@@ -111,13 +111,9 @@ class Trainer {
   RunPosition position() const;
   /// Goes on with the samples from `next_sample` on.
   void set_next_sample(int64_t next_sample);
-  /// All of this rank's state, to be read or written; after writing call state_changed(). On a GPU
-  /// these are copies, there until the next call; writing to them changes nothing.
-  std::vector<StatePiece> state();
-  /// The part of it that this rank writes into a checkpoint: all ranks' parts together are the
-  /// whole state, every element once.
+  /// The part of this rank's state that it writes into a checkpoint: all ranks' parts together are
+  /// the whole state, every element once.
   std::vector<StatePiece> own_state();
-  void state_changed();
 
   /// Copies own_state().
   void save(Snapshot& snapshot);
@@ -128,6 +124,10 @@ class Trainer {
   int64_t parameter_count() const;
 
  private:
+  /// All of this rank's state, to be read or written; after writing call state_changed().
+  std::vector<StatePiece> state();
+  void state_changed();
+
   struct State;
   std::unique_ptr<Communicator> alone_, alone_tensors_;
   std::unique_ptr<State> state_;

@@ -211,15 +211,16 @@ double Trainer::State::gradient_norm() const {
   std::vector<double> all(own.size() * static_cast<size_t>(shard->size()));
   control_shard->all_gather(own.data(), all.data(), count, DType::kF64)->wait();
   // In the order of the elements, whatever the slices are.
-  double total = 0;
+  std::vector<double> ordered;
   int64_t first = 0;
   for (const int64_t n : blocks) {
     for (int64_t rank = 0; rank < shard->size(); ++rank) {
-      for (int64_t b = 0; b < n; ++b) total += all[static_cast<size_t>(rank * count + first + b)];
+      const auto* from = all.data() + rank * count + first;
+      ordered.insert(ordered.end(), from, from + n);
     }
     first += n;
   }
-  return std::sqrt(total);
+  return norm_of(ordered);
 }
 
 // State ------------------------------------------------------------------------------------------

@@ -1,12 +1,9 @@
 #include "tests/train/process_runs.h"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +15,7 @@
 
 #include "core/io/json.h"
 #include "tests/support/files.h"
+#include "tests/support/free_port.h"
 
 namespace ashlar::test {
 namespace fs = std::filesystem;
@@ -25,19 +23,6 @@ using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
 bool ProcessEnd::killed() const { return status == 128 + SIGKILL; }
-
-int64_t unused_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof(address);
-  const bool bound = bind(fd, reinterpret_cast<sockaddr*>(&address), length) == 0 &&
-                     getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0;
-  close(fd);
-  if (!bound) throw std::runtime_error("no free port");
-  return ntohs(address.sin_port);
-}
 
 namespace {
 
@@ -51,7 +36,7 @@ Life::Life(int64_t world, const fs::path& folder, const Arguments& arguments,
            const std::function<void(int64_t)>& prepare)
     : begin_(Clock::now()) {
   fs::create_directories(folder);
-  const int64_t port = unused_port();
+  const int64_t port = free_port();
   for (int64_t rank = 0; rank < world; ++rank) {
     // Another build of the command can be tried without building this.
     const char* other = std::getenv("ASHLAR_BINARY");

@@ -66,7 +66,4 @@ int64_t lines_of(const std::filesystem::path& file);
 /// metrics.jsonl without what depends on time and place, one line each.
 std::string timeless_metrics(const std::filesystem::path& run);
 
-/// A port nothing listens at.
-int64_t unused_port();
-
 }  // namespace ashlar::test

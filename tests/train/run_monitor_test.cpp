@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "core/base/cpu.h"
+#include "tests/support/free_port.h"
 #include "tests/train/run_state.h"
 #include "train/peak.h"
 #include "train/run.h"
@@ -76,22 +77,9 @@ TEST(RunConfig, ALastCheckpointThatFailsIsAnErrorAtTheEnd) {
   EXPECT_NE(metrics.find("\"step\":12,"), std::string::npos) << metrics;
 }
 
-// A port that nobody listens on just now.
-int free_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(address);
-  EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
-  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
-  close(fd);
-  return ntohs(address.sin_port);
-}
-
 TEST(RunMonitor, MetricsAreServedWhileTheRunLives) {
   const test::Fixture f;
-  const int port = free_port();
+  const int port = static_cast<int>(test::free_port());
   std::atomic<bool> ended{false};
   std::string seen;
   std::thread reader([&] {

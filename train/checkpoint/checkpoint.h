@@ -120,10 +120,6 @@ struct Retention {
 void retain_checkpoints(const std::filesystem::path& run, const Retention& retention,
                         int64_t newest);
 
-/// Deletes the checkpoints after `step`: a run that goes back to `step` must not be resumed from
-/// them. Throws Error(kIo) when one cannot be removed.
-void discard_checkpoints_after(const std::filesystem::path& run, int64_t step);
-
 Node to_node(const CheckpointManifest& manifest);
 /// Reads a manifest from an untrusted tree; file names must be plain names.
 CheckpointManifest manifest_from_node(const Node& node);

@@ -217,12 +217,4 @@ void retain_checkpoints(const fs::path& run, const Retention& retention, int64_t
   }
 }
 
-void discard_checkpoints_after(const fs::path& run, int64_t step) {
-  for (const StepFolder& folder : step_folders(run)) {
-    if (folder.step <= step) continue;
-    const std::error_code error = checkpoint_folders::remove_folder(folder.path);
-    require(!error, ErrorCode::kIo, "{}: cannot remove: {}", folder.path.string(), error.message());
-  }
-}
-
 }  // namespace ashlar

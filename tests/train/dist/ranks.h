@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/free_port.h"
 #include "train/dist/cluster.h"
 
 // Ranks of a run as forked processes of this machine, for tests.
@@ -19,9 +20,6 @@ struct RankOutcome {
   std::string text;  ///< of the error that ended it, or what it said
   double seconds = 0;
 };
-
-/// A port that nothing listens at.
-int64_t free_port();
 
 Launch launch_of(int64_t rank, int64_t world, int64_t port);
 
