@@ -21,6 +21,15 @@ using at::Tensor;
 using test::Fixture;
 using Work = std::function<void()>;
 
+// Whether this thread is in work that is or would be recorded.
+thread_local bool in_recording = false;
+
+void record(const Work& work) {
+  in_recording = true;
+  work();
+  in_recording = false;
+}
+
 struct Counts {
   std::atomic<int64_t> runs = 0, captures = 0, replays = 0;
 };
@@ -35,11 +44,11 @@ class HostGraphs : public GraphBackend {
 
   void run(const Work& work) override {
     ++counts_.runs;
-    work();
+    record(work);
   }
   std::unique_ptr<Recording> capture(const Work& work) override {
     ++counts_.captures;
-    if (works_in_capture_) work();
+    if (works_in_capture_) record(work);
     return std::make_unique<Kept>(*this, work);
   }
 
@@ -48,7 +57,7 @@ class HostGraphs : public GraphBackend {
     Kept(HostGraphs& backend, Work work) : backend(backend), work(std::move(work)) {}
     void replay() override {
       ++backend.counts_.replays;
-      if (!backend.replay_) return work();
+      if (!backend.replay_) return record(work);
       backend.replay_(work);
     }
     HostGraphs& backend;
@@ -57,6 +66,45 @@ class HostGraphs : public GraphBackend {
   Counts& counts_;
   bool works_in_capture_;
   Replay replay_;
+};
+
+// Refuses what a CUDA graph must not hold: collectives.
+class OutsideRecordings : public Communicator {
+ public:
+  explicit OutsideRecordings(Communicator& below) : below_(below) {}
+  explicit OutsideRecordings(std::unique_ptr<Communicator> below)
+      : own_(std::move(below)), below_(*own_) {}
+  int64_t rank() const override { return below_.rank(); }
+  int64_t size() const override { return below_.size(); }
+  std::unique_ptr<CommWork> all_reduce(void* data, int64_t count, DType type,
+                                       ReduceOp op) override {
+    return outside().all_reduce(data, count, type, op);
+  }
+  std::unique_ptr<CommWork> reduce_scatter(const void* in, void* out, int64_t count, DType type,
+                                           ReduceOp op) override {
+    return outside().reduce_scatter(in, out, count, type, op);
+  }
+  std::unique_ptr<CommWork> all_gather(const void* in, void* out, int64_t count,
+                                       DType type) override {
+    return outside().all_gather(in, out, count, type);
+  }
+  std::unique_ptr<CommWork> broadcast(void* data, int64_t count, DType type,
+                                      int64_t root) override {
+    return outside().broadcast(data, count, type, root);
+  }
+  void barrier() override { outside().barrier(); }
+  std::unique_ptr<Communicator> split(std::span<const int64_t> ranks,
+                                      const std::string& name) override {
+    return std::make_unique<OutsideRecordings>(outside().split(ranks, name));
+  }
+
+ private:
+  Communicator& outside() const {
+    EXPECT_FALSE(in_recording) << "a collective within a recording";
+    return below_;
+  }
+  std::unique_ptr<Communicator> own_;
+  Communicator& below_;
 };
 
 // Whole trainings -------------------------------------------------------------------------------
@@ -88,7 +136,8 @@ class PassGraphTraining : public ::testing::Test {
     const BatchSource validation(held_out, c.context, 0, BatchSource::Order::kSequential);
     Outcome out;
     out.state.resize(static_cast<size_t>(world));
-    test::run_ranks(world, [&](Communicator& communicator) {
+    test::run_ranks(world, [&](Communicator& below) {
+      OutsideRecordings communicator(below);
       Trainer trainer(c, 0, communicator);
       if (backend) trainer.record_passes(backend());
       for (int64_t s = 0; s < steps; ++s) {
@@ -173,13 +222,13 @@ TEST_F(PassGraphTraining, AWrongReplayEndsTheRun) {
 }
 
 TEST_F(PassGraphTraining, WhereItIsWrongItIsRefused) {
-  const auto refuses = [&](const std::string& model, std::vector<std::string> overrides,
+  const auto refuses = [&](const std::string& model, const std::vector<std::string>& overrides,
                            std::vector<std::string> why) {
-    why.push_back("t.yaml:");
-    why.push_back("train.cuda_graphs");
-    overrides.push_back("train.cuda_graphs=true");
+    why.insert(why.end(), {"t.yaml:", "train.cuda_graphs"});
+    std::string yaml = f_.yaml("unused", model);
+    yaml.insert(yaml.find("seed: 3"), "cuda_graphs: true, ");
     test::expect_error(ErrorCode::kRequest, why, [&] {
-      Node root = parse_yaml(f_.yaml("unused", model), "t.yaml");
+      Node root = parse_yaml(yaml, "t.yaml");
       apply_overrides(root, overrides);
       train_config_from(root);
     });
