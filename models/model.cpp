@@ -231,7 +231,7 @@ Tensor Model::block_losses(StageExecutor& executor, const Tensor& tokens, const 
     const Tensor loss = block_decoding_loss(extra.decoding, trace.states.narrow(1, 0, blocks), next,
                                             weighted_blocks(weights.narrow(1, 0, count), length));
     // In proportion to this micro-batch's share of the step.
-    total = total + loss.to(at::kDouble) * (extra.decoding_weight * weights.sum().item<double>());
+    total = total + loss.to(at::kDouble) * (weights.sum().to(at::kDouble) * extra.decoding_weight);
   }
   if (extra.auto_encoding_weight > 0 && count > 1) {
     const StageInput input{

@@ -7,6 +7,7 @@
 
 #include "core/base/cpu.h"
 #include "core/base/error.h"
+#include "train/graph_config.h"
 #include "train/run_plan.h"
 
 namespace ashlar {
@@ -50,6 +51,7 @@ void read_train(const Node& node, TrainConfig& config) {
   config.precision =
       static_cast<Precision>(reader.choice_or("precision", 0, {"auto", "fp32", "bf16"}));
   config.device = static_cast<DeviceKind>(reader.choice_or("device", 0, {"auto", "cpu", "cuda"}));
+  config.cuda_graphs = reader.boolean_or("cuda_graphs", false);
   config.threads = reader.integer_or("threads", 0, 0, 4096);
   if (const Node* limit = reader.optional("memory_limit")) {
     config.memory_limit = read_bytes(*limit, "train.memory_limit");
@@ -254,6 +256,7 @@ TrainConfig train_config_from(const Node& root) {
   config.recipe = reader.text_or("quantize", "");
   config.output = reader.text("output");
   reader.finish();
+  if (const Node* key = root.find("train")->find("cuda_graphs")) check_cuda_graphs(config, *key);
   return config;
 }
 
@@ -279,6 +282,8 @@ void resolve_machine_choices(TrainConfig& config, int64_t ranks_here) {
   if (config.threads == 0) config.threads = std::max<int64_t>(cpu.cores / ranks_here, 1);
   const bool dot = cpu.avx512_bf16 || cpu.amx_bf16;
   const bool gpu = config.device == DeviceKind::kCuda;
+  require(gpu || !config.cuda_graphs, ErrorCode::kRequest,
+          "train.cuda_graphs: needs a GPU, and train.device: auto found none");
   if (gpu && config.precision == Precision::kAuto) {
     config.precision = Precision::kBf16;
     spdlog::info("precision auto: bf16, on a GPU");
@@ -311,6 +316,7 @@ Node resolved_config(const Node& root, const TrainConfig& config) {
                           {"micro_batch", config.micro_batch},
                           {"precision", kPrecisions[static_cast<size_t>(config.precision)]},
                           {"device", kDevices[static_cast<size_t>(config.device)]},
+                          {"cuda_graphs", config.cuda_graphs},
                           {"threads", config.threads},
                           {"memory_limit", config.memory_limit},
                           {"document_mask", config.document_mask},

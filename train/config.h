@@ -65,6 +65,7 @@ struct TrainConfig {
   DeviceKind device = DeviceKind::kCpu;  ///< kAuto from a file that does not say
   int64_t device_index = 0;              ///< which GPU: the rank's, not the file's
   int64_t threads = 0;                   ///< 0: the cores this process may use
+  bool cuda_graphs = false;              ///< passes are recorded once and replayed
   int64_t memory_limit = 0;              ///< bytes of tensors of one rank; 0: no limit
   bool document_mask = false;            ///< attention stays within a document of a packed sample
   BlockLossOptions block_losses;

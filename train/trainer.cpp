@@ -54,15 +54,24 @@ Trainer::Trainer(const TrainConfig& config, int64_t eos_id)
 
 Trainer::~Trainer() = default;
 
-void Trainer::State::run_pass(const Batch& batch, double total_weight,
-                              std::vector<Tensor>& losses) {
-  const BatchTensors t = tensors_of(batch, config.document_mask, config.model.vocab_size, device);
+Tensor Trainer::State::pass(const BatchTensors& in) {
   runner->begin_pass();
-  const Tensor loss =
-      model.loss(*runner, t.tokens, t.targets, t.weights / total_weight, options, t.begin);
-  losses.push_back(loss.detach());
+  const Tensor loss = model.loss(*runner, in.tokens, in.targets, in.weights, options, in.begin);
   torch::autograd::backward({loss});
+  return loss.detach();
+}
+
+Tensor Trainer::State::run_pass(const Batch& batch, double total_weight, bool last,
+                                int64_t micro_batches) {
+  BatchTensors in = tensors_of(batch, config.document_mask, config.model.vocab_size, device);
+  in.weights = in.weights / total_weight;
+  // A recording holds nothing that is communicated: all of it comes behind.
+  Tensor loss;
+  if (graph) loss = graph->run(in, position.step);
+  reducer->begin_pass(last, micro_batches);
+  if (!graph) loss = pass(in);
   reducer->finish_pass();
+  return loss;
 }
 
 StepResult Trainer::compute(const SampleSource& data, int64_t vote) {
@@ -99,8 +108,8 @@ StepResult Trainer::compute(const SampleSource& data, int64_t vote) {
   s.reducer->begin_step();
   std::vector<Tensor> of_pass;
   for (int64_t pass = 0; pass < dealt.passes(); ++pass) {
-    s.reducer->begin_pass(pass + 1 == dealt.passes(), dealt.in_pass(pass));
-    s.run_pass(batches[static_cast<size_t>(pass)], weight, of_pass);
+    of_pass.push_back(s.run_pass(batches[static_cast<size_t>(pass)], weight,
+                                 pass + 1 == dealt.passes(), dealt.in_pass(pass)));
   }
   s.settle();
   std::vector<double> losses;
@@ -113,6 +122,10 @@ StepResult Trainer::compute(const SampleSource& data, int64_t vote) {
   s.computed =
       State::Computed{result, static_cast<int64_t>(tokens), s.reducer->take_fingerprints()};
   return result;
+}
+
+void Trainer::record_passes(std::unique_ptr<GraphBackend> backend) {
+  state_->record_passes(std::move(backend));
 }
 
 void Trainer::trace(Tracer* tracer) {

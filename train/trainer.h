@@ -18,6 +18,8 @@
 
 namespace ashlar {
 
+class GraphBackend;
+
 struct StepResult {
   int64_t step = 0;
   double loss = 0;  ///< mean over the batch's targets, nats
@@ -79,6 +81,9 @@ class Trainer {
   /// Loss and gradient of the next `batch_size` samples; changes nothing else. Not finite values
   /// are returned, not thrown. `vote` goes along to all ranks.
   StepResult compute(const SampleSource& data, int64_t vote = 0);
+  /// Passes are recorded by `backend` and replayed from now on (train/pass_graph.h), as
+  /// train.cuda_graphs does by CUDA's. Throws Error(kRequest) where the configuration forbids it.
+  void record_passes(std::unique_ptr<GraphBackend> backend);
   /// Spans of what the trainer does from now on; null: none.
   void trace(Tracer* tracer);
   /// Whether compute() takes fingerprints of every gradient it makes, for replay().

@@ -10,6 +10,7 @@
 
 #include "core/base/error.h"
 #include "core/base/glob.h"
+#include "train/graph_config.h"
 
 namespace ashlar {
 namespace {
@@ -121,6 +122,7 @@ Trainer::State::State(const TrainConfig& c, int64_t eos_id, Communicator& contro
   reducer = std::make_unique<GradientReducer>(layouts, static_cast<int>(zero), c.distributed.reduce,
                                               groups, waits, device);
   runner = std::make_unique<StageRunner>(units, *reducer, std::move(run));
+  if (c.cuda_graphs) record_passes(make_cuda_graphs(c.device_index));
   position.seed = c.seed;
   initialise();
   optimizer = make_optimizer(config.optimizer, specs, slices());
@@ -163,6 +165,13 @@ void Trainer::State::initialise() {
     }
     unit->changed();
   }
+}
+
+void Trainer::State::record_passes(std::unique_ptr<GraphBackend> backend) {
+  const std::string why = unrecordable(config);
+  require(why.empty(), ErrorCode::kRequest, "train.cuda_graphs: {}", why);
+  graph = std::make_unique<PassGraph>(std::move(backend), units, *reducer, groups,
+                                      [this](const BatchTensors& in) { return pass(in); });
 }
 
 void Trainer::State::settle() {

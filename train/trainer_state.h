@@ -11,6 +11,7 @@
 #include "train/optim/ema.h"
 #include "train/optim/norm.h"
 #include "train/optim/optimizer.h"
+#include "train/pass_graph.h"
 #include "train/stage_runner.h"
 #include "train/trainer.h"
 #include "train/unit_plan.h"
@@ -38,6 +39,7 @@ struct Trainer::State {
   std::vector<std::unique_ptr<ParameterUnit>> units;
   std::unique_ptr<GradientReducer> reducer;
   std::unique_ptr<StageRunner> runner;
+  std::unique_ptr<PassGraph> graph;  ///< null: passes are not recorded
   std::unique_ptr<Optimizer> optimizer;
   std::optional<WeightAverage> average;
   RunPosition position;
@@ -59,7 +61,11 @@ struct Trainer::State {
   /// One double per rank and pass, by number of the micro-batch.
   std::vector<double> by_micro_batch(const MicroBatches& dealt,
                                      const std::vector<double>& own) const;
-  void run_pass(const Batch& batch, double total_weight, std::vector<at::Tensor>& losses);
+  /// Forward and backward pass, gradients to the reducer; the loss, a double scalar.
+  at::Tensor pass(const BatchTensors& in);
+  /// Of `micro_batches` ranks, the step's last or not, with what is communicated.
+  at::Tensor run_pass(const Batch& batch, double total_weight, bool last, int64_t micro_batches);
+  void record_passes(std::unique_ptr<GraphBackend> backend);
   /// Before the host reads what depends on collectives.
   void settle();
   ValidationResult validate(const SampleSource& data, int64_t rows,

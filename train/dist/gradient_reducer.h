@@ -27,6 +27,10 @@ class GradientReducer {
                   const ShardGroups& groups, WaitTally& waits, at::Device device = at::kCPU);
 
   size_t units() const { return units_.size(); }
+  const UnitLayout& layout(size_t unit) const { return *units_[unit]; }
+  /// What add() has added up in this step, fp32 [layout.size]: at stages 0 and 1 the same memory in
+  /// every step. Behind begin_step().
+  const at::Tensor& own(size_t unit) const { return state_[unit].whole; }
 
   void begin_step();
   /// `last`: no further pass follows in this step. `micro_batches` of this pass: the ranks behind
