@@ -149,7 +149,7 @@ class PassGraphTraining : public ::testing::Test {
         out.norms.push_back(r.grad_norm);
       }
       auto& state = out.state[static_cast<size_t>(communicator.rank())];
-      for (const StatePiece& p : trainer.state()) {
+      for (const StatePiece& p : trainer.own_state()) {
         state.insert(state.end(), p.values.begin(), p.values.end());
       }
     });
