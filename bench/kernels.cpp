@@ -1,6 +1,7 @@
-// Times the CPU kernels of the active ISA (ASHLAR_ISA forces one) and checks each against a double
-// reference first. Weights rotate through copies larger than any cache, so that one token per step
-// shows memory bandwidth. Threads: ASHLAR_BENCH_THREADS, default all cores.
+// Times the linear maps and the Hadamard transform of the active ISA (ASHLAR_ISA forces one) and
+// checks each against a double reference first. Weights rotate through copies larger than any
+// cache, so that one token per step shows memory bandwidth. Threads: ASHLAR_BENCH_THREADS, default
+// all cores.
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
@@ -17,8 +18,6 @@
 #include "core/base/error.h"
 #include "core/base/rng.h"
 #include "core/base/threads.h"
-#include "kernels/attention.h"
-#include "kernels/codec.h"
 #include "kernels/hadamard.h"
 #include "kernels/linear.h"
 
@@ -191,102 +190,6 @@ void bench_read(benchmark::State& state) {
       benchmark::Counter::kIsRate);
 }
 
-struct AttentionShape {
-  int64_t slots, rows, group, dim;
-  CodecKind codec;
-  int64_t window = 0;         ///< with one row only
-  bool value_in_key = false;  ///< latent attention: values are the keys' own elements
-
-  /// Encoded rows that a row sees.
-  int64_t seen() const {
-    const int64_t encoded = slots - rows;
-    return window > 0 ? std::min(window - 1, encoded) : encoded;
-  }
-};
-
-// The first element of the last row's and head's output, in double.
-double attention_reference(const AttentionShape& s, const float* query,
-                           const std::vector<float>& keys, const std::vector<float>& values) {
-  const double scale = 1 / std::sqrt(static_cast<double>(s.dim));
-  double sum = 0, first = 0;
-  for (int64_t j = s.window > 0 ? s.slots - s.window : 0; j < s.slots; ++j) {
-    double dot = 0;
-    for (int64_t i = 0; i < s.dim; ++i) {
-      dot += static_cast<double>(query[i]) * keys[static_cast<size_t>(j * s.dim + i)];
-    }
-    const double p = std::exp(dot * scale);
-    sum += p;
-    first += p * (s.value_in_key ? keys : values)[static_cast<size_t>(j * s.dim)];
-  }
-  return first / sum;
-}
-
-void bench_attention(benchmark::State& state, AttentionShape s) {
-  const int64_t heads = 16, page_rows = 64;
-  const int64_t row_bytes = codec_vector_bytes(s.codec, s.dim);
-  const int64_t encoded = s.slots - s.rows, pages = (encoded + page_rows - 1) / page_rows;
-  const int64_t page_bytes = 2 * page_rows * row_bytes;
-  const Aligned storage = allocate(heads * pages * page_bytes);
-  const auto keys = normals(s.slots * s.dim, 3), values = normals(s.slots * s.dim, 4);
-  const auto q = normals(s.rows * s.group * s.dim, 5);
-  std::vector<const std::byte*> table;
-  for (int64_t p = 0; p < heads * pages; ++p) {
-    std::byte* page = storage.get() + p * page_bytes;
-    table.push_back(page);
-    const int64_t first = p % pages * page_rows, n = std::min(page_rows, encoded - first);
-    codec_encode(s.codec, keys.data() + first * s.dim, s.dim, n, s.dim, page, row_bytes);
-    codec_encode(s.codec, values.data() + first * s.dim, s.dim, n, s.dim,
-                 page + page_rows * row_bytes, row_bytes);
-  }
-  const int64_t scratch_bytes =
-      (attention_scratch_bytes(s.rows, s.group, s.slots, s.dim, s.dim, false) + 63) / 64 * 64;
-  const Aligned scratch = allocate(scratch_bytes * pool().size());
-  std::vector<float> out(static_cast<size_t>(heads) * q.size());
-  const float scale = static_cast<float>(1 / std::sqrt(static_cast<double>(s.dim)));
-  const auto run = [&] {
-    pool().parallel_for(heads, [&](int64_t head, int thread) {
-      KvHeadView kv;
-      kv.key_codec = kv.value_codec = s.codec;
-      kv.pages = table.data() + head * pages;
-      kv.page_rows = page_rows;
-      kv.value_offset = page_rows * row_bytes;
-      kv.key_stride = kv.value_stride = row_bytes;
-      kv.encoded = encoded;
-      kv.raw_keys = keys.data() + encoded * s.dim;
-      kv.raw_values = values.data() + encoded * s.dim;
-      kv.raw_key_stride = kv.raw_value_stride = s.dim;
-      if (s.value_in_key) kv.value_offset = 0, kv.raw_values = kv.raw_keys;
-      AttentionTask task;
-      task.q = q.data();
-      task.q_stride = task.out_stride = s.group * s.dim;
-      task.rows = s.rows;
-      task.group = s.group;
-      task.key_dim = task.value_dim = s.dim;
-      task.scale = scale;
-      task.raw_visible = 1;
-      task.window = s.window;
-      task.out = out.data() + head * static_cast<int64_t>(q.size());
-      attention_run(kv, task, scratch.get() + thread * scratch_bytes);
-    });
-  };
-  run();
-  if (s.codec == CodecKind::kF32) {
-    const auto last = static_cast<size_t>((s.rows * s.group - 1) * s.dim);
-    expect_near(out[last], attention_reference(s, q.data() + last, keys, values), 1e-4,
-                "attention");
-  }
-  for (auto _ : state) run();
-  const double runs = static_cast<double>(state.iterations());
-  const double pairs =
-      static_cast<double>(heads * s.group) *
-      (static_cast<double>(s.rows * s.seen()) + 0.5 * static_cast<double>(s.rows * (s.rows + 1)));
-  state.counters["GFLOP/s"] = benchmark::Counter(runs * pairs * 4e-9 * static_cast<double>(s.dim),
-                                                 benchmark::Counter::kIsRate);
-  state.counters["GB/s"] = benchmark::Counter(
-      runs * (s.value_in_key ? 1e-9 : 2e-9) * static_cast<double>(heads * s.seen() * row_bytes),
-      benchmark::Counter::kIsRate);
-}
-
 void bench_hadamard(benchmark::State& state, int64_t n) {
   const HadamardPlan plan = hadamard_plan(n);
   const std::vector<float> original = normals(n, 6);
@@ -330,21 +233,6 @@ void add_all() {
   add_linear("q8g128-int8", {0, 0, 128, WeightKind::kQ8, false, kInt8});
   add_linear("q4g32-int8", {0, 0, 32, WeightKind::kQ4, false, kInt8});
   add_linear("q4g32min-int8", {0, 0, 32, WeightKind::kQ4, true, kInt8});
-  for (const CodecKind codec : {CodecKind::kF32, CodecKind::kF16, CodecKind::kQ8, CodecKind::kQ4}) {
-    for (const AttentionShape& s :
-         {AttentionShape{4096, 1, 1, 64, codec}, AttentionShape{4096, 1, 4, 64, codec},
-          AttentionShape{4096, 1, 4, 128, codec}, AttentionShape{1024, 256, 2, 64, codec},
-          AttentionShape{4096, 1, 4, 128, codec, 512},
-          AttentionShape{4096, 1, 16, 288, codec, 0, true}}) {
-      const std::string name = fmt::format("attention/{}/slots:{}/rows:{}/group:{}/dim:{}{}{}",
-                                           codec_name(codec), s.slots, s.rows, s.group, s.dim,
-                                           s.window > 0 ? fmt::format("/window:{}", s.window) : "",
-                                           s.value_in_key ? "/latent" : "");
-      benchmark::RegisterBenchmark(name.c_str(), bench_attention, s)
-          ->UseRealTime()
-          ->Unit(benchmark::kMillisecond);
-    }
-  }
   for (const int64_t n : {64, 1536, 4096, 11008, 14336}) {
     benchmark::RegisterBenchmark(fmt::format("hadamard/{}", n).c_str(), bench_hadamard, n);
   }

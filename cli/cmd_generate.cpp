@@ -1,23 +1,38 @@
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 
 #include "cli/app.h"
 #include "cli/commands.h"
 #include "cli/model_options.h"
 #include "core/base/error.h"
 #include "engine/decode/generate.h"
+#include "engine/model/session.h"
 #include "package/import/open_model.h"
 
 namespace ashlar::cli {
 namespace {
 
 struct Options {
-  std::string model, prompt;
+  std::string model, prompt, session;
   EngineArguments engine;
   SamplingOptions sampling;
   int64_t max_tokens = 128;
   bool json = false;
 };
+
+SessionOrigin origin_of(const ModelData& model, const CacheChoice& cache) {
+  return {weights_sha256(model), cache.options, cache.policy_options};
+}
+
+// The text that the session file holds, or a new one where there is none.
+std::unique_ptr<Sequence> begin(Engine& engine, const ModelData& model, const CacheChoice& cache,
+                                const std::string& session) {
+  if (!session.empty() && std::filesystem::exists(session)) {
+    return restore_session(engine, origin_of(model, cache), cache.policy, session);
+  }
+  return engine.start(cache.options, cache.policy, model.start_token.has_value());
+}
 
 volatile std::sig_atomic_t interrupted = 0;
 
@@ -34,7 +49,7 @@ void run(const Options& o) {
   const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
   const CacheChoice cache = choose_cache(o.engine, model, prompt_tokens + o.max_tokens);
   Engine engine(model, o.engine.engine_options());
-  const auto sequence = engine.start(cache.options, cache.policy, model.start_token.has_value());
+  const auto sequence = begin(engine, model, cache, o.session);
 
   interrupted = 0;
   std::signal(SIGINT, [](int) { interrupted = 1; });
@@ -58,6 +73,14 @@ void run(const Options& o) {
   std::signal(SIGINT, SIG_DFL);
   echo();
   emit(decoder.finish());
+  if (!o.session.empty()) {
+    // The token picked last has not been read by the model.
+    if (!result.tokens.empty() && sequence->length() < engine.spec().context_length) {
+      const StepItem last{sequence.get(), std::span(&result.tokens.back(), 1), true, nullptr};
+      engine.feed(std::span(&last, 1));
+    }
+    save_session(engine, *sequence, origin_of(model, cache), o.session);
+  }
 
   const auto count = static_cast<int64_t>(result.tokens.size());
   const double rate =
@@ -92,6 +115,10 @@ void add_generate_command(CLI::App& app) {
   c->add_option("--max-tokens", options->max_tokens, "Tokens to generate at most")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
       ->capture_default_str();
+  c->add_option(
+      "--session", options->session,
+      "File that holds the text so far: --prompt continues it, and what comes out is saved "
+      "there again");
   add_sampling_options(c, options->sampling);
   add_engine_options(c, options->engine);
   add_json_flag(c, options->json);
@@ -99,7 +126,8 @@ void add_generate_command(CLI::App& app) {
       "Example:\n  ashlar generate packages/stories --prompt \"Once upon a time\" --max-tokens "
       "252\n"
       "  ashlar generate runs/demo/decoder/package --prompt \"The list\" --kv-policy h2o "
-      "--kv-budget 64");
+      "--kv-budget 64\n"
+      "  ashlar generate packages/stories --prompt \"Once\" --session story.session --kv-codec q4");
   c->callback([options] { run(*options); });
 }
 

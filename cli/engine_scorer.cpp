@@ -86,12 +86,14 @@ int64_t EngineScorer::context_length() const { return engine_.spec().context_len
 Node EngineScorer::settings() const {
   const CacheRequest& cache = arguments_.cache;
   const CacheOptions codecs =
-      cache_options(cache.codec, model_.kv_codec.key, model_.kv_codec.value);
+      cache_options(cache, model_.spec, model_.kv_codec.key, model_.kv_codec.value);
   Node out = Node::Map{{"scorer", "engine"},
                        {"activation", arguments_.activation},
                        {"kv_codec", fmt::format("{}:{}", codec_name(codecs.key_codec),
                                                 codec_name(codecs.value_codec))},
                        {"kv_policy", cache.policy}};
+  if (cache.fp16_first > 0) out.set("kv_fp16_first", cache.fp16_first);
+  if (cache.fp16_newest > 0) out.set("kv_fp16_newest", cache.fp16_newest);
   if (cache.policy == "none") return out;
   out.set("kv_budget", cache.budget);
   out.set("kv_sink", cache.sink);

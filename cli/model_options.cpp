@@ -12,6 +12,7 @@ EngineOptions EngineArguments::engine_options() const {
   EngineOptions options;
   options.threads = threads;
   options.activation = activation == "int8" ? ActivationKind::kInt8 : ActivationKind::kF32;
+  if (!memory.empty()) options.memory_budget = parse_bytes("--memory", memory);
   return options;
 }
 
@@ -32,7 +33,8 @@ void add_engine_options(CLI::App* command, EngineArguments& a) {
       ->check(CLI::IsMember({"fp32", "int8"}))
       ->capture_default_str();
   command->add_option("--kv-codec", a.cache.codec,
-                      "fp32, fp16, q8, q4, or KEY:VALUE such as q4:q8 (default: the package's)");
+                      "fp32, fp16, bf16, q8, q4, q3, q2, or KEY:VALUE such as q4:q8 (default: the "
+                      "package's)");
   command->add_option("--kv-policy", a.cache.policy, "none, streaming or h2o")
       ->capture_default_str();
   command->add_option("--kv-budget", a.cache.budget,
@@ -41,13 +43,25 @@ void add_engine_options(CLI::App* command, EngineArguments& a) {
       ->capture_default_str();
   command->add_option("--kv-recent", a.cache.recent,
                       "Newest tokens that are never evicted (default: the policy's)");
+  command->add_option("--kv-fp16-first", a.cache.fp16_first, "First tokens that stay fp16")
+      ->capture_default_str();
+  command
+      ->add_option("--kv-fp16-newest", a.cache.fp16_newest,
+                   "Newest tokens that are fp16 until others follow")
+      ->capture_default_str();
+  command->add_option("--kv-limit", a.cache.limit,
+                      "Most bytes of a text's cache (64MiB): a longer text is refused");
+  command->add_option("--memory", a.memory,
+                      "Most bytes of weights and caches together (4GiB): what does not fit is "
+                      "refused");
 }
 
 CacheChoice choose_cache(const EngineArguments& a, const ModelData& model, int64_t text_tokens) {
   CacheChoice choice;
-  choice.options = cache_options(a.cache.codec, model.kv_codec.key, model.kv_codec.value);
+  choice.options = cache_options(a.cache, model.spec, model.kv_codec.key, model.kv_codec.value);
   const int64_t text = std::min(text_tokens, model.spec.context_length);
-  choice.policy = make_policy(policy_options(a.cache, model.spec, choice.options, text));
+  choice.policy_options = policy_options(a.cache, model.spec, choice.options, text);
+  choice.policy = make_policy(choice.policy_options);
   return choice;
 }
 

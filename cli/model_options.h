@@ -16,6 +16,7 @@ struct EngineArguments {
   int threads = 0;
   std::string activation = "fp32";
   CacheRequest cache;
+  std::string memory;  ///< bytes for weights and caches together; empty: no limit
 
   EngineOptions engine_options() const;
 };
@@ -29,6 +30,7 @@ void add_engine_options(CLI::App* command, EngineArguments& arguments);
 /// Cache options and policy of a request for `model`; `text_tokens` is what percents refer to.
 struct CacheChoice {
   CacheOptions options;
+  PolicyOptions policy_options;
   std::shared_ptr<const Policy> policy;
 };
 CacheChoice choose_cache(const EngineArguments& arguments, const ModelData& model,

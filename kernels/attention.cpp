@@ -1,46 +1,116 @@
 #include "kernels/attention.h"
 
+#include <algorithm>
+
 #include "core/base/checked.h"
 #include "core/base/error.h"
+#include "kernels/attention_plan.h"
 #include "kernels/dispatch.h"
 
 namespace ashlar {
 namespace {
 
 constexpr int64_t kPad = 16;  // lanes of the kernels' virtual register
+constexpr const char* kWhat = "attention scratch";
+
+/// Floats of an online softmax of `queries` queries.
+int64_t state_floats(int64_t queries, int64_t value_dim) {
+  const int64_t acc = checked_mul(queries, round_up(value_dim, 4 * kPad), kWhat);
+  return checked_add(acc, 3 * round_up(queries, kPad), kWhat);
+}
+
+void check_task(const KvHeadView& kv, const AttentionTask& task) {
+  ASHLAR_CHECK(task.rows > 0 && task.group > 0 && task.key_dim > 0 && task.value_dim > 0);
+  ASHLAR_CHECK(task.raw_visible >= 0 && task.window >= 0 && task.score_from >= 0);
+  ASHLAR_CHECK(kv.run_count >= 0 && kv.run_count <= kMaxKvRuns);
+  for (int64_t r = 0; r < kv.run_count; ++r) {
+    const KvRun& run = kv.runs[r];
+    ASHLAR_CHECK_GE(run.rows, 0);
+    if (run.rows == 0) continue;
+    ASHLAR_CHECK(run.pages != nullptr && run.first >= 0 && run.first < run.page_rows);
+    ASHLAR_CHECK(!run.value_in_key || task.value_dim <= task.key_dim);
+  }
+  // Softmax over nothing has no value.
+  ASHLAR_CHECK_GE(kv.encoded() + task.raw_visible, 1);
+}
+
+int64_t tiles_of(const KvHeadView& kv, const AttentionTask& task) {
+  const auto tiles = [](int64_t rows) { return (rows + kAttentionTile - 1) / kAttentionTile; };
+  int64_t total = tiles(task.raw_visible + task.rows - 1);
+  for (int64_t r = 0; r < kv.run_count; ++r) total += tiles(kv.runs[r].rows);
+  return total;
+}
 
 }  // namespace
+
+int64_t attention_chunk_rows(int64_t group) { return std::max<int64_t>(1, 256 / group); }
 
 int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int64_t key_dim,
                                 int64_t value_dim, bool collect_scores) {
   ASHLAR_CHECK(rows >= 0 && group >= 1 && slots >= 0 && key_dim >= 1 && value_dim >= 1);
-  const char* what = "attention scratch";
   const int64_t key_pad = round_up(key_dim, kPad), value_pad = round_up(value_dim, kPad);
-  const int64_t queries = checked_mul(rows, group, what);
-  int64_t floats = checked_mul(key_pad + value_pad, kAttentionTile, what);
-  floats = checked_add(floats, checked_mul(key_pad, kPad, what), what);
-  floats = checked_add(floats, checked_mul(value_pad, queries, what), what);
-  floats = checked_add(floats, 2 * round_up(queries, kPad), what);
+  const int64_t queries = checked_mul(std::min(rows, attention_chunk_rows(group)), group, kWhat);
+  int64_t floats = checked_mul(key_pad + value_pad, kAttentionTile, kWhat);
+  floats = checked_add(floats, checked_mul(key_pad, kPad, kWhat), kWhat);
+  floats = checked_add(floats, checked_mul(2, state_floats(queries, value_dim), kWhat), kWhat);
+  const int64_t packed = round_up(checked_mul(queries, key_dim, kWhat), kPad);
+  floats = checked_add(floats, packed + round_up(queries, kPad), kWhat);
   if (collect_scores) {
-    const int64_t kept = checked_mul(round_up(slots, kAttentionTile), queries, what);
-    floats = checked_add(floats, kept, what);
+    // Every run and the raw rows may end in a tile of fewer rows.
+    const int64_t tiles = slots / kAttentionTile + kMaxKvRuns + 1;
+    floats = checked_add(floats, checked_mul(tiles * (kAttentionTile + 1), queries, kWhat), kWhat);
   }
-  return checked_mul(floats, 4, what);
+  return checked_mul(floats, 4, kWhat);
 }
 
 void attention_run(const KernelTable& kernels, const KvHeadView& kv, const AttentionTask& task,
                    std::byte* scratch) {
   if (task.rows == 0) return;
-  ASHLAR_CHECK(task.rows > 0 && task.group > 0 && task.key_dim > 0 && task.value_dim > 0);
-  ASHLAR_CHECK(kv.encoded >= 0 && task.raw_visible >= 0 && task.window >= 0);
-  ASHLAR_CHECK(kv.encoded == 0 || (kv.pages != nullptr && kv.page_rows > 0));
-  // Softmax over nothing has no value.
-  ASHLAR_CHECK_GE(kv.encoded + task.raw_visible, 1);
+  check_task(kv, task);
   kernels.attention(kv, task, scratch);
+}
+
+void attention_run_split(const KernelTable& kernels, const KvHeadView& kv,
+                         const AttentionTask& task, int64_t split, std::byte* partial,
+                         std::byte* scratch) {
+  ASHLAR_CHECK(split >= 0 && split < attention_splits(kv, task));
+  kernels.attention_split(kv, task, split, partial, scratch);
+}
+
+void attention_merge(const KernelTable& kernels, const KvHeadView& kv, const AttentionTask& task,
+                     std::byte* partials) {
+  kernels.attention_merge(kv, task, partials, attention_partial_bytes(kv, task));
+}
+
+int64_t attention_splits(const KvHeadView& kv, const AttentionTask& task) {
+  check_task(kv, task);
+  if (task.window > 0) return 1;
+  return (tiles_of(kv, task) + kAttentionSplit - 1) / kAttentionSplit;
+}
+
+int64_t attention_partial_bytes(const KvHeadView& kv, const AttentionTask& task) {
+  check_task(kv, task);
+  const int64_t queries = checked_mul(task.rows, task.group, kWhat);
+  int64_t floats = state_floats(queries, task.value_dim);
+  if (task.scores != nullptr || task.counts != nullptr) {
+    const int64_t all = tiles_of(kv, task);
+    const int64_t tiles = task.window > 0 ? all : std::min(all, kAttentionSplit);
+    floats = checked_add(floats, checked_mul(tiles * (kAttentionTile + 1), queries, kWhat), kWhat);
+  }
+  return checked_mul(round_up(floats, kPad), 4, kWhat);
 }
 
 void attention_run(const KvHeadView& kv, const AttentionTask& task, std::byte* scratch) {
   attention_run(active_kernels(), kv, task, scratch);
+}
+
+void attention_run_split(const KvHeadView& kv, const AttentionTask& task, int64_t split,
+                         std::byte* partial, std::byte* scratch) {
+  attention_run_split(active_kernels(), kv, task, split, partial, scratch);
+}
+
+void attention_merge(const KvHeadView& kv, const AttentionTask& task, std::byte* partials) {
+  attention_merge(active_kernels(), kv, task, partials);
 }
 
 }  // namespace ashlar

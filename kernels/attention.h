@@ -7,22 +7,36 @@
 
 namespace ashlar {
 
-/// The cached rows of one KV head as attention reads them: `encoded` rows in pages, then up to
-/// `raw` fp32 rows. Slot s < encoded lies in page s / page_rows.
-struct KvHeadView {
+/// Consecutive cached rows of one KV head in pages of one shape (kernels/kv_page.h).
+struct KvRun {
   CodecKind key_codec = CodecKind::kF32;
   CodecKind value_codec = CodecKind::kF32;
+  bool value_in_key = false;                ///< the page holds keys alone, row by row
   const std::byte* const* pages = nullptr;  ///< page base addresses
   int64_t page_rows = 0;
-  int64_t key_offset = 0;    ///< bytes from a page's base to this head's first encoded key
-  int64_t value_offset = 0;  ///< likewise for values
-  int64_t key_stride = 0;    ///< bytes between encoded keys of consecutive rows
-  int64_t value_stride = 0;
-  int64_t encoded = 0;              ///< encoded rows
+  int64_t key_offset = 0;    ///< bytes from a page's base to this head's keys
+  int64_t value_offset = 0;  ///< likewise its values
+  int64_t first = 0;         ///< row of the first page where the run begins, 0 … page_rows − 1
+  int64_t rows = 0;
+};
+
+inline constexpr int64_t kMaxKvRuns = 4;
+
+/// The cached rows of one KV head as attention reads them: runs of encoded rows, then raw fp32
+/// rows. Slots number all of them in this order.
+struct KvHeadView {
+  KvRun runs[kMaxKvRuns];
+  int64_t run_count = 0;
   const float* raw_keys = nullptr;  ///< this head's first raw key
   const float* raw_values = nullptr;
   int64_t raw_key_stride = 0;  ///< floats between raw keys of consecutive rows
   int64_t raw_value_stride = 0;
+
+  int64_t encoded() const {
+    int64_t total = 0;
+    for (int64_t r = 0; r < run_count; ++r) total += runs[r].rows;
+    return total;
+  }
 };
 
 /// One attention problem: `rows` consecutive query rows × `group` query heads that share one KV
@@ -42,6 +56,10 @@ struct AttentionTask {
   /// If set, receives the softmax probabilities: scores[s] += Σ_r Σ_h p_{r,h}(s), accumulated in
   /// ascending (r, h) order, s over all slots. Collecting never changes `out`.
   float* scores = nullptr;
+  /// If set, counts[s] += Σ_r [ mean_h p_{r,h}(s) < 1/n_r ] over the slots s that row r sees, n_r
+  /// many (Scissorhands, arXiv 2305.17118). Needs no `scores`.
+  float* counts = nullptr;
+  int64_t score_from = 0;  ///< rows before this one add nothing to scores and counts
   /// Row r, whose last visible slot is s, sees the slots above s − window only; 0: all. A tile that
   /// lies before all of them leaves the row untouched, so removing whole tiles in front of the
   /// cache changes no bit. Nothing is added to the scores of slots a row does not see.
@@ -50,12 +68,16 @@ struct AttentionTask {
   const float* sinks = nullptr;
 };
 
-/// Slots are reduced in tiles of this many, aligned to slot 0, whatever the page size, chunk or
-/// batch.
+/// Rows are reduced in tiles of this many, which begin where a run (or the raw rows) begins and
+/// never reach into the next, whatever the page size, chunk or batch.
 inline constexpr int64_t kAttentionTile = 64;
+/// Tiles of one split, counted over all runs and raw rows. Each split is an online softmax of its
+/// own; they are merged in ascending order. A task with a window has one split.
+inline constexpr int64_t kAttentionSplit = 32;
 
 /// Bytes of scratch for tasks with up to `rows` rows, `group` heads and `slots` slots that the last
-/// row sees. Without `collect_scores` (no task sets `scores`) it does not grow with `slots`.
+/// row sees. Without `collect_scores` (no task sets `scores` or `counts`) it does not grow with
+/// `slots`; with it, it grows with `slots` times the queries of at most 256 rows · heads.
 int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int64_t key_dim,
                                 int64_t value_dim, bool collect_scores = true);
 
@@ -64,5 +86,23 @@ int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int6
 /// Every row must see at least one slot; a row that sees none is a programmer error
 /// (Error(kInternal)). e^x is accurate to 2 ulp (kernels/simd/math_impl.h).
 void attention_run(const KvHeadView& kv, const AttentionTask& task, std::byte* scratch);
+
+// One long task on several threads: its splits as separate jobs, which write to partial results,
+// then one merge. The same operations as attention_run, so the same bits in out, scores and counts:
+//   for split in 0 … attention_splits(kv, task) − 1, in any order, at once:
+//     attention_run_split(kv, task, split, partials + split · bytes, a scratch of the thread);
+//   attention_merge(kv, task, partials);    bytes = attention_partial_bytes(kv, task)
+
+/// Splits of a task, at least 1; a task with a window has 1.
+int64_t attention_splits(const KvHeadView& kv, const AttentionTask& task);
+/// Bytes of one split's result, a multiple of 64; more where the task collects.
+int64_t attention_partial_bytes(const KvHeadView& kv, const AttentionTask& task);
+/// `partial`: attention_partial_bytes, 64-byte aligned; scratch: as for attention_run, though
+/// without collect_scores. Writes nothing but these two.
+void attention_run_split(const KvHeadView& kv, const AttentionTask& task, int64_t split,
+                         std::byte* partial, std::byte* scratch);
+/// Merges the partial results of all splits, side by side, into the first of them and writes out,
+/// scores and counts.
+void attention_merge(const KvHeadView& kv, const AttentionTask& task, std::byte* partials);
 
 }  // namespace ashlar

@@ -1,29 +1,36 @@
 #include "kernels/codec.h"
 
 #include "core/base/error.h"
-#include "kernels/dispatch.h"
 
 namespace ashlar {
+namespace {
 
-std::string_view codec_name(CodecKind kind) {
-  switch (kind) {
-    case CodecKind::kF32:
-      return "fp32";
-    case CodecKind::kF16:
-      return "fp16";
-    case CodecKind::kQ8:
-      return "q8";
-    case CodecKind::kQ4:
-      return "q4";
-  }
-  fail(ErrorCode::kInternal, "unknown codec {}", static_cast<int>(kind));
+struct CodecRow {
+  std::string_view name;
+  int levels;
+  float clip;
+};
+
+const CodecRow& row_of(CodecKind kind) {
+  static constexpr CodecRow kRows[] = {{"fp32", 0, 1.0f}, {"fp16", 0, 1.0f}, {"bf16", 0, 1.0f},
+                                       {"q8", 255, 1.0f}, {"q4", 15, 0.95f}, {"q3", 7, 0.83f},
+                                       {"q2", 3, 0.63f}};
+  ASHLAR_CHECK_LT(static_cast<size_t>(kind), std::size(kRows));
+  return kRows[static_cast<size_t>(kind)];
 }
 
+}  // namespace
+
+std::string_view codec_name(CodecKind kind) { return row_of(kind).name; }
+int codec_levels(CodecKind kind) { return row_of(kind).levels; }
+float codec_clip(CodecKind kind) { return row_of(kind).clip; }
+
 CodecKind codec_from_name(std::string_view name) {
-  for (const CodecKind kind : {CodecKind::kF32, CodecKind::kF16, CodecKind::kQ8, CodecKind::kQ4}) {
+  for (const CodecKind kind : kCodecKinds) {
     if (codec_name(kind) == name) return kind;
   }
-  fail(ErrorCode::kRequest, "unknown KV codec '{}' (known: fp32, fp16, q8, q4)", name);
+  fail(ErrorCode::kRequest, "unknown KV codec '{}' (known: fp32, fp16, bf16, q8, q4, q3, q2)",
+       name);
 }
 
 int64_t codec_vector_bytes(CodecKind kind, int64_t dim) {
@@ -31,41 +38,18 @@ int64_t codec_vector_bytes(CodecKind kind, int64_t dim) {
     case CodecKind::kF32:
       return 4 * dim;
     case CodecKind::kF16:
+    case CodecKind::kBF16:
       return 2 * dim;
     case CodecKind::kQ8:
       return dim + 4;
     case CodecKind::kQ4:
       return (dim + 1) / 2 + 4;
+    case CodecKind::kQ3:
+      return (dim + 3) / 4 + (dim + 7) / 8 + 4;
+    case CodecKind::kQ2:
+      return (dim + 3) / 4 + 4;
   }
   fail(ErrorCode::kInternal, "unknown codec {}", static_cast<int>(kind));
-}
-
-bool codec_row_movable(CodecKind) { return true; }
-
-void codec_encode(const KernelTable& kernels, CodecKind kind, const float* x, int64_t x_stride,
-                  int64_t rows, int64_t dim, std::byte* out, int64_t out_stride) {
-  ASHLAR_CHECK_GE(dim, 1);
-  for (int64_t r = 0; r < rows; ++r) {
-    kernels.encode_row(kind, x + r * x_stride, dim, out + r * out_stride);
-  }
-}
-
-void codec_decode(const KernelTable& kernels, CodecKind kind, const std::byte* in,
-                  int64_t in_stride, int64_t rows, int64_t dim, float* x, int64_t x_stride) {
-  ASHLAR_CHECK_GE(dim, 1);
-  for (int64_t r = 0; r < rows; ++r) {
-    kernels.decode_row(kind, in + r * in_stride, dim, x + r * x_stride);
-  }
-}
-
-void codec_encode(CodecKind kind, const float* x, int64_t x_stride, int64_t rows, int64_t dim,
-                  std::byte* out, int64_t out_stride) {
-  codec_encode(active_kernels(), kind, x, x_stride, rows, dim, out, out_stride);
-}
-
-void codec_decode(CodecKind kind, const std::byte* in, int64_t in_stride, int64_t rows, int64_t dim,
-                  float* x, int64_t x_stride) {
-  codec_decode(active_kernels(), kind, in, in_stride, rows, dim, x, x_stride);
 }
 
 }  // namespace ashlar

@@ -5,8 +5,10 @@
 
 #include "core/base/cpu.h"
 #include "kernels/attention.h"
-#include "kernels/codec.h"
 #include "kernels/hadamard.h"
+#include "kernels/kv_features.h"
+#include "kernels/kv_page.h"
+#include "kernels/kv_side.h"
 #include "kernels/linear.h"
 #include "kernels/linear_job.h"
 
@@ -32,8 +34,11 @@ struct KernelTable {
   /// y[i] = erf(x[i]) as GELU computes it; for tests.
   void (*erf)(const float* x, int64_t n, float* y);
 
-  void (*encode_row)(CodecKind kind, const float* x, int64_t dim, std::byte* out);
-  void (*decode_row)(CodecKind kind, const std::byte* in, int64_t dim, float* x);
+  /// Rows [first, first + rows) of one head's keys or values; x rows `stride` floats apart.
+  void (*kv_encode)(const KvSide& side, std::byte* base, int64_t first, int64_t rows,
+                    const float* x, int64_t stride);
+  void (*kv_decode)(const KvSide& side, const std::byte* base, int64_t first, int64_t rows,
+                    float* x, int64_t stride);
 
   void (*hadamard_f32)(const HadamardPlan& plan, const int8_t* signs, float* x, int64_t inner,
                        float* scratch, bool transpose);
@@ -41,6 +46,13 @@ struct KernelTable {
                        double* scratch, bool transpose);
 
   void (*attention)(const KvHeadView& kv, const AttentionTask& task, std::byte* scratch);
+  void (*attention_split)(const KvHeadView& kv, const AttentionTask& task, int64_t split,
+                          std::byte* partial, std::byte* scratch);
+  void (*attention_merge)(const KvHeadView& kv, const AttentionTask& task, std::byte* partials,
+                          int64_t partial_bytes);
+
+  void (*digest_scores)(const DigestShape& shape, const std::byte* digests, int64_t stride,
+                        int64_t count, const float* q, float* scores);
 
   LinearKernels linear;
 };
@@ -57,9 +69,18 @@ void linear_run(const KernelTable& kernels, const LinearShape& shape, const std:
                 int64_t y_stride, std::byte* scratch, ThreadPool& pool);
 void attention_run(const KernelTable& kernels, const KvHeadView& kv, const AttentionTask& task,
                    std::byte* scratch);
-void codec_encode(const KernelTable& kernels, CodecKind kind, const float* x, int64_t x_stride,
-                  int64_t rows, int64_t dim, std::byte* out, int64_t out_stride);
-void codec_decode(const KernelTable& kernels, CodecKind kind, const std::byte* in,
-                  int64_t in_stride, int64_t rows, int64_t dim, float* x, int64_t x_stride);
+void attention_run_split(const KernelTable& kernels, const KvHeadView& kv,
+                         const AttentionTask& task, int64_t split, std::byte* partial,
+                         std::byte* scratch);
+void attention_merge(const KernelTable& kernels, const KvHeadView& kv, const AttentionTask& task,
+                     std::byte* partials);
+void kv_page_encode(const KernelTable& kernels, const KvPageShape& shape, std::byte* page,
+                    int64_t first, int64_t rows, const float* keys, int64_t key_stride,
+                    const float* values, int64_t value_stride);
+void kv_page_decode(const KernelTable& kernels, const KvPageShape& shape, const std::byte* page,
+                    int64_t first, int64_t rows, float* keys, int64_t key_stride, float* values,
+                    int64_t value_stride);
+void digest_scores(const KernelTable& kernels, const DigestShape& shape, const std::byte* digests,
+                   int64_t stride, int64_t count, const float* q, float* scores);
 
 }  // namespace ashlar

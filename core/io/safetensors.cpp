@@ -23,7 +23,6 @@ TensorInfo parse_entry(const std::string& file, const std::string& name, const N
               offsets != nullptr && offsets->is_list() && offsets->as_list().size() == 2,
           ErrorCode::kData, "{}: tensor '{}': header entry lacks dtype, shape or data_offsets",
           file, name);
-  info.dtype = dtype_from_name(dtype->as_string());
   for (const Node& d : shape->as_list()) {
     require(d.is_int() && d.as_int() >= 0, ErrorCode::kData, "{}: tensor '{}': invalid shape", file,
             name);
@@ -34,8 +33,13 @@ TensorInfo parse_entry(const std::string& file, const std::string& name, const N
           ErrorCode::kData, "{}: tensor '{}': invalid data_offsets", file, name);
   info.offset = begin.as_int();
   info.bytes = end.as_int() - begin.as_int();
-  const int64_t expected =
-      checked_mul(checked_numel(info.shape, name.c_str()), dtype_bytes(info.dtype), name.c_str());
+  int64_t expected = 0;
+  try {
+    info.dtype = dtype_from_name(dtype->as_string());
+    expected = checked_mul(checked_numel(info.shape, "shape"), dtype_bytes(info.dtype), "bytes");
+  } catch (const Error& error) {
+    fail(ErrorCode::kData, "{}: tensor '{}': {}", file, name, error.what());
+  }
   require(expected == info.bytes, ErrorCode::kData,
           "{}: tensor '{}': {} bytes in the file, but its shape and type need {}", file, name,
           info.bytes, expected);

@@ -18,13 +18,24 @@ void Sha256::update(std::span<const std::byte> bytes) {
   ASHLAR_CHECK(EVP_DigestUpdate(context_, bytes.data(), bytes.size()) == 1);
 }
 
-std::string Sha256::hex() {
-  unsigned char digest[EVP_MAX_MD_SIZE];
+std::array<std::byte, 32> Sha256::digest() {
+  std::array<std::byte, 32> out;
   unsigned size = 0;
-  ASHLAR_CHECK(EVP_DigestFinal_ex(context_, digest, &size) == 1);
-  std::string out;
-  for (unsigned i = 0; i < size; ++i) out += fmt::format("{:02x}", digest[i]);
+  auto* bytes = reinterpret_cast<unsigned char*>(out.data());
+  ASHLAR_CHECK(EVP_DigestFinal_ex(context_, bytes, &size) == 1 && size == out.size());
   return out;
+}
+
+std::string Sha256::hex() {
+  std::string out;
+  for (const std::byte b : digest()) out += fmt::format("{:02x}", std::to_integer<int>(b));
+  return out;
+}
+
+std::array<std::byte, 32> sha256(std::span<const std::byte> bytes) {
+  Sha256 sha;
+  sha.update(bytes);
+  return sha.digest();
 }
 
 std::string sha256_hex(std::span<const std::byte> bytes) {

@@ -13,57 +13,88 @@ Arena::~Arena() {
   }
 }
 
+Arena::Chunk& Arena::chunk(PageId page) {
+  ASHLAR_CHECK(page.chunk >= 0 && page.chunk < static_cast<int32_t>(chunks_.size()));
+  Chunk& chunk = chunks_[static_cast<size_t>(page.chunk)];
+  ASHLAR_CHECK(page.slot >= 0 && page.slot < static_cast<int32_t>(chunk.owners.size()));
+  return chunk;
+}
+
+const Arena::Chunk& Arena::chunk(PageId page) const {
+  return const_cast<Arena*>(this)->chunk(page);
+}
+
 int32_t Arena::new_chunk(int64_t page_bytes) {
   Chunk chunk;
   chunk.page_bytes = page_bytes;
   chunk.page_stride = round_up(page_bytes, 64);
   chunk.bytes = round_up(std::max(kChunkBytes, chunk.page_stride), kChunkBytes);
   chunk.memory = memory_.allocate(chunk.bytes);
-  chunk.slots = static_cast<int32_t>(chunk.bytes / chunk.page_stride);
-  for (int32_t s = chunk.slots - 1; s >= 0; --s) chunk.free.push_back(s);
+  const int64_t slots = chunk.bytes / chunk.page_stride;
+  for (int64_t s = slots - 1; s >= 0; --s) chunk.free.push_back(static_cast<int32_t>(s));
+  chunk.owners.resize(static_cast<size_t>(slots));
   chunk_bytes_ += chunk.bytes;
-  const auto vacant = std::find_if(chunks_.begin(), chunks_.end(),
-                                   [](const Chunk& c) { return c.memory == nullptr; });
-  const auto index = static_cast<int32_t>(vacant - chunks_.begin());
-  if (vacant == chunks_.end()) {
+  if (vacant_.empty()) {
     chunks_.push_back(std::move(chunk));
-  } else {
-    *vacant = std::move(chunk);
+    return static_cast<int32_t>(chunks_.size()) - 1;
   }
+  const int32_t index = vacant_.back();
+  vacant_.pop_back();
+  chunks_[static_cast<size_t>(index)] = std::move(chunk);
   return index;
 }
 
 PageId Arena::allocate(int64_t bytes) {
   ASHLAR_CHECK_GT(bytes, 0);
-  auto fits = std::find_if(chunks_.begin(), chunks_.end(), [bytes](const Chunk& c) {
-    return c.memory != nullptr && c.page_bytes == bytes && !c.free.empty();
-  });
-  const int32_t index =
-      fits != chunks_.end() ? static_cast<int32_t>(fits - chunks_.begin()) : new_chunk(bytes);
-  Chunk& chunk = chunks_[static_cast<size_t>(index)];
-  const PageId page{index, chunk.free.back()};
+  std::vector<int32_t>& open = open_[bytes];
+  if (open.empty()) open.push_back(new_chunk(bytes));
+  Chunk& chunk = chunks_[static_cast<size_t>(open.back())];
+  const PageId page{open.back(), chunk.free.back()};
   chunk.free.pop_back();
+  if (chunk.free.empty()) open.pop_back();
+  chunk.owners[static_cast<size_t>(page.slot)] = 1;
   ++pages_in_use_;
   page_bytes_ += bytes;
+  owned_bytes_ += bytes;
   return page;
 }
 
+void Arena::retain(PageId page) {
+  Chunk& c = chunk(page);
+  int32_t& owners = c.owners[static_cast<size_t>(page.slot)];
+  ASHLAR_CHECK_GT(owners, 0);
+  ++owners;
+  owned_bytes_ += c.page_bytes;
+}
+
 void Arena::release(PageId page) {
-  ASHLAR_CHECK(page.chunk >= 0 && page.chunk < static_cast<int32_t>(chunks_.size()));
-  Chunk& chunk = chunks_[static_cast<size_t>(page.chunk)];
-  ASHLAR_CHECK(chunk.memory != nullptr && page.slot >= 0 && page.slot < chunk.slots);
-  chunk.free.push_back(page.slot);
+  Chunk& c = chunk(page);
+  int32_t& owners = c.owners[static_cast<size_t>(page.slot)];
+  ASHLAR_CHECK_GT(owners, 0);
+  owned_bytes_ -= c.page_bytes;
+  if (--owners > 0) return;
+  std::vector<int32_t>& open = open_[c.page_bytes];
+  if (c.free.empty()) open.push_back(page.chunk);
+  c.free.push_back(page.slot);
   --pages_in_use_;
-  page_bytes_ -= chunk.page_bytes;
-  if (static_cast<int32_t>(chunk.free.size()) < chunk.slots) return;
-  memory_.release(chunk.memory);
-  chunk_bytes_ -= chunk.bytes;
-  chunk = Chunk{};
+  page_bytes_ -= c.page_bytes;
+  if (c.free.size() < c.owners.size()) return;
+  open.erase(std::find(open.begin(), open.end(), page.chunk));
+  memory_.release(c.memory);
+  chunk_bytes_ -= c.bytes;
+  c = Chunk{};
+  vacant_.push_back(page.chunk);
+}
+
+int32_t Arena::owners(PageId page) const {
+  return chunk(page).owners[static_cast<size_t>(page.slot)];
 }
 
 std::byte* Arena::address(PageId page) const {
-  const Chunk& chunk = chunks_[static_cast<size_t>(page.chunk)];
-  return chunk.memory + page.slot * chunk.page_stride;
+  const Chunk& c = chunk(page);
+  return c.memory + page.slot * c.page_stride;
 }
+
+int64_t Arena::bytes(PageId page) const { return chunk(page).page_bytes; }
 
 }  // namespace ashlar

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/cache/memory.h"
@@ -13,11 +14,12 @@ struct PageId {
   int32_t chunk = -1;
   int32_t slot = -1;
   bool operator==(const PageId&) const = default;
+  explicit operator bool() const { return chunk >= 0; }
 };
 
 /// Pages of fixed sizes cut from chunks of 2 MiB. A chunk serves one size class and goes back to
-/// the provider when its last page is released; chunk indices are stable while in use.
-/// Single-threaded.
+/// the provider when its last page is released; chunk indices are stable while in use. Pages count
+/// their owners, so that sequences can share them. Single-threaded.
 class Arena {
  public:
   static constexpr int64_t kChunkBytes = int64_t{2} << 20;
@@ -27,15 +29,23 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// A page of `bytes` (> 0), 64-byte aligned. Throws Error(kResource) when the provider is
-  /// exhausted.
+  /// A page of `bytes` (> 0) with one owner, 64-byte aligned. Throws Error(kResource) when the
+  /// provider is exhausted.
   PageId allocate(int64_t bytes);
+  /// One more owner, one owner less; a page without owners is free.
+  void retain(PageId page);
   void release(PageId page);
+  int32_t owners(PageId page) const;
   std::byte* address(PageId page) const;
+  /// The requested size of a page.
+  int64_t bytes(PageId page) const;
 
+  MemoryProvider& memory() const { return memory_; }
   int64_t pages_in_use() const { return pages_in_use_; }
-  /// Sum of the requested sizes of live pages.
+  /// Sum of the requested sizes of live pages, shared ones once.
   int64_t page_bytes_in_use() const { return page_bytes_; }
+  /// Sum of the requested sizes over all owners of live pages.
+  int64_t owned_bytes() const { return owned_bytes_; }
   /// Bytes taken from the provider for chunks.
   int64_t chunk_bytes_in_use() const { return chunk_bytes_; }
 
@@ -43,18 +53,23 @@ class Arena {
   struct Chunk {
     std::byte* memory = nullptr;  // null: the index is free for reuse
     int64_t bytes = 0;
-    int64_t page_bytes = 0;   // requested size
-    int64_t page_stride = 0;  // rounded up to 64
-    std::vector<int32_t> free;
-    int32_t slots = 0;
+    int64_t page_bytes = 0;       // requested size
+    int64_t page_stride = 0;      // rounded up to 64
+    std::vector<int32_t> free;    // slots
+    std::vector<int32_t> owners;  // of each slot
   };
 
+  Chunk& chunk(PageId page);
+  const Chunk& chunk(PageId page) const;
   int32_t new_chunk(int64_t page_bytes);
 
   MemoryProvider& memory_;
   std::vector<Chunk> chunks_;
+  std::unordered_map<int64_t, std::vector<int32_t>> open_;  // chunks with free slots, by page bytes
+  std::vector<int32_t> vacant_;                             // indices for reuse
   int64_t pages_in_use_ = 0;
   int64_t page_bytes_ = 0;
+  int64_t owned_bytes_ = 0;
   int64_t chunk_bytes_ = 0;
 };
 

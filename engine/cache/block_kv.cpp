@@ -37,14 +37,20 @@ void BlockKv::append(int64_t group, const float* keys, const float* values, int6
 
 void BlockKv::query_tiles(int64_t group, int64_t, std::vector<QueryTile>& tiles) const {
   const Store& store = stores_[static_cast<size_t>(group)];
-  tiles.assign(1, {0, store.appended, 0, 0, store.rows - store.appended + 1});
+  QueryTile tile;
+  tile.rows = store.appended;
+  tile.raw_visible = store.rows - store.appended + 1;
+  tiles.assign(1, tile);
 }
 
 // A task's later rows see one raw row more each, so these tiles are of one row.
 void BlockKv::full_tiles(int64_t group, int64_t rows, std::vector<QueryTile>& tiles) const {
   const Store& store = stores_[static_cast<size_t>(group)];
   tiles.clear();
-  for (int64_t r = 0; r < rows; ++r) tiles.push_back({r, 1, 0, 0, store.rows});
+  QueryTile tile;
+  tile.rows = 1;
+  tile.raw_visible = store.rows;
+  for (tile.row = 0; tile.row < rows; ++tile.row) tiles.push_back(tile);
 }
 
 KvHeadView BlockKv::view(int64_t group, int64_t head, const QueryTile& tile) const {
@@ -72,6 +78,41 @@ int64_t BlockKv::rows() const {
 
 void BlockKv::clear() {
   for (Store& store : stores_) store.rows = store.appended = 0;
+}
+
+BlockImage BlockKv::image() const {
+  BlockImage image;
+  for (const Store& store : stores_) {
+    BlockImage::Group& group = image.groups.emplace_back();
+    group.rows = store.rows;
+    const int64_t keys = store.rows * store.heads * store.key_dim;
+    const int64_t values = store.value_in_key ? 0 : store.rows * store.heads * store.value_dim;
+    group.keys.assign(store.keys.begin(), store.keys.begin() + keys);
+    group.values.assign(store.values.begin(), store.values.begin() + values);
+  }
+  return image;
+}
+
+void BlockKv::load(const BlockImage& image, const std::string& what) {
+  require(image.groups.size() == stores_.size(), ErrorCode::kData,
+          "{}: a block of {} KV groups, but the model has {}", what, image.groups.size(),
+          stores_.size());
+  for (size_t g = 0; g < stores_.size(); ++g) {
+    const Store& store = stores_[g];
+    const BlockImage::Group& from = image.groups[g];
+    const int64_t values = store.value_in_key ? 0 : store.value_dim;
+    require(from.rows >= 0 && from.rows <= (store.heads > 0 ? capacity_ : 0) &&
+                static_cast<int64_t>(from.keys.size()) == from.rows * store.heads * store.key_dim &&
+                static_cast<int64_t>(from.values.size()) == from.rows * store.heads * values,
+            ErrorCode::kData, "{}: the block's rows of KV group {} do not fit the model", what, g);
+  }
+  for (size_t g = 0; g < stores_.size(); ++g) {
+    Store& store = stores_[g];
+    store.rows = image.groups[g].rows;
+    store.appended = 0;
+    std::copy(image.groups[g].keys.begin(), image.groups[g].keys.end(), store.keys.begin());
+    std::copy(image.groups[g].values.begin(), image.groups[g].values.end(), store.values.begin());
+  }
 }
 
 int64_t BlockKv::bytes() const {

@@ -1,12 +1,24 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <vector>
 
 #include "engine/cache/kv_store.h"
 #include "models/spec/spec.h"
 
 namespace ashlar {
+
+/// What the cache of one block holds: by group id, empty for other lifetimes.
+struct BlockImage {
+  struct Group {
+    int64_t rows = 0;
+    std::vector<float> keys, values;  ///< [rows, heads, dim]; no values where they lie in the keys
+    bool operator==(const Group&) const = default;
+  };
+  std::vector<Group> groups;
+  bool operator==(const BlockImage&) const = default;
+};
 
 /// The cache of one block: fp32 rows, emptied at every block. The token decoder's has
 /// local_positions rows per group, and L_B context rows per cross-attention group; the block
@@ -25,6 +37,10 @@ class BlockKv final : public KvStore {
   int64_t rows() const;
   void clear();
   int64_t bytes() const;
+
+  BlockImage image() const;
+  /// Becomes `image`. Throws Error(kData) naming `what` unless it can be this cache's.
+  void load(const BlockImage& image, const std::string& what);
 
  private:
   struct Store {

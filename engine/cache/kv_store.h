@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "engine/cache/lane_scores.h"
 #include "kernels/attention.h"
 
 namespace ashlar {
@@ -12,9 +13,17 @@ namespace ashlar {
 struct QueryTile {
   int64_t row = 0;  ///< first row, relative to the step's rows of this store
   int64_t rows = 0;
-  int64_t encoded = 0;      ///< encoded rows they see
+  // Rows they see, in slot order: those that stay fp16, coded ones, fp16 ones coded later, raw
+  // ones.
+  int64_t sinks = 0;
+  int64_t coded = 0;
+  int64_t late_first = 0;  ///< first of the rows coded later that they see as fp16
+  int64_t late = 0;
   int64_t raw_offset = 0;   ///< first raw row they see
   int64_t raw_visible = 0;  ///< raw rows the first of them sees, from raw_offset
+
+  /// Slots that the first of them sees.
+  int64_t visible() const { return sinks + coded + late + raw_visible; }
 };
 
 /// Where attention finds the keys and values of one sequence (or one block). Per step and group:
@@ -37,9 +46,12 @@ class KvStore {
   virtual KvHeadView view(int64_t group, int64_t head, const QueryTile& tile) const = 0;
   /// Whether somebody wants attention probabilities; then the tiles of a head are run in order.
   virtual bool scored(int64_t /*group*/) const { return false; }
-  /// Where reader number `reader` of the group adds the probabilities of `tile`, one per row, or
-  /// null when nobody wants them.
-  virtual float* scores(int64_t, int64_t, int64_t, const QueryTile&) { return nullptr; }
+  /// Where reader number `reader` of the group adds what the probabilities of `tile` give, one
+  /// number per slot; null where nobody wants it.
+  virtual ScoreRows scores(int64_t /*group*/, int64_t /*head*/, int64_t /*reader*/,
+                           const QueryTile& /*tile*/) {
+    return {};
+  }
 };
 
 }  // namespace ashlar

@@ -25,9 +25,7 @@ class HostMemory final : public MemoryProvider {
     ASHLAR_CHECK_GT(bytes, 0);
     const int64_t size = round_up(bytes, bytes >= kHugePage ? kHugePage : kSmallPage);
     const std::lock_guard lock(mutex_);
-    require(budget_ == 0 || size <= budget_ - in_use_, ErrorCode::kResource,
-            "memory budget of {} bytes is exhausted: {} in use, {} more needed", budget_, in_use_,
-            size);
+    check_room(size);
     // Ask for one huge page more than needed, then give the unaligned ends back.
     const int64_t slack = size >= kHugePage ? kHugePage : 0;
     void* raw = ::mmap(nullptr, static_cast<size_t>(size + slack), PROT_READ | PROT_WRITE,
@@ -56,12 +54,29 @@ class HostMemory final : public MemoryProvider {
     blocks_.erase(it);
   }
 
+  void count(int64_t delta) override {
+    const std::lock_guard lock(mutex_);
+    in_use_ += delta;
+    ASHLAR_CHECK_GE(in_use_, 0);
+  }
+
+  void require_room(int64_t bytes) const override {
+    const std::lock_guard lock(mutex_);
+    check_room(bytes);
+  }
+
   int64_t bytes_in_use() const override {
     const std::lock_guard lock(mutex_);
     return in_use_;
   }
 
  private:
+  void check_room(int64_t bytes) const {
+    require(budget_ == 0 || bytes <= budget_ - in_use_, ErrorCode::kResource,
+            "memory budget of {} bytes is exhausted: {} in use, {} more needed", budget_, in_use_,
+            bytes);
+  }
+
   const int64_t budget_;
   mutable std::mutex mutex_;
   std::map<std::byte*, int64_t> blocks_;

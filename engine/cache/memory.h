@@ -14,7 +14,12 @@ class MemoryProvider {
   /// budget or the machine is exhausted.
   virtual std::byte* allocate(int64_t bytes) = 0;
   virtual void release(std::byte* memory) = 0;
-  /// Bytes handed out and not yet released.
+  /// Counts `delta` bytes of tables that live on the heap as handed out (or, negative, no longer).
+  /// Never fails: who wants to grow asks with require_room first.
+  virtual void count(int64_t delta) = 0;
+  /// Throws Error(kResource) unless the budget has room for `bytes` more.
+  virtual void require_room(int64_t bytes) const = 0;
+  /// Bytes handed out and not yet released, counted ones included.
   virtual int64_t bytes_in_use() const = 0;
 };
 

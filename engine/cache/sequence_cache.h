@@ -1,56 +1,88 @@
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "engine/cache/arena.h"
+#include "engine/cache/cache_schedule.h"
 #include "engine/cache/kv_store.h"
+#include "engine/cache/lane.h"
+#include "engine/cache/page_pool.h"
 #include "engine/policy/policy.h"
 #include "models/spec/spec.h"
 
 // The paged cache of one sequence: lanes of every KvGroup with lifetime "sequence".
 //
-// Schedule (what query i sees depends on tokens, i and options only): the row at position j is raw
-// fp32 until the page of kPageRows positions that holds j is complete, and encoded from the next
-// position on. So the query at position p sees rows below ⌊p/P⌋·P encoded and the rest raw, however
-// the text was cut into chunks. Rows are encoded once and moved verbatim.
+// Schedule (what query i sees depends on tokens, i and options only): CacheSchedule says which rows
+// a query sees raw, in fp16 or coded, however the text was cut into chunks. Rows are coded once and
+// moved verbatim.
 //
 // Appended rows are provisional until their step ends. A step ends for one group when its last
 // reader has run (close), or, while the cache holds, for all groups together with `commit(n)`:
 // rows beyond the first n leave no trace, in pages, scores or positions. Policies see committed
 // rows only.
 //
+// Memory: `prepare` puts aside what a step can need, so a step that has begun does not fail for
+// want of it. Pages may be shared (fork); who writes to a shared page copies it first. Every byte
+// counts in the provider: pages by chunk, tables and buffers by `MemoryProvider::count`.
+//
 // Groups with a window are bounded by construction: once a step has ended, the rows that no later
-// query can see are released in units of kAttentionTile positions, so slot 0 always holds a
-// multiple of it and attention reduces in the same tiles as if nothing had been released. Policies
-// neither see nor score these groups.
+// query can see are released in whole tiles, so attention reduces the others in the same tiles as
+// if nothing had been released. Policies neither see nor score these groups.
 
 namespace ashlar {
 
-inline constexpr int64_t kPageRows = 16;  ///< P: rows per page and positions per encoding step
+/// Bytes of one sequence's cache.
+struct CacheBytes {
+  int64_t pages = 0;   ///< codes, their parameters and raw rows; shared pages in full
+  int64_t tables = 0;  ///< positions, page tables, scores, buffers of a step under way
 
-/// Where the value lies in the key (latent attention) the key's codec stores both.
-struct CacheOptions {
-  CodecKind key_codec = CodecKind::kF16;
-  CodecKind value_codec = CodecKind::kF16;
+  int64_t total() const { return pages + tables; }
+};
+
+/// What a cache holds between steps, apart from where.
+struct CacheImage {
+  struct Group {
+    int64_t position = 0;
+    std::vector<LaneImage> lanes;
+    bool operator==(const Group&) const = default;
+  };
+  std::vector<Group> groups;  ///< by id; empty for groups that are not cached here
+  bool unsettled = false;
+
+  bool operator==(const CacheImage&) const = default;
 };
 
 class SequenceCache final : public KvStore {
  public:
   /// `policy` may be null (keep everything) and is shared between sequences. `arena` must outlive
-  /// it.
+  /// it. Throws Error(kRequest) for options out of range.
   SequenceCache(std::span<const KvGroup> groups, const CacheOptions& options,
                 std::shared_ptr<const Policy> policy, Arena& arena);
   ~SequenceCache() override;
   SequenceCache(const SequenceCache&) = delete;
   SequenceCache& operator=(const SequenceCache&) = delete;
 
+  /// The same rows for another sequence, which goes its own way from here; between steps, no rows
+  /// provisional. Costs tables, not pages.
+  std::unique_ptr<SequenceCache> fork() const;
+
+  /// Puts memory aside for appending `rows` rows to every group, in steps of at most `step` rows,
+  /// and ending them, so that they cannot fail for want of it. Throws Error(kResource), naming need
+  /// and limit; nothing has changed then. Before a step, or before more provisional rows.
+  void prepare(int64_t rows, int64_t step);
+  /// Gives back what prepare put aside and the steps have not taken.
+  void release_reserve() { pool_.release_reserve(); }
+
   void append(int64_t group, const float* keys, const float* values, int64_t rows) override;
   void query_tiles(int64_t group, int64_t head, std::vector<QueryTile>& tiles) const override;
   KvHeadView view(int64_t group, int64_t head, const QueryTile& tile) const override;
   bool scored(int64_t group) const override;
-  float* scores(int64_t group, int64_t head, int64_t reader, const QueryTile& tile) override;
+  ScoreRows scores(int64_t group, int64_t head, int64_t reader, const QueryTile& tile) override;
 
   /// Whether the policy acts when steps end: false while a prompt is still being fed. All rows of a
   /// step see what was kept before it.
@@ -58,6 +90,7 @@ class SequenceCache final : public KvStore {
   /// True if rows came in since the policy last acted: a prompt that ends without adding a row (a
   /// Block Transformer's last, incomplete block) must still close its groups.
   bool unsettled() const { return unsettled_; }
+  const CacheOptions& options() const { return options_; }
   const Policy* policy() const { return policy_.get(); }
 
   /// Ends the step of `group` for all `caches` after its last reader: one batched select per
@@ -80,72 +113,66 @@ class SequenceCache final : public KvStore {
   /// How many of them are encoded; the others are raw.
   int64_t encoded_rows(int64_t group, int64_t head) const;
   std::span<const int32_t> positions(int64_t group, int64_t head) const;
-  /// Bytes of pages this sequence occupies.
-  int64_t bytes() const { return bytes_; }
+  /// What the sequence occupies, the reserve not included.
+  CacheBytes bytes() const { return {pool_.bytes(), tables_}; }
+
+  /// All lanes, by group and head.
+  std::vector<const Lane*> lanes() const;
+  /// Whether no row was ever dropped (but for windows).
+  bool intact() const;
+  /// Becomes a cache of `pages` full pages of positions, of which lane l shares page_of(l, p) for
+  /// each p in [shared_begin(pages), pages). The cache is empty.
+  void adopt(int64_t pages, const std::function<PageId(size_t lane, int64_t page)>& page_of);
+
+  /// Pages that steps took beyond what prepare had put aside: 0 for who prepares.
+  int64_t unplanned_pages() const { return pool_.unplanned(); }
+
+  /// Everything the cache holds, between steps.
+  CacheImage image() const;
+  /// Becomes `image`; the cache is empty. Throws Error(kData) naming `what` if the image cannot be
+  /// one of this cache's, Error(kResource) if there is no room; it is empty then.
+  void load(const CacheImage& image, const std::string& what);
+  /// Moves all rows to ordinary host memory and gives the pages back; only swap_in, swapped_out and
+  /// the destructor may follow. Rows shared with others stay theirs.
+  void swap_out();
+  /// Takes them back. Throws Error(kResource) if there is no room; they stay out then.
+  void swap_in();
+  bool swapped_out() const { return swapped_.has_value(); }
 
  private:
-  // Rows of some heads of one group. Slots: `encoded` rows in pages, then raw rows.
-  struct Lane {
-    int64_t head_begin = 0, head_end = 0;
-    std::vector<PageId> pages;
-    std::vector<const std::byte*> addresses;
-    int64_t front = 0;  // position of slot 0 in a group with a window
-    int64_t encoded = 0;
-    std::vector<int32_t> positions;
-    std::vector<std::vector<float>> scores;  // per (reader, head), per slot; empty if unscored
-    // While holding: the scores as they are after each provisional row.
-    std::vector<std::vector<std::vector<float>>> held_scores;  // per (reader, head), per row
-    PageId raw_page;                                           // up to P fp32 rows
-    std::vector<float> staging;  // all raw rows of a step that exceeds raw_page
-    int64_t raw = 0;
-    bool staged = false;
-    int64_t encoded_before = 0, raw_before = 0;  // when the step in flight began
-
-    int64_t heads() const { return head_end - head_begin; }
-  };
   struct Group {
     KvGroup info;
     bool cached = false;
-    bool governed = false;                   // policies act on it
-    int64_t key_bytes = 0, value_bytes = 0;  // of one encoded vector; no value bytes in the key
+    bool governed = false;  // policies act on it
     int64_t position = 0;
     int64_t step_rows = 0;  // provisional rows
     int64_t last_rows = 0;  // those of the last append
+    int64_t tables = 0;     // bytes counted in the provider
     std::vector<Lane> lanes;
   };
 
   Group& at(int64_t group) { return groups_[static_cast<size_t>(group)]; }
   const Group& at(int64_t group) const { return groups_[static_cast<size_t>(group)]; }
-  const Lane& lane_of(const Group& group, int64_t head) const;
-  float* raw_base(const Group& group, Lane& lane);
-  const float* raw_base(const Lane& lane) const;
-  int64_t raw_row_floats(const Group& group, const Lane& lane) const;
-  void append_raw(Group& group, Lane& lane, const float* keys, const float* values, int64_t rows);
-  int64_t encoded_early(const Group& group, const Lane& lane) const;
-  void encode(Group& group, Lane& lane, int64_t rows);
-  void release_pages(const Group& group, Lane& lane);
-  void release_front(const Group& group, Lane& lane);
-  int64_t page_bytes(const Group& group, const Lane& lane) const;
-  void drop(Group& group, Lane& lane, const std::vector<int64_t>& slots);
-  void retire_encoded(Group& group);
-  void unstage(const Group& group, Lane& lane);
-  static void adopt_held_scores(Lane& lane);
+  static size_t lane_index(const Group& group, int64_t head);
+  int64_t lane_width(const Group& group) const;
+  void add_lanes(Group& group);
+  int64_t tables_for(int64_t rows, int64_t step) const;
+  void recount(Group& group);
   void truncate(Group& group, int64_t rows);
   static void end_step(std::span<SequenceCache* const> caches, int64_t group);
   static void apply_policy(const Policy& policy, std::span<SequenceCache* const> caches,
                            int64_t group);
   void finish(Group& group);
-  std::byte* slot_key(const Group& group, Lane& lane, int64_t head, int64_t slot);
-  std::byte* slot_value(const Group& group, Lane& lane, int64_t head, int64_t slot);
-  void move_row(const Group& group, Lane& lane, int64_t from, int64_t to);
-  PageId take(int64_t bytes);
-  void give(PageId page, int64_t bytes);
+  static int64_t encoded_for(const Group& group, int64_t position, bool unsettled);
+  bool between_steps() const;
 
   CacheOptions options_;
   std::shared_ptr<const Policy> policy_;
   Arena& arena_;
+  PagePool pool_;
   std::vector<Group> groups_;
-  int64_t bytes_ = 0;
+  int64_t tables_ = 0;  // of all groups
+  std::optional<CacheImage> swapped_;
   bool acting_ = false;
   bool holding_ = false;
   bool unsettled_ = false;

@@ -2,103 +2,61 @@
 // rows are not committed.
 
 #include <algorithm>
-#include <cstring>
 #include <deque>
 
 #include "core/base/error.h"
 #include "engine/cache/sequence_cache.h"
 
 namespace ashlar {
-namespace {
 
-std::vector<float> sum_of(const std::vector<std::vector<float>>& scores) {
-  std::vector<float> sum = scores[0];
-  for (size_t i = 1; i < scores.size(); ++i) {
-    for (size_t s = 0; s < sum.size(); ++s) sum[s] += scores[i][s];
-  }
-  return sum;
+bool SequenceCache::between_steps() const {
+  return std::all_of(groups_.begin(), groups_.end(),
+                     [](const Group& group) { return group.step_rows == 0; });
 }
 
-}  // namespace
+// The query whose view rows are encoded for once a step has ended: the next one. While a policy has
+// still to act, the newest one: it drops rows before others are encoded, whether it acts with the
+// step that brought the last row or a prompt ends without another.
+int64_t SequenceCache::encoded_for(const Group& group, int64_t position, bool unsettled) {
+  return std::max<int64_t>(0, position - (group.governed && unsettled ? 1 : 0));
+}
 
 void SequenceCache::finish(Group& group) {
   group.position += group.step_rows;
   group.step_rows = group.last_rows = 0;
-  for (Lane& lane : group.lanes) {
-    lane.encoded_before = lane.encoded;
-    if (group.position % kPageRows == 0 && lane.raw > 0) {
-      encode(group, lane, lane.raw);
-      lane.encoded_before = lane.encoded;
-      lane.raw = 0;
-    }
-    unstage(group, lane);
-    release_front(group, lane);
-  }
-}
-
-// Raw rows go back to the raw page, which holds what is left of them.
-void SequenceCache::unstage(const Group& group, Lane& lane) {
-  if (!lane.staged) return;
-  const std::vector<float> staging = std::move(lane.staging);
-  lane.staging.clear();
-  lane.staged = false;
-  std::copy_n(staging.data(), lane.raw * raw_row_floats(group, lane), raw_base(group, lane));
-}
-
-// Rows encoded during the step leave the raw rows.
-void SequenceCache::retire_encoded(Group& group) {
-  for (Lane& lane : group.lanes) {
-    const int64_t gone = lane.encoded - lane.encoded_before;
-    if (gone == 0) continue;
-    const int64_t width = raw_row_floats(group, lane);
-    float* raw = raw_base(group, lane);
-    lane.raw -= gone;
-    std::memmove(raw, raw + gone * width, static_cast<size_t>(4 * lane.raw * width));
-  }
-}
-
-// The scores after the last committed row become the lane's.
-void SequenceCache::adopt_held_scores(Lane& lane) {
-  for (size_t i = 0; i < lane.scores.size(); ++i) {
-    auto& held = lane.held_scores[i];
-    if (held.empty()) continue;
-    lane.scores[i] = std::move(held.back());
-    lane.scores[i].resize(lane.positions.size(), 0.0f);
-    held.clear();
-  }
+  const int64_t p = encoded_for(group, group.position, !acting_);
+  for (Lane& lane : group.lanes) lane.finish(group.position, p);
+  recount(group);
 }
 
 void SequenceCache::apply_policy(const Policy& policy, std::span<SequenceCache* const> caches,
                                  int64_t id) {
   std::vector<LaneView> views;
-  std::vector<std::pair<SequenceCache*, Lane*>> owners;
-  const bool scored = policy.reducer() != ScoreReducer::kNone;
-  std::deque<std::vector<float>> sums;  // of lanes with several heads; views point into it
+  std::vector<Lane*> lanes;
+  std::deque<std::vector<float>> scratch;  // views point into it
   for (SequenceCache* cache : caches) {
     Group& group = cache->at(id);
     if (cache->policy_.get() != &policy || !cache->acting_ || !group.governed) continue;
     for (Lane& lane : group.lanes) {
-      LaneView view{id, group.position + group.step_rows - 1, lane.positions, {}};
-      if (scored && lane.scores.size() == 1) view.scores = lane.scores[0];
-      if (scored && lane.scores.size() > 1) view.scores = sums.emplace_back(sum_of(lane.scores));
+      LaneView view{id, group.position + group.step_rows - 1, lane.positions(), {}, {}};
+      view.scores = lane.scores().sums(scratch.emplace_back());
+      view.counts = lane.scores().counts(scratch.emplace_back());
       views.push_back(view);
-      owners.emplace_back(cache, &lane);
+      lanes.push_back(&lane);
     }
   }
   if (views.empty()) return;
   std::vector<LaneEdit> edits(views.size());
   policy.select(views, edits);
-  for (size_t i = 0; i < edits.size(); ++i) {
-    auto [cache, lane] = owners[i];
-    cache->drop(cache->at(id), *lane, edits[i].drop);
-  }
+  for (size_t i = 0; i < edits.size(); ++i) lanes[i]->drop(edits[i].drop);
 }
 
 void SequenceCache::end_step(std::span<SequenceCache* const> caches, int64_t id) {
   for (SequenceCache* cache : caches) {
-    Group& group = cache->at(id);
-    cache->retire_encoded(group);
-    for (Lane& lane : group.lanes) adopt_held_scores(lane);
+    for (Lane& lane : cache->at(id).lanes) {
+      lane.retire();
+      lane.scores().adopt_held(lane.rows());
+    }
   }
   std::vector<const Policy*> done;
   for (SequenceCache* cache : caches) {
@@ -122,7 +80,7 @@ void SequenceCache::close(std::span<SequenceCache* const> caches, int64_t id) {
 }
 
 void SequenceCache::set_holding(bool holding) {
-  for (const Group& group : groups_) ASHLAR_CHECK_EQ(group.step_rows, 0);
+  ASHLAR_CHECK(between_steps());
   holding_ = holding;
 }
 
@@ -131,19 +89,9 @@ void SequenceCache::truncate(Group& group, int64_t rows) {
   ASHLAR_CHECK(rows >= 0 && gone >= 0);
   group.step_rows = rows;
   group.last_rows = 0;
-  for (Lane& lane : group.lanes) {
-    if (gone == 0) continue;
-    lane.raw -= gone;
-    lane.positions.resize(lane.positions.size() - static_cast<size_t>(gone));
-    for (size_t i = 0; i < lane.scores.size(); ++i) {
-      lane.scores[i].resize(lane.positions.size());
-      auto& held = lane.held_scores[i];
-      held.resize(std::min(held.size(), static_cast<size_t>(rows)));
-    }
-    lane.encoded = lane.encoded_before + encoded_early(group, lane);
-    release_pages(group, lane);
-    if (rows == 0) unstage(group, lane);
-  }
+  if (gone == 0) return;
+  for (Lane& lane : group.lanes) lane.truncate(group.position, rows);
+  recount(group);
 }
 
 void SequenceCache::truncate_provisional(int64_t rows) {

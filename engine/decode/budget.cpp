@@ -3,9 +3,14 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <numeric>
+#include <optional>
+#include <string_view>
+#include <utility>
 
 #include "core/base/checked.h"
 #include "core/base/error.h"
+#include "engine/cache/tables.h"
 
 namespace ashlar {
 namespace {
@@ -15,17 +20,26 @@ struct Amount {
   std::string unit;
 };
 
-Amount parse_amount(const std::string& text) {
+// A positive number and what follows it.
+std::optional<Amount> amount_of(const std::string& text) {
   Amount amount;
   const char* end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, amount.value);
-  require(error == std::errc{} && std::isfinite(amount.value) && amount.value > 0 &&
-              amount.value < 1e15,
-          ErrorCode::kRequest,
-          "--kv-budget: '{}' is no positive amount of tokens, percent (25%) or bytes (64KiB, 1MiB)",
-          text);
+  const bool ok = error == std::errc{} && std::isfinite(amount.value) && amount.value > 0 &&
+                  amount.value < 1e15;
+  if (!ok) return std::nullopt;
   amount.unit.assign(stop, end);
   return amount;
+}
+
+std::optional<double> bytes_of(const Amount& amount, std::string_view default_unit = "") {
+  const std::string_view unit = amount.unit.empty() ? default_unit : amount.unit;
+  constexpr std::pair<std::string_view, double> kUnits[] = {
+      {"B", 1}, {"KiB", 1024.0}, {"MiB", 1048576.0}, {"GiB", 1073741824.0}};
+  for (const auto& [name, bytes] : kUnits) {
+    if (unit == name) return amount.value * bytes;
+  }
+  return std::nullopt;
 }
 
 // Bytes of one encoded row of all heads.
@@ -35,37 +49,70 @@ int64_t row_bytes(const KvGroup& group, const CacheOptions& cache) {
   return group.heads * vector;
 }
 
-// The most pages a group with a window holds between steps: the rows a query sees, and in front of
-// them less than a tile that is released as a whole; rows of an incomplete page are raw.
-int64_t window_pages(const KvGroup& group, const ModelSpec& spec) {
-  const int64_t text = ceil_div(spec.context_length, group.entry_tokens) + 1;  // and a marker
-  return std::min(group.window - 1 + kAttentionTile - 1, text) / kPageRows;
+int64_t row_bytes(const KvGroup& group, const CacheOptions& cache, CodecKind both) {
+  CacheOptions options = cache;
+  options.key_codec = options.value_codec = both;
+  return row_bytes(group, options);
 }
 
-// Rows that `bytes` buy: each lane keeps one raw fp32 page, the rest holds encoded pages. Groups
-// with a window take what they need first.
-int64_t rows_for_bytes(double bytes, const std::string& text, const ModelSpec& spec,
-                       const CacheOptions& cache) {
-  int64_t page = 0, raw = 0, windows = 0;
+// The most pages a group with a window holds between steps: the rows a query sees, and in front of
+// them less than what is released as a whole; rows of an incomplete page are raw.
+int64_t window_pages(const KvGroup& group, const ModelSpec& spec, int64_t page_rows) {
+  const int64_t text = ceil_div(spec.context_length, group.entry_tokens) + 1;  // and a marker
+  const int64_t unit = std::lcm(kAttentionTile, page_rows);
+  return std::min(group.window - 1 + unit - 1, text) / page_rows;
+}
+
+// What a sequence takes at most that keeps `pages` pages of rows: encoded pages and a raw one, what
+// stays fp16, positions, scores and page tables.
+double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const Policy& policy,
+                       int64_t pages) {
+  double total = 0;
+  const int64_t p = cache.page_rows;
   for (const KvGroup& group : kv_groups(spec)) {
     if (group.lifetime != KvLifetime::kSequence) continue;
-    raw += kPageRows * group.heads * 4 * group.entry_width();
-    const int64_t own = kPageRows * row_bytes(group, cache);
-    if (group.window > 0) {
-      windows += window_pages(group, spec) * own;
-    } else {
-      page += own;
-    }
+    const bool windowed = group.window > 0;
+    const CacheSchedule schedule = schedule_of(cache, windowed);
+    // Rows come in as raw ones and leave holes, so one page may be open beside the full ones.
+    const int64_t held = windowed ? window_pages(group, spec, p) : pages;
+    const int64_t precise = std::min(held, (schedule.sinks + schedule.residual) / p);
+    const int64_t own = row_bytes(group, cache), fp16 = row_bytes(group, cache, CodecKind::kF16);
+    total += static_cast<double>(p) * static_cast<double>(held * own + precise * (fp16 - own)) +
+             static_cast<double>(p * group.heads * 4 * group.entry_width());
+    const int64_t lanes = !windowed && policy.per_head() ? group.heads : 1;
+    const auto readers = static_cast<int64_t>(group.readers.size());
+    const int64_t channels = policy.reducer() == ScoreReducer::kNone          ? 0
+                             : policy.reducer() == ScoreReducer::kSumAndCount ? 2
+                                                                              : 1;
+    const int64_t buffers = windowed ? 0 : readers * group.heads * channels;
+    const double rows = static_cast<double>(round_up((held + 1) * p, kTableRows));
+    const double entries = static_cast<double>(round_up(held + 1, kTablePages));
+    total += 4 * rows * static_cast<double>(lanes + buffers) +
+             entries * static_cast<double>(lanes * (sizeof(PageId) + sizeof(void*)));
   }
-  // Rows come in as raw ones and leave holes, so one page may be open beside the full ones.
-  const double pages =
-      std::floor((bytes - static_cast<double>(raw + windows)) / static_cast<double>(page));
-  require(pages >= 1, ErrorCode::kRequest,
-          "--kv-budget {}: smaller than one raw and one encoded page of every KV group and the "
-          "windows, which are {} bytes",
-          text, raw + windows + page);
-  require(pages < 1e12, ErrorCode::kRequest, "--kv-budget {}: larger than any cache", text);
-  return static_cast<int64_t>(pages) * kPageRows;
+  return total;
+}
+
+// Rows that `bytes` buy.
+int64_t rows_for_bytes(double bytes, const std::string& text, const ModelSpec& spec,
+                       const CacheOptions& cache, const PolicyOptions& options) {
+  PolicyOptions wide = options;
+  wide.budget = INT32_MAX;
+  const std::unique_ptr<Policy> policy = make_policy(wide);
+  const auto fits = [&](int64_t pages) {
+    return bytes_for_pages(spec, cache, *policy, pages) <= bytes;
+  };
+  require(fits(1), ErrorCode::kRequest,
+          "--kv-budget {}: smaller than one raw and one encoded page of every KV group, the "
+          "windows and their tables, which are {:.0f} bytes",
+          text, bytes_for_pages(spec, cache, *policy, 1));
+  int64_t low = 1, high = INT32_MAX / cache.page_rows;
+  require(!fits(high), ErrorCode::kRequest, "--kv-budget {}: larger than any cache", text);
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (fits(middle) ? low : high) = middle;
+  }
+  return low * cache.page_rows;
 }
 
 bool governs_something(const ModelSpec& spec) {
@@ -86,6 +133,28 @@ CacheOptions cache_options(const std::string& codec, const std::string& key_fall
     value = colon == std::string::npos ? key : codec.substr(colon + 1);
   }
   return {codec_from_name(key), codec_from_name(value)};
+}
+
+int64_t parse_bytes(const std::string& option, const std::string& text) {
+  const std::optional<Amount> amount = amount_of(text);
+  const std::optional<double> bytes = amount ? bytes_of(*amount, "B") : std::nullopt;
+  require(bytes.has_value() && *bytes >= 1 && *bytes < 1e18, ErrorCode::kRequest,
+          "{}: '{}' is no positive number of bytes (4096, 64KiB, 1.5GiB)", option, text);
+  return static_cast<int64_t>(*bytes);
+}
+
+CacheOptions cache_options(const CacheRequest& request, const ModelSpec& spec,
+                           const std::string& key_fallback, const std::string& value_fallback) {
+  CacheOptions options = cache_options(request.codec, key_fallback, value_fallback);
+  for (const int64_t tokens : {request.fp16_first, request.fp16_newest}) {
+    require(tokens >= 0, ErrorCode::kRequest,
+            "--kv-fp16-first and --kv-fp16-newest: {} tokens are negative", tokens);
+  }
+  options.precise_sinks = ceil_div(request.fp16_first, spec.block_length());
+  options.residual = ceil_div(request.fp16_newest, spec.block_length());
+  if (!request.limit.empty()) options.max_bytes = parse_bytes("--kv-limit", request.limit);
+  validate(options);
+  return options;
 }
 
 double cache_bytes_per_token(const ModelSpec& spec, const CacheOptions& cache) {
@@ -119,24 +188,24 @@ PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
       "--kv-policy {}: every layer of this model has a window, which bounds its cache: there is "
       "nothing to evict",
       request.policy);
-  const Amount amount = parse_amount(request.budget);
-  if (amount.unit.empty() || amount.unit == "%") {
-    const double tokens =
-        amount.unit.empty() ? amount.value : amount.value / 100 * static_cast<double>(text_tokens);
+  const std::optional<Amount> amount = amount_of(request.budget);
+  require(amount.has_value(), ErrorCode::kRequest,
+          "--kv-budget: '{}' is no positive amount of tokens, percent (25%) or bytes (64KiB, 1MiB)",
+          request.budget);
+  if (amount->unit.empty() || amount->unit == "%") {
+    const double tokens = amount->unit.empty()
+                              ? amount->value
+                              : amount->value / 100 * static_cast<double>(text_tokens);
     require(tokens < 1e12, ErrorCode::kRequest, "--kv-budget {}: larger than any context",
             request.budget);
     options.budget = rows(static_cast<int64_t>(std::ceil(tokens)));
     return options;
   }
-  const bool known =
-      amount.unit == "B" || amount.unit == "KiB" || amount.unit == "MiB" || amount.unit == "GiB";
-  require(known, ErrorCode::kRequest,
-          "--kv-budget: unknown unit '{}' (use none for tokens, %, B, KiB, MiB, GiB)", amount.unit);
-  const double unit = amount.unit == "B"     ? 1
-                      : amount.unit == "KiB" ? 1024.0
-                      : amount.unit == "MiB" ? 1048576.0
-                                             : 1073741824.0;
-  options.budget = rows_for_bytes(amount.value * unit, request.budget, spec, cache);
+  const std::optional<double> bytes = bytes_of(*amount);
+  require(bytes.has_value(), ErrorCode::kRequest,
+          "--kv-budget: unknown unit '{}' (use none for tokens, %, B, KiB, MiB, GiB)",
+          amount->unit);
+  options.budget = rows_for_bytes(*bytes, request.budget, spec, cache, options);
   return options;
 }
 

@@ -12,21 +12,31 @@ namespace ashlar {
 struct CacheRequest {
   std::string codec;
   std::string policy = "none";
-  std::string budget;   ///< empty: none
-  int64_t sink = 4;     ///< tokens
-  int64_t recent = -1;  ///< tokens; −1: the policy's default
+  std::string budget;       ///< empty: none
+  int64_t sink = 4;         ///< tokens
+  int64_t recent = -1;      ///< tokens; −1: the policy's default
+  int64_t fp16_first = 0;   ///< tokens at the beginning that stay fp16
+  int64_t fp16_newest = 0;  ///< newest tokens that are fp16 until others follow
+  std::string limit = {};   ///< bytes of one text's cache ("64MiB"); empty: none
 };
 
-/// Codecs of a request, or `fallback` where it names none. Throws Error(kRequest).
+/// A positive number of bytes ("4096", "64KiB", "1.5GiB"). Throws Error(kRequest) naming `option`.
+int64_t parse_bytes(const std::string& option, const std::string& text);
+
+/// Codecs of a request, or the fallbacks where it names none. Throws Error(kRequest).
 CacheOptions cache_options(const std::string& codec, const std::string& key_fallback,
                            const std::string& value_fallback);
+/// The same with what else the request says, tokens as rows of `spec`'s governed stack.
+CacheOptions cache_options(const CacheRequest& request, const ModelSpec& spec,
+                           const std::string& key_fallback, const std::string& value_fallback);
 
 /// Bytes one text token costs in the caches of lifetime "sequence", codec parameters included. Rows
 /// of groups with a window count in full, though a long text keeps only the newest of them.
 double cache_bytes_per_token(const ModelSpec& spec, const CacheOptions& cache);
 
 /// The request in rows of the governed stack: ⌈tokens / L_B⌉; bytes buy the pages of groups with a
-/// window, one raw page per lane and whole encoded pages of all governed groups. `text_tokens` is
+/// window, one raw page per lane, positions, scores and page tables, and whole encoded pages of all
+/// governed groups. `text_tokens` is
 /// the length that percents refer to (prompt and what may be generated). Throws Error(kRequest) for
 /// a malformed or missing budget, a budget without a policy, or a policy where every group has a
 /// window.

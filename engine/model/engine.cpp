@@ -30,7 +30,7 @@ std::vector<KvGroup> encoder_groups(const StackSpec& stack, int64_t index) {
 }  // namespace
 
 int64_t Sequence::kv_bytes() const {
-  return cache_.bytes() + (local_ != nullptr ? local_->bytes() : 0);
+  return cache_->bytes().total() + (local_ != nullptr ? local_->bytes() : 0);
 }
 
 Engine::Engine(const ModelData& model, const EngineOptions& options)
@@ -59,6 +59,11 @@ Engine::Engine(const ModelData& model, const EngineOptions& options)
   }
   weights_ = std::make_unique<WeightStore>(model, options.activation, *memory_);
   arena_ = std::make_unique<Arena>(*memory_);
+  require(options.prefix_bytes >= 0, ErrorCode::kRequest, "{} bytes for shared pages",
+          options.prefix_bytes);
+  if (options.prefix_bytes > 0) {
+    prefixes_ = std::make_unique<PrefixIndex>(*arena_, options.prefix_bytes);
+  }
 }
 
 Engine::~Engine() = default;
@@ -67,9 +72,20 @@ std::unique_ptr<Sequence> Engine::start(const CacheOptions& cache,
                                         std::shared_ptr<const Policy> policy, bool marker) {
   require(!marker || start_token_ >= 0, ErrorCode::kRequest,
           "the model names neither a start nor a stop token to put in front of a text");
-  std::unique_ptr<Sequence> sequence(new Sequence(groups_, cache, std::move(policy), *arena_));
+  std::unique_ptr<Sequence> sequence(
+      new Sequence(std::make_unique<SequenceCache>(groups_, cache, std::move(policy), *arena_)));
   sequence->marker_ = marker || spec_.block.has_value();
   return sequence;
+}
+
+std::unique_ptr<Sequence> Engine::fork(const Sequence& sequence) const {
+  std::unique_ptr<Sequence> copy(new Sequence(sequence.cache_->fork()));
+  copy->length_ = sequence.length_;
+  copy->marker_ = sequence.marker_;
+  copy->next_logits_ = sequence.next_logits_;
+  copy->pending_ = sequence.pending_;
+  if (sequence.local_) copy->local_ = std::make_unique<LocalBlock>(*sequence.local_);
+  return copy;
 }
 
 void Engine::check(const StepItem& item) const {
@@ -87,9 +103,37 @@ void Engine::check(const StepItem& item) const {
           spec_.context_length);
 }
 
+void Engine::prepare(std::span<const StepItem> items) const {
+  const int64_t length = spec_.block_length();
+  for (const StepItem& item : items) {
+    Sequence& sequence = *item.sequence;
+    auto tokens = static_cast<int64_t>(item.tokens.size() + sequence.pending_.size());
+    if (sequence.marker_) tokens += length;
+    sequence.cache_->set_acting(item.acts);
+    sequence.cache_->prepare(tokens / length, ceil_div(options_.chunk_tokens, length) + 1);
+  }
+}
+
+// Memory for all of the items, or none of it. What is only kept for texts to come makes room.
+void Engine::admit(std::span<const StepItem> items) {
+  for (;;) {
+    try {
+      return prepare(items);
+    } catch (const Error& error) {
+      for (const StepItem& item : items) item.sequence->cache_->release_reserve();
+      constexpr int kPagesAtOnce = 16;
+      int evicted = 0;
+      while (prefixes_ != nullptr && evicted < kPagesAtOnce && prefixes_->evict_one()) ++evicted;
+      if (error.code() != ErrorCode::kResource || evicted == 0) throw;
+    }
+  }
+}
+
 void Engine::feed(std::span<const StepItem> items) {
   for (const StepItem& item : items) check(item);
-  std::vector<size_t> done(items.size(), 0);
+  std::vector<size_t> done;
+  for (const StepItem& item : items) done.push_back(take_shared(item));
+  admit(items);
   for (;;) {
     std::vector<Piece> pieces;
     for (size_t i = 0; i < items.size(); ++i) {
@@ -111,11 +155,15 @@ void Engine::feed(std::span<const StepItem> items) {
       piece.acts = piece.last && item.acts;
       pieces.push_back(std::move(piece));
     }
-    if (pieces.empty()) return;
-    for (const Piece& piece : pieces) piece.sequence->cache_.set_acting(piece.acts);
+    if (pieces.empty()) break;
+    for (const Piece& piece : pieces) piece.sequence->cache_->set_acting(piece.acts);
     spec_.block ? step_block(pieces) : step_decoder(pieces);
-    for (const Piece& piece : pieces) piece.sequence->marker_ = false;
+    for (const Piece& piece : pieces) {
+      leave_shared(piece);
+      piece.sequence->marker_ = false;
+    }
   }
+  for (const StepItem& item : items) item.sequence->cache_->release_reserve();
 }
 
 StackModel Engine::stack_model(size_t stack) const {
@@ -172,8 +220,8 @@ void Engine::step_decoder(std::span<const Piece> pieces) {
   int64_t rows = 0;
   for (const Piece& piece : pieces) {
     const auto n = static_cast<int64_t>(piece.tokens.size());
-    items.push_back({&piece.sequence->cache_, rows, n, piece.sequence->length_});
-    caches.push_back(&piece.sequence->cache_);
+    items.push_back({piece.sequence->cache_.get(), rows, n, piece.sequence->length_});
+    caches.push_back(piece.sequence->cache_.get());
     rows += n;
   }
   stream_.resize(static_cast<size_t>(rows * stack.d_model));

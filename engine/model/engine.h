@@ -1,12 +1,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "core/base/threads.h"
 #include "engine/cache/block_kv.h"
+#include "engine/cache/prefix_index.h"
 #include "engine/cache/sequence_cache.h"
 #include "engine/model/stack_runner.h"
 #include "engine/model/weights.h"
@@ -20,6 +22,7 @@ struct EngineOptions {
   int64_t memory_budget = 0;  ///< bytes for weights and caches together; 0: unlimited
   int64_t chunk_tokens =
       512;  ///< longest piece of a prompt one step processes; never changes results
+  int64_t prefix_bytes = 0;  ///< of pages kept for texts that begin alike; 0: none
 };
 
 /// The block that a Block Transformer's token decoder is in.
@@ -31,24 +34,40 @@ struct LocalBlock {
   std::vector<float> context;  ///< summation: [L_B, d_local], added to the block's rows
 };
 
+/// All that a text being decoded has come to, apart from where it lies.
+struct SequenceImage {
+  int64_t length = 0;
+  bool marker = false;
+  CacheImage cache;
+  std::vector<float> next_logits;
+  std::vector<int32_t> pending;
+  std::optional<BlockImage> block;   ///< the block under way
+  std::vector<float> block_context;  ///< LocalBlock::context
+
+  bool operator==(const SequenceImage&) const = default;
+};
+
 /// The state of one text being decoded: its caches and, for a Block Transformer, the block under
 /// way.
 class Sequence {
  public:
   /// Tokens fed so far.
   int64_t length() const { return length_; }
-  SequenceCache& cache() { return cache_; }
-  const SequenceCache& cache() const { return cache_; }
+  SequenceCache& cache() { return *cache_; }
+  const SequenceCache& cache() const { return *cache_; }
+  /// Tokens at its beginning whose pages came from earlier texts; the marker is not counted.
+  int64_t shared_tokens() const { return shared_tokens_; }
   /// Bytes resident in its caches, the local one of a Block Transformer included.
   int64_t kv_bytes() const;
 
  private:
   friend class Engine;
-  Sequence(std::span<const KvGroup> groups, const CacheOptions& options,
-           std::shared_ptr<const Policy> policy, Arena& arena)
-      : cache_(groups, options, std::move(policy), arena) {}
+  explicit Sequence(std::unique_ptr<SequenceCache> cache) : cache_(std::move(cache)) {}
 
-  SequenceCache cache_;
+  std::unique_ptr<SequenceCache> cache_;
+  std::optional<PrefixChain> chain_;  // of a text that shares: all tokens fed
+  int64_t shared_tokens_ = 0;
+  int64_t published_ = 0;  // its pages that need not be published again
   int64_t length_ = 0;
   bool marker_ = false;             // the start marker is still to be fed
   std::vector<float> next_logits_;  // after the last token, [vocab]
@@ -79,6 +98,7 @@ class Engine {
   std::span<const KvGroup> groups() const { return groups_; }
   ThreadPool& pool() { return *pool_; }
   int64_t weight_bytes() const { return weights_->bytes(); }
+  const MemoryProvider& memory() const { return *memory_; }
 
   /// A new text; `policy` may be null. The first `feed` puts the start marker in front: one start
   /// token for a decoder (unless `marker` is false), a block of them for a Block Transformer
@@ -86,9 +106,31 @@ class Engine {
   std::unique_ptr<Sequence> start(const CacheOptions& cache, std::shared_ptr<const Policy> policy,
                                   bool marker = true);
 
+  /// A second text that begins like `sequence` and goes its own way from here; they share pages
+  /// until one of them writes.
+  std::unique_ptr<Sequence> fork(const Sequence& sequence) const;
+
+  /// Lets a text that has not begun take pages from earlier ones of the same tenant that begin
+  /// alike, and leave its own to later ones. Bits do not change, only work. Does nothing where
+  /// EngineOptions::prefix_bytes is 0, a policy keeps scores, or pieces of a prompt are shorter
+  /// than a block.
+  void share(Sequence& sequence, const std::string& tenant);
+  /// Of pages that are kept for texts to come.
+  int64_t shared_bytes() const { return prefixes_ == nullptr ? 0 : prefixes_->bytes(); }
+  /// Of the pages of all caches, shared ones once.
+  int64_t cache_page_bytes() const { return arena_->page_bytes_in_use(); }
+
+  SequenceImage image(const Sequence& sequence) const;
+  /// The text that `image` was taken of, with the same cache options and policy. Throws
+  /// Error(kData) naming `what` if the image cannot be of this model and cache, Error(kResource)
+  /// without room.
+  std::unique_ptr<Sequence> resume(const SequenceImage& image, const CacheOptions& cache,
+                                   std::shared_ptr<const Policy> policy, const std::string& what);
+
   /// Feeds tokens of several sequences, cutting long prompts. Afterwards `logits(sequence)`
   /// predicts the next token. Throws Error(kRequest) for tokens outside the vocabulary or a text
-  /// that would exceed the context length.
+  /// that would exceed the context length, Error(kResource) if the memory budget or a cache's limit
+  /// has no room for all of the tokens: then nothing has been fed.
   void feed(std::span<const StepItem> items);
   /// Logits after the last token fed, or after the start marker, [vocab].
   std::span<const float> logits(const Sequence& sequence) const { return sequence.next_logits_; }
@@ -110,6 +152,11 @@ class Engine {
   struct BlockJob;
 
   void check(const StepItem& item) const;
+  void admit(std::span<const StepItem> items);
+  void prepare(std::span<const StepItem> items) const;
+  size_t take_shared(const StepItem& item);
+  void leave_shared(const Piece& piece);
+  void check_image(const SequenceImage& image, const std::string& what) const;
   void step_decoder(std::span<const Piece> pieces);
   void step_block(std::span<const Piece> pieces);
   StackModel stack_model(size_t stack) const;
@@ -138,6 +185,7 @@ class Engine {
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<WeightStore> weights_;
   std::unique_ptr<Arena> arena_;
+  std::unique_ptr<PrefixIndex> prefixes_;
   std::vector<std::unique_ptr<BlockKv>> encoder_kv_;  // one per block of a step
   Workspace work_;
   std::vector<float> stream_, head_in_, head_out_;

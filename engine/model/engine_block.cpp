@@ -53,12 +53,13 @@ std::vector<float> Engine::run_global(std::span<const Piece> pieces,
     text.insert(text.end(), piece.tokens.begin(), piece.tokens.end());
     const int64_t blocks = static_cast<int64_t>(text.size()) / length;
     if (blocks == 0) {
-      if (piece.acts && sequence.cache_.unsettled()) settle(sequence.cache_);
+      if (piece.acts && sequence.cache_->unsettled()) settle(*sequence.cache_);
       continue;
     }
     tokens.insert(tokens.end(), text.begin(), text.begin() + blocks * length);
-    items.push_back({&sequence.cache_, rows, blocks, sequence.cache_.position(groups_[0].id)});
-    caches.push_back(&sequence.cache_);
+    items.push_back(
+        {sequence.cache_.get(), rows, blocks, sequence.cache_->position(groups_[0].id)});
+    caches.push_back(sequence.cache_.get());
     rows += blocks;
   }
   std::vector<float> x(static_cast<size_t>(rows * stack.d_model));

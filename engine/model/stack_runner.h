@@ -8,6 +8,7 @@
 #include "engine/cache/kv_store.h"
 #include "engine/model/observer.h"
 #include "engine/model/weights.h"
+#include "kernels/attention.h"
 #include "models/spec/spec.h"
 
 namespace ashlar {
@@ -28,6 +29,13 @@ struct AttentionJob {
   QueryTile tile;
 };
 
+/// One split of the task with number `task`; its partial result lies at `offset`.
+struct AttentionSplit {
+  size_t task = 0;
+  int64_t split = 0;
+  int64_t offset = 0;
+};
+
 /// Buffers of a step, kept between steps so that steady decoding allocates nothing.
 struct Workspace {
   std::vector<float> norm, before, query, key, value, attention, gate, up, out;
@@ -37,6 +45,10 @@ struct Workspace {
   std::vector<std::vector<std::byte>> attention_scratch, head_scratch;  // per thread
   std::vector<QueryTile> tiles;
   std::vector<AttentionJob> jobs;
+  std::vector<AttentionTask> tasks;
+  std::vector<KvHeadView> views;
+  std::vector<AttentionSplit> splits;
+  std::vector<std::byte> partials;
   std::vector<size_t> chains;  // where each run of jobs of one thread begins, and the end
   ThreadPool serial{1};        // runs what is one thread's share of a loop
 };

@@ -15,6 +15,8 @@ struct PolicyOptions {
   int64_t budget = 0;   ///< rows kept per lane once the prompt is in; ignored by "none"
   int64_t sink = 4;     ///< first rows of the text that are never dropped
   int64_t recent = -1;  ///< newest rows that are never dropped; −1: the policy's default
+
+  bool operator==(const PolicyOptions&) const = default;
 };
 
 /// Metadata of one lane as a policy sees it after a step: never storage.
@@ -23,7 +25,8 @@ struct LaneView {
   int64_t newest = 0;  ///< position of the newest row
   /// Position of each row in entries: ascending until the lane's first drop, in any order after it.
   std::span<const int32_t> positions;
-  std::span<const float> scores;  ///< per row, reduced as the policy asked; else empty
+  std::span<const float> scores;  ///< per row: sums, if the policy asked for them; else empty
+  std::span<const float> counts;  ///< per row: counts, likewise
 };
 
 /// Slots of one lane to drop, in ascending order.
@@ -36,6 +39,10 @@ enum class ScoreReducer {
   kNone,
   kSum,   ///< over all query rows so far
   kLast,  ///< of the newest query row alone
+  /// How many query rows so far gave it less than 1/n, n rows being seen; the mean over the query
+  /// heads of a KV head is compared (Scissorhands, arXiv 2305.17118).
+  kCountBelow,
+  kSumAndCount,
 };
 
 /// Decides which rows of a lane stay. Policies act when a prompt is in and after every later entry,

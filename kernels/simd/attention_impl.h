@@ -1,341 +1,320 @@
 #pragma once
 
 // Included after one ISA header.
-// Online softmax (Milakov & Gimelshein, arXiv 1805.02867) over fixed tiles of 64 slots, as in
-// FlashAttention (arXiv 2205.14135). Per query row and head, over tiles in ascending order:
-//   s_j = scale·Σ_i q_i·k_{j,i} (i ascending), m' = max(m, max_j s_j), p_j = e^(s_j − m'),
-//   l ← l·e^(m − m') + Σ_j p_j, acc ← acc·e^(m − m') + Σ_j p_j·v_j (j ascending); out = acc / l.
-// A sink starts a row at m = sink, l = 1. Contracts: kernels/attention.h.
+// Online softmax (Milakov & Gimelshein, arXiv 1805.02867) over fixed tiles of up to 64 rows, as in
+// FlashAttention (arXiv 2205.14135). Per query row and head, over the tiles of a split ascending:
+//   m' = max(m, max_j s_j), p_j = e^(s_j − m'), l ← l·e^(m − m') + Σ_j p_j,
+//   acc ← acc·e^(m − m') + Σ_j p_j·v_j.
+// Splits of 32 tiles begin anew and are merged in ascending order by the same rule, as in
+// FlashDecoding: out = acc / l. A sink starts the first split at m = sink, l = 1.
+// Contracts: kernels/attention.h.
 
-#include "kernels/attention.h"
-#include "kernels/simd/codec_impl.h"
+#include "kernels/attention_plan.h"
+#include "kernels/simd/attention_scores_impl.h"
 
 namespace ashlar {
 namespace {
 
-constexpr int64_t kTileVectors = kAttentionTile / kLanes;
+/// More queries than this share a tile in scratch rather than convert it once more.
+constexpr int64_t kDirectQueries = 2 * kQueryBlock;
 
-ASHLAR_INLINE int64_t pad16(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+ASHLAR_INLINE int64_t pad64(int64_t n) { return (n + 63) / 64 * 64; }
+ASHLAR_INLINE float* take(float*& p, int64_t floats) {
+  float* begin = p;
+  p += floats;
+  return begin;
+}
 
-/// The scratch of one call, see attention_scratch_bytes.
-struct AttentionScratch {
-  float* keys_t;  ///< [pad16(key_dim), 64]: the tile's keys, transposed
-  float* values;  ///< [64, pad16(value_dim)]
-  float* rows;    ///< [16, pad16(key_dim)]: keys before transposition
-  float* acc;     ///< [queries, pad16(value_dim)]
-  float* max;     ///< [queries]
-  float* sum;     ///< [queries]
-  float* kept;    ///< [queries, kept_stride]: scaled scores, if the task collects
-  int64_t kept_stride;
-  int64_t key_pad;
-  int64_t value_pad;
-};
-
-AttentionScratch split_scratch(const KvHeadView& kv, const AttentionTask& task,
-                               std::byte* scratch) {
-  AttentionScratch s;
+PackedQueries query_scratch(const AttentionTask& task, float*& p) {
   const int64_t queries = task.rows * task.group;
-  s.key_pad = pad16(task.key_dim);
-  s.value_pad = pad16(task.value_dim);
-  const int64_t slots = kv.encoded + task.raw_visible + task.rows - 1;
-  s.kept_stride = (slots + kAttentionTile - 1) / kAttentionTile * kAttentionTile;
-  float* p = reinterpret_cast<float*>(scratch);
-  s.keys_t = p;
-  p += s.key_pad * kAttentionTile;
-  s.values = p;
-  p += s.value_pad * kAttentionTile;
-  s.rows = p;
-  p += s.key_pad * kLanes;
-  s.acc = p;
-  p += s.value_pad * queries;
-  s.max = p;
-  p += pad16(queries);
-  s.sum = p;
-  p += pad16(queries);
-  s.kept = p;
+  PackedQueries q;
+  q.stride = queries;
+  q.q = take(p, pad16(task.key_dim * queries));
+  q.sum = take(p, pad16(queries));
+  return q;
+}
+
+void pack_queries(const AttentionTask& task, const PackedQueries& packed) {
+  for (int64_t query = 0; query < packed.stride; ++query) {
+    const float* q =
+        task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
+    for (int64_t i = 0; i < task.key_dim; ++i) packed.q[i * packed.stride + query] = q[i];
+    packed.sum[query] = sum_elements(q, task.key_dim);
+  }
+}
+
+TileScratch tile_scratch(const AttentionTask& task, float*& p) {
+  const int64_t key_pad = pad16(task.key_dim), value_pad = pad16(task.value_dim);
+  TileScratch s;
+  s.keys_t = take(p, key_pad * kAttentionTile);
+  s.values = take(p, value_pad * kAttentionTile);
+  s.rows = take(p, key_pad * kLanes);
   return s;
 }
 
-/// One side, keys or values, of a KvHeadView.
-struct Side {
-  CodecKind codec;
-  int64_t offset, stride;
-  const float* raw;
-  int64_t raw_stride;
-};
-ASHLAR_INLINE Side key_side(const KvHeadView& kv) {
-  return {kv.key_codec, kv.key_offset, kv.key_stride, kv.raw_keys, kv.raw_key_stride};
-}
-ASHLAR_INLINE Side value_side(const KvHeadView& kv) {
-  return {kv.value_codec, kv.value_offset, kv.value_stride, kv.raw_values, kv.raw_value_stride};
+SoftmaxState softmax_state(const AttentionTask& task, float*& p) {
+  const int64_t queries = task.rows * task.group;
+  SoftmaxState s;
+  s.stride = pad64(task.value_dim);
+  s.max = take(p, pad16(queries));
+  s.sum = take(p, pad16(queries));
+  s.base = take(p, pad16(queries));
+  s.acc = take(p, queries * s.stride);
+  return s;
 }
 
-/// Decodes slots [first, first + n) of one side into rows of pad16(dim) floats. Elements beyond
-/// `dim` carry no meaning and reach no output.
-void load_rows(const KvHeadView& kv, const Side& side, int64_t first, int64_t n, int64_t dim,
-               float* out) {
-  const int64_t out_stride = pad16(dim);
-  const int64_t end = first + n;
-  int64_t slot = first;
-  while (slot < end && slot < kv.encoded) {
-    const int64_t page = slot / kv.page_rows, in_page = slot % kv.page_rows;
-    int64_t run = kv.page_rows - in_page;  // rows up to the end of page, cache and request
-    run = run < kv.encoded - slot ? run : kv.encoded - slot;
-    run = run < end - slot ? run : end - slot;
-    const std::byte* row = kv.pages[page] + side.offset + in_page * side.stride;
-    with_codec(side.codec, [&](auto tag) {
-      for (int64_t j = 0; j < run; ++j, row += side.stride, out += out_stride) {
-        decode_row<decltype(tag)::value, true>(row, dim, out);
-      }
-    });
-    slot += run;
-  }
-  for (; slot < end; ++slot, out += out_stride) {
-    const float* row = side.raw + (slot - kv.encoded) * side.raw_stride;
-    decode_row<CodecKind::kF32, true>(reinterpret_cast<const std::byte*>(row), dim, out);
-  }
+/// Queries [query, …) of a state.
+ASHLAR_INLINE SoftmaxState from_query(const SoftmaxState& s, int64_t query) {
+  return {s.max + query, s.sum + query, s.base + query, s.acc + query * s.stride, s.stride};
 }
 
-/// Whether the values are the first elements of the keys (latent attention).
-ASHLAR_INLINE bool same_rows(const Side& keys, const Side& values) {
-  return keys.codec == values.codec && keys.offset == values.offset &&
-         keys.stride == values.stride && keys.raw == values.raw &&
-         keys.raw_stride == values.raw_stride;
+/// Rows [row, row + rows) of a task as a task of their own.
+AttentionTask rows_of(const AttentionTask& task, int64_t row, int64_t rows) {
+  AttentionTask part = task;
+  part.q += row * task.q_stride;
+  part.out += row * task.out_stride;
+  part.rows = rows;
+  part.raw_visible += row;
+  part.score_from = task.score_from > row ? task.score_from - row : 0;
+  return part;
 }
 
-/// Fills keys_t and values with slots [first, first + n). Columns of keys_t beyond n hold old or
-/// zero keys; no row sees them.
-void load_tile(const KvHeadView& kv, const AttentionTask& task, const AttentionScratch& s,
-               int64_t first, int64_t n) {
-  const Side keys = key_side(kv), values = value_side(kv);
-  const bool shared = same_rows(keys, values) && task.value_dim <= task.key_dim;
-  for (int64_t j = 0; j < n; j += kLanes) {
-    const int64_t live = n - j < kLanes ? n - j : kLanes;
-    load_rows(kv, keys, first + j, live, task.key_dim, s.rows);
-    for (int64_t i = 0; shared && i < live; ++i) {
-      __builtin_memcpy(s.values + (j + i) * s.value_pad, s.rows + i * s.key_pad,
-                       static_cast<size_t>(s.value_pad) * sizeof(float));
-    }
-    for (int64_t i = live * s.key_pad; i < kLanes * s.key_pad; ++i) s.rows[i] = 0.0f;
-    for (int64_t i = 0; i < s.key_pad; i += kLanes) {
-      transpose16(s.rows + i, s.key_pad, s.keys_t + i * kAttentionTile + j, kAttentionTile);
-    }
-  }
-  if (!shared) load_rows(kv, values, first, n, task.value_dim, s.values);
+ASHLAR_INLINE bool collects(const AttentionTask& task) {
+  return (task.scores != nullptr || task.counts != nullptr) && task.score_from < task.rows;
 }
 
-/// A few queries that see the same slots of a tile: they share every load of it. How many are
-/// taken together changes no chain of operations and so no bit.
-struct QueryBlock {
-  const float* q[kQueryBlock];
-  float* scores[kQueryBlock];  ///< 64 each
-  int64_t first;               ///< index of the first query; the others follow
-};
-
-/// The slots [begin, end) of a tile that a row sees; end ≤ begin: none.
-struct Span {
-  int64_t begin;
-  int64_t end;
-};
-
-/// Scaled scores of N queries against the tile; −infinity outside `live`.
-template <int N>
-ASHLAR_INLINE void tile_scores(const QueryBlock& b, const float* keys_t, int64_t dim, float scale,
-                               Span live) {
-  constexpr int C = kQueryColumns;
-  for (int64_t column = 0; column < kAttentionTile; column += C * kLanes) {
-    Vf a[N][C];
-#pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) {
-#pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) a[n][c] = vzero();
-    }
-    for (int64_t i = 0; i < dim; ++i) {
-      const float* row = keys_t + i * kAttentionTile + column;
-      Vf k[C];
-#pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) k[c] = vload(row + c * kLanes);
-#pragma GCC unroll 16
-      for (int n = 0; n < N; ++n) {
-        const Vf q = vset(b.q[n][i]);
-#pragma GCC unroll 16
-        for (int c = 0; c < C; ++c) a[n][c] = vfma(q, k[c], a[n][c]);
-      }
-    }
-#pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) {
-#pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) {
-        vstore(b.scores[n] + column + c * kLanes, vmul(a[n][c], vset(scale)));
-      }
-    }
-  }
-  for (int n = 0; n < N; ++n) {
-    for (int64_t j = 0; j < live.begin; ++j) b.scores[n][j] = -__builtin_inff();
-    for (int64_t j = live.end; j < kAttentionTile; ++j) b.scores[n][j] = -__builtin_inff();
-  }
+/// Tiles of one split. A window has one: removing tiles in front must not move a border.
+ASHLAR_INLINE int64_t split_tiles(const AttentionTask& task, const TileMap& map) {
+  return task.window > 0 ? map.tiles : kAttentionSplit;
 }
 
-/// The tile's probabilities before normalisation and the factor that rescales what came before;
-/// updates max and sum.
-ASHLAR_INLINE float tile_softmax(const AttentionScratch& s, int64_t query, const float* scores,
-                                 float* p) {
-  Vf v[kTileVectors];
-  for (int64_t c = 0; c < kTileVectors; ++c) v[c] = vload(scores + c * kLanes);
-  const float old_max = s.max[query];
-  const float tile_max = vmax_all(vmax(vmax(v[0], v[1]), vmax(v[2], v[3])));
-  const float new_max = tile_max > old_max ? tile_max : old_max;
-  for (int64_t c = 0; c < kTileVectors; ++c) {
-    v[c] = vexp(vsub(v[c], vset(new_max)));
-    vstore(p + c * kLanes, v[c]);
-  }
-  float alpha[kLanes];
-  vstore(alpha, vexp(vset(old_max - new_max)));
-  s.max[query] = new_max;
-  s.sum[query] = s.sum[query] * alpha[0] + vsum(vadd(vadd(v[0], v[1]), vadd(v[2], v[3])));
-  return alpha[0];
-}
-
-/// acc_n ← acc_n·alpha_n + Σ_j p_n,j·v_j for N queries and C registers of the value.
-template <int N, int C>
-ASHLAR_INLINE void accumulate(const float (&p)[kQueryBlock][kAttentionTile],
-                              const float (&alpha)[kQueryBlock], Span live, const float* values,
-                              int64_t stride, float* acc) {
-  Vf a[N][C];
-#pragma GCC unroll 16
-  for (int n = 0; n < N; ++n) {
-#pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) {
-      a[n][c] = vmul(vload(acc + n * stride + c * kLanes), vset(alpha[n]));
-    }
-  }
-  for (int64_t j = live.begin; j < live.end; ++j) {
-    Vf v[C];
-#pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) v[c] = vload(values + j * stride + c * kLanes);
-#pragma GCC unroll 16
-    for (int n = 0; n < N; ++n) {
-      const Vf w = vset(p[n][j]);
-#pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) a[n][c] = vfma(w, v[c], a[n][c]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int n = 0; n < N; ++n) {
-#pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) vstore(acc + n * stride + c * kLanes, a[n][c]);
-  }
-}
-
-/// N queries against one tile, of which each sees the slots `live`.
-template <int N>
-void attend_tile(const AttentionTask& task, const AttentionScratch& s, const QueryBlock& block,
-                 Span live) {
-  constexpr int C = kQueryColumns;
-  tile_scores<N>(block, s.keys_t, task.key_dim, task.scale, live);
-  alignas(64) float p[kQueryBlock][kAttentionTile];
-  float alpha[kQueryBlock];
-  for (int n = 0; n < N; ++n) alpha[n] = tile_softmax(s, block.first + n, block.scores[n], p[n]);
-  float* acc = s.acc + block.first * s.value_pad;
-  int64_t i = 0;
-  for (; i + C * kLanes <= s.value_pad; i += C * kLanes) {
-    accumulate<N, C>(p, alpha, live, s.values + i, s.value_pad, acc + i);
-  }
-  for (; i < s.value_pad; i += kLanes) {
-    accumulate<N, 1>(p, alpha, live, s.values + i, s.value_pad, acc + i);
-  }
-}
-
-/// First slot that a row sees whose last visible slot is visible − 1.
-ASHLAR_INLINE int64_t first_seen(const AttentionTask& task, int64_t visible) {
-  return task.window > 0 && visible > task.window ? visible - task.window : 0;
-}
-
-/// Every query against the tile of slots from `first` on, in blocks that see the same of it.
-void attend_queries(const AttentionTask& task, const AttentionScratch& s, int64_t first,
-                    int64_t first_visible) {
+/// Every query against the loaded tile, in blocks that see the same of it.
+void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQueries& packed,
+                 const SoftmaxState& s, const Kept& kept, int64_t split, int64_t in_split,
+                 const Tile& tile, Ahead& ahead) {
   const int64_t queries = task.rows * task.group;
   alignas(64) float local[kQueryBlock][kAttentionTile];
   const auto live_of = [&](int64_t query) {
-    const int64_t visible = first_visible + query / task.group;
-    const int64_t seen = visible - first, begin = first_seen(task, visible) - first;
-    return Span{begin > 0 ? begin : 0, seen < kAttentionTile ? seen : kAttentionTile};
+    return seen_of(task, tile.place, map.encoded + task.raw_visible + query / task.group);
   };
   for (int64_t query = 0; query < queries;) {
-    const Span live = live_of(query);
-    if (live.end <= live.begin) {
+    QueryBlock b;
+    b.live = live_of(query);
+    if (b.live.end <= b.live.begin) {
       query += task.group;  // the row ends before this tile or begins behind it
       continue;
     }
-    const auto same = [&](Span other) {
-      return other.begin == live.begin && other.end == live.end;
-    };
-    QueryBlock block;
-    block.first = query;
+    b.first = query;
+    b.q = packed.q + query;
+    b.q_stride = packed.stride;
     int n = 0;
-    for (; n < kQueryBlock && query < queries && same(live_of(query)); ++n, ++query) {
-      block.q[n] = task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
-      block.scores[n] = task.scores != nullptr ? s.kept + query * s.kept_stride + first : local[n];
+    for (; n < kQueryBlock && query < queries; ++n, ++query) {
+      const Span live = live_of(query);
+      if (live.begin != b.live.begin || live.end != b.live.end) break;
+      const int64_t row = query / task.group;
+      b.p[n] = kept.p != nullptr && row >= task.score_from ? kept.tile(query, split, in_split)
+                                                           : local[n];
+      b.sum[n] = packed.sum[query];
     }
-    if (n == kQueryBlock) {
-      attend_tile<kQueryBlock>(task, s, block, live);
-      continue;
-    }
-    // The rest one by one.
-    for (int i = 0; i < n; ++i) {
-      QueryBlock one = block;
-      one.q[0] = block.q[i];
-      one.scores[0] = block.scores[i];
-      one.first = block.first + i;
-      attend_tile<1>(task, s, one, live);
+    attend_queries(n, task, s, tile, b, ahead);
+    for (int i = 0; kept.p != nullptr && i < n; ++i) {
+      if ((b.first + i) / task.group < task.score_from) continue;
+      *kept.tile_max(b.first + i, split, in_split) = s.max[b.first + i];
     }
   }
 }
 
-/// scores[j] += e^(s_j − m) / l over the slots the query sees.
-void collect(const AttentionTask& task, const AttentionScratch& s, int64_t query, int64_t visible) {
-  const Vf max = vset(s.max[query]), sum = vset(s.sum[query]);
-  // From the border of 16 slots before the first one: those before it have probability 0.
-  const int64_t first = first_seen(task, visible) / kLanes * kLanes;
-  const float* kept = s.kept + query * s.kept_stride + first;
-  float* scores = task.scores + first;
-  for_spans(visible - first, [&](int64_t i, int64_t n) {
-    const Vf p = vdiv(vexp(vsub(vload(kept + i), max)), sum);
-    vstore_span(scores + i, n, vadd(vload_span(scores + i, n), p));
+/// How often a block of queries calls Ahead::fetch for one tile.
+int64_t block_steps(const AttentionTask& task, const Tile& tile) {
+  int64_t steps = 0;
+  with_codec(tile.key_kind, [&](auto tag) {
+    constexpr int kElements = kKeyElements<decltype(tag)::value>;
+    steps += (task.key_dim + kElements - 1) / kElements * (kTileBlocks / kQueryColumns);
+  });
+  with_codec(tile.value_kind, [&](auto tag) {
+    constexpr int R = kValueRegisters<decltype(tag)::value>;
+    constexpr int kElements = (R < kQueryColumns ? kQueryColumns : R) * kLanes;
+    steps += (task.value_dim + kElements - 1) / kElements * kAttentionTile;
+  });
+  return steps;
+}
+
+/// Plans to fetch tile `next` (−1: none) during the work on `tile`. With many queries it does not
+/// pay, and raw rows were written a moment ago.
+void plan_ahead(const KvHeadView& kv, const AttentionTask& task, const TileMap& map,
+                const Tile& tile, int64_t next, Ahead& ahead) {
+  const int64_t queries = task.rows * task.group;
+  ahead.plan_nothing();
+  if (queries > kDirectQueries || next < 0) return;
+  const TilePlace place = tile_at(map, next);
+  if (place.run < 0) return;
+  const int64_t blocks = (queries + kQueryBlock - 1) / kQueryBlock;
+  ahead.plan(kv, task, place, blocks * block_steps(task, tile));
+}
+
+/// One split of a few rows from beginning to end.
+void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& map, int64_t split,
+               const SoftmaxState& s, const Kept& kept, const PackedQueries& packed,
+               const TileScratch& scratch) {
+  const int64_t queries = task.rows * task.group;
+  const bool sinks = task.sinks != nullptr && split == 0;
+  for (int64_t i = 0; i < queries; ++i) {
+    s.max[i] = sinks ? task.sinks[i % task.group] : -__builtin_inff();
+    s.sum[i] = sinks ? 1.0f : 0.0f;
+    s.base[i] = 0.0f;
+  }
+  for (int64_t i = 0; i < queries * s.stride; ++i) s.acc[i] = 0.0f;
+  const int64_t tiles = split_tiles(task, map), begin = split * tiles;
+  const int64_t end = begin + tiles < map.tiles ? begin + tiles : map.tiles;
+  // The first row sees the oldest slots.
+  const int64_t oldest = tile_of_slot(map, first_seen(task, map.encoded + task.raw_visible));
+  Tile tile;
+  Ahead ahead;
+  for (int64_t t = oldest > begin ? oldest : begin; t < end; ++t) {
+    tile.place = tile_at(map, t);
+    if (queries <= kDirectQueries && direct(kv, tile.place)) {
+      direct_tile(kv, task, tile);
+    } else {
+      scratch_tile(kv, task, scratch, tile);
+    }
+    plan_ahead(kv, task, map, tile, t + 1 < end ? t + 1 : -1, ahead);
+    attend_tile(task, map, packed, s, kept, split, t - begin, tile, ahead);
+  }
+  for (int64_t i = 0; i < queries; ++i) {
+    const Vf base = vset(s.base[i]);
+    float* acc = s.acc + i * s.stride;
+    for (int64_t j = 0; j < s.stride; j += kLanes) vstore(acc + j, vadd(vload(acc + j), base));
+  }
+}
+
+/// Merges a later split into `s` for the queries that saw something of it.
+void merge_split(const AttentionTask& task, const TileMap& map, int64_t split,
+                 const SoftmaxState& s, const SoftmaxState& later) {
+  const int64_t first_slot = tile_at(map, split * split_tiles(task, map)).slot;
+  for (int64_t row = 0; row < task.rows; ++row) {
+    if (map.encoded + task.raw_visible + row <= first_slot) continue;
+    for (int64_t i = row * task.group; i < (row + 1) * task.group; ++i) {
+      const float max = later.max[i] > s.max[i] ? later.max[i] : s.max[i];
+      float a[kLanes], b[kLanes];
+      vstore(a, vexp(vset(s.max[i] - max)));
+      vstore(b, vexp(vset(later.max[i] - max)));
+      s.max[i] = max;
+      s.sum[i] = s.sum[i] * a[0] + later.sum[i] * b[0];
+      float* acc = s.acc + i * s.stride;
+      const float* other = later.acc + i * s.stride;
+      for (int64_t j = 0; j < s.stride; j += kLanes) {
+        const Vf scaled = vmul(vload(acc + j), vset(a[0]));
+        vstore(acc + j, vfma(vload(other + j), vset(b[0]), scaled));
+      }
+    }
+  }
+}
+
+/// out = acc / l, scores and counts.
+void finish(const AttentionTask& task, const TileMap& map, const SoftmaxState& s,
+            const Kept& kept) {
+  for (int64_t row = 0; row < task.rows; ++row) {
+    for (int64_t h = 0; h < task.group; ++h) {
+      const int64_t query = row * task.group + h;
+      const Vf sum = vset(s.sum[query]);
+      float* out = task.out + row * task.out_stride + h * task.value_dim;
+      for_spans(task.value_dim, [&](int64_t i, int64_t n) {
+        vstore_span(out + i, n, vdiv(vload(s.acc + query * s.stride + i), sum));
+      });
+    }
+    if (kept.p != nullptr && row >= task.score_from) {
+      collect_row(task, map, kept, row, split_tiles(task, map), s.max, s.sum);
+    }
+  }
+}
+
+/// Kept probabilities of a task whose splits share one buffer.
+Kept kept_in_scratch(const AttentionTask& task, const TileMap& map, float*& p) {
+  Kept k{};
+  if (!collects(task)) return k;
+  const int64_t queries = task.rows * task.group, tiles = split_tiles(task, map);
+  k.p_query = map.tiles * kAttentionTile;
+  k.p_split = tiles * kAttentionTile;
+  k.max_query = map.tiles;
+  k.max_split = tiles;
+  k.p = take(p, queries * k.p_query);
+  k.max = take(p, queries * k.max_query);
+  return k;
+}
+
+/// Those of a task whose splits have a partial result each, `floats` apart:
+/// attention_partial_bytes.
+Kept kept_in_partial(const AttentionTask& task, const TileMap& map, float*& p, int64_t floats) {
+  Kept k{};
+  if (!collects(task)) return k;
+  const int64_t all = split_tiles(task, map), tiles = map.tiles < all ? map.tiles : all;
+  k.p_query = tiles * kAttentionTile;
+  k.max_query = tiles;
+  k.p_split = k.max_split = floats;
+  k.p = take(p, task.rows * task.group * k.p_query);
+  k.max = take(p, task.rows * task.group * k.max_query);
+  return k;
+}
+
+/// Calls f(first row, task of the rows) for chunks of rows that share each load of a tile.
+template <typename F>
+ASHLAR_INLINE void for_row_chunks(const AttentionTask& task, F f) {
+  const int64_t chunk = attention_chunk_rows(task.group);
+  for (int64_t row = 0; row < task.rows; row += chunk) {
+    f(row, rows_of(task, row, task.rows - row < chunk ? task.rows - row : chunk));
+  }
+}
+
+void attention_kernel(const KvHeadView& kv, const AttentionTask& whole, std::byte* scratch) {
+  for_row_chunks(whole, [&](int64_t, const AttentionTask& task) {
+    const TileMap map = map_tiles(kv, task);
+    float* p = reinterpret_cast<float*>(scratch);
+    const TileScratch tiles = tile_scratch(task, p);
+    const SoftmaxState first = softmax_state(task, p), later = softmax_state(task, p);
+    const PackedQueries packed = query_scratch(task, p);
+    const Kept kept = kept_in_scratch(task, map, p);
+    pack_queries(task, packed);
+    const int64_t per_split = split_tiles(task, map);
+    for (int64_t split = 0; split * per_split < map.tiles; ++split) {
+      run_split(kv, task, map, split, split == 0 ? first : later, kept, packed, tiles);
+      if (split > 0) merge_split(task, map, split, first, later);
+    }
+    finish(task, map, first, kept);
   });
 }
 
-void attention_kernel(const KvHeadView& kv, const AttentionTask& task, std::byte* scratch) {
-  const AttentionScratch s = split_scratch(kv, task, scratch);
-  const int64_t queries = task.rows * task.group;
-  const int64_t first_visible = kv.encoded + task.raw_visible;
-  const int64_t slots = first_visible + task.rows - 1;
-  for (int64_t i = 0; i < queries; ++i) {
-    s.max[i] = task.sinks != nullptr ? task.sinks[i % task.group] : -__builtin_inff();
-    s.sum[i] = task.sinks != nullptr ? 1.0f : 0.0f;
-  }
-  for (int64_t i = 0; i < queries * s.value_pad; ++i) s.acc[i] = 0.0f;
-  // The first row sees the oldest slots.
-  const int64_t oldest = first_seen(task, first_visible) / kAttentionTile * kAttentionTile;
-  if (slots - oldest < kAttentionTile) {
-    for (int64_t i = 0; i < s.key_pad * kAttentionTile; ++i) s.keys_t[i] = 0.0f;
-  }
-  for (int64_t first = oldest; first < slots; first += kAttentionTile) {
-    const int64_t n = slots - first < kAttentionTile ? slots - first : kAttentionTile;
-    load_tile(kv, task, s, first, n);
-    attend_queries(task, s, first, first_visible);
-  }
-  for (int64_t r = 0; r < task.rows; ++r) {
-    for (int64_t h = 0; h < task.group; ++h) {
-      const int64_t query = r * task.group + h;
-      const Vf sum = vset(s.sum[query]);
-      float* out = task.out + r * task.out_stride + h * task.value_dim;
-      for_spans(task.value_dim, [&](int64_t i, int64_t n) {
-        vstore_span(out + i, n, vdiv(vload(s.acc + query * s.value_pad + i), sum));
-      });
-      if (task.scores != nullptr) collect(task, s, query, first_visible + r);
+void attention_split_kernel(const KvHeadView& kv, const AttentionTask& whole, int64_t split,
+                            std::byte* partial, std::byte* scratch) {
+  float* p = reinterpret_cast<float*>(partial);
+  const SoftmaxState state = softmax_state(whole, p);
+  const Kept kept = kept_in_partial(whole, map_tiles(kv, whole), p, 0);
+  for_row_chunks(whole, [&](int64_t row, const AttentionTask& task) {
+    float* buffer = reinterpret_cast<float*>(scratch);
+    const TileScratch tiles = tile_scratch(task, buffer);
+    const PackedQueries packed = query_scratch(task, buffer);
+    pack_queries(task, packed);
+    const int64_t query = row * whole.group;
+    Kept part = kept;
+    if (kept.p != nullptr) {
+      part.p += query * kept.p_query;
+      part.max += query * kept.max_query;
     }
+    run_split(kv, task, map_tiles(kv, task), split, from_query(state, query), part, packed, tiles);
+  });
+}
+
+void attention_merge_kernel(const KvHeadView& kv, const AttentionTask& task, std::byte* partials,
+                            int64_t bytes) {
+  const TileMap map = map_tiles(kv, task);
+  float* p = reinterpret_cast<float*>(partials);
+  const SoftmaxState first = softmax_state(task, p);
+  const Kept kept = kept_in_partial(task, map, p, bytes / 4);
+  const int64_t per_split = split_tiles(task, map);
+  for (int64_t split = 1; split * per_split < map.tiles; ++split) {
+    float* other = reinterpret_cast<float*>(partials + split * bytes);
+    merge_split(task, map, split, first, softmax_state(task, other));
   }
+  finish(task, map, first, kept);
 }
 
 }  // namespace

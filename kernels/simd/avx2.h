@@ -23,8 +23,8 @@ constexpr int kLanes = 16;
 constexpr int kTileF32 = 6;  // 12 accumulators, 2 weights and a broadcast fill 16 registers
 constexpr int kTileInt8 = 4;
 /// Register block of attention: queries × registers of slots or values (1, 2 or 4).
-constexpr int kQueryBlock = 2;
-constexpr int kQueryColumns = 2;
+constexpr int kQueryBlock = 4;
+constexpr int kQueryColumns = 1;
 /// Register block of the dense Hadamard factor: output slabs (2 or 4) × registers.
 constexpr int kSignedRows = 2;
 constexpr int kSignedColumns = 2;
@@ -58,6 +58,11 @@ ASHLAR_INLINE Vf vfma(Vf x, Vf y, Vf z) {
 }
 ASHLAR_INLINE Vf vmax(Vf x, Vf y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 ASHLAR_INLINE Vf vmin(Vf x, Vf y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+ASHLAR_INLINE Vf vless(Vf x, Vf y) {
+  const __m256 one = _mm256_set1_ps(1.0f);
+  return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ), one),
+          _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ), one)};
+}
 ASHLAR_INLINE Vf vabs(Vf x) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
@@ -158,6 +163,15 @@ ASHLAR_INLINE Vf vload_bfloat(const std::byte* p) {
 ASHLAR_INLINE Vf bytes_to_floats(__m128i v) {
   return vfrom_int({_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8))});
 }
+ASHLAR_INLINE Vi bytes_to_ints(__m128i v) {
+  return {_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8))};
+}
+ASHLAR_INLINE Vi iload_u8(const std::byte* p) { return bytes_to_ints(load16(p)); }
+ASHLAR_INLINE Vi iload_u8_n(const std::byte* p, int64_t n) {
+  std::byte b[kLanes] = {};
+  __builtin_memcpy(b, p, static_cast<size_t>(n));
+  return iload_u8(b);
+}
 ASHLAR_INLINE Vf vload_u8(const std::byte* p) { return bytes_to_floats(load16(p)); }
 ASHLAR_INLINE Vf vload_u4(const std::byte* p) {
   const __m128i v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
@@ -182,6 +196,40 @@ template <int kShift, bool kSigned>
 ASHLAR_INLINE Vf vnibble(Vi w) {
   if constexpr (kSigned) return vfrom_int(isar<28>(ishl<28 - kShift>(w)));
   return vfrom_int(iand(ishr<kShift>(w), iset(15)));
+}
+
+template <int kShift>
+ASHLAR_INLINE Vf vpair(Vi w) {
+  return vfrom_int(iand(ishr<kShift>(w), iset(3)));
+}
+template <int kShift, int kHigh>
+ASHLAR_INLINE Vf vtriple(Vi w, Vi high) {
+  const Vi top = iand(ishl<2>(ishr<kHigh>(high)), iset(4));
+  return vfrom_int(iadd(iand(ishr<kShift>(w), iset(3)), top));
+}
+ASHLAR_INLINE Vi spread_nibbles(Vi v) {
+  const __m256i low = _mm256_and_si256(v.a, _mm256_set1_epi32(15));
+  const __m256i high = _mm256_srli_epi32(v.a, 4);
+  const __m256i x = _mm256_unpacklo_epi32(low, high), y = _mm256_unpackhi_epi32(low, high);
+  return {_mm256_permute2x128_si256(x, y, 0x20), _mm256_permute2x128_si256(x, y, 0x31)};
+}
+ASHLAR_INLINE void zip8(__m256 a, __m256 b, __m256& lo, __m256& hi) {
+  const __m256 x = _mm256_unpacklo_ps(a, b), y = _mm256_unpackhi_ps(a, b);
+  lo = _mm256_permute2f128_ps(x, y, 0x20);
+  hi = _mm256_permute2f128_ps(x, y, 0x31);
+}
+ASHLAR_INLINE void unzip8(__m256 lo, __m256 hi, __m256& a, __m256& b) {
+  const __m256 x = _mm256_permute2f128_ps(lo, hi, 0x20), y = _mm256_permute2f128_ps(lo, hi, 0x31);
+  a = _mm256_shuffle_ps(x, y, 0x88);
+  b = _mm256_shuffle_ps(x, y, 0xdd);
+}
+ASHLAR_INLINE void vzip(Vf x, Vf y, Vf& lo, Vf& hi) {
+  zip8(x.a, y.a, lo.a, lo.b);
+  zip8(x.b, y.b, hi.a, hi.b);
+}
+ASHLAR_INLINE void vunzip(Vf lo, Vf hi, Vf& x, Vf& y) {
+  unzip8(lo.a, lo.b, x.a, y.a);
+  unzip8(hi.a, hi.b, x.b, y.b);
 }
 
 ASHLAR_INLINE void transpose8(const float* src, int64_t src_stride, float* dst,

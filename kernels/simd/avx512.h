@@ -49,6 +49,9 @@ ASHLAR_INLINE Vf vdiv(Vf a, Vf b) { return {_mm512_div_ps(a.v, b.v)}; }
 ASHLAR_INLINE Vf vfma(Vf a, Vf b, Vf c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 ASHLAR_INLINE Vf vmax(Vf a, Vf b) { return {_mm512_max_ps(a.v, b.v)}; }
 ASHLAR_INLINE Vf vmin(Vf a, Vf b) { return {_mm512_min_ps(a.v, b.v)}; }
+ASHLAR_INLINE Vf vless(Vf a, Vf b) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), _mm512_set1_ps(1.0f))};
+}
 ASHLAR_INLINE Vf vabs(Vf a) { return {_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v)}; }
 
 ASHLAR_INLINE float vsum(Vf a) {
@@ -118,6 +121,12 @@ ASHLAR_INLINE Vf vload_u8(const std::byte* p) {
   const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return vfrom_int({_mm512_cvtepu8_epi32(v)});
 }
+ASHLAR_INLINE Vi iload_u8(const std::byte* p) {
+  return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+ASHLAR_INLINE Vi iload_u8_n(const std::byte* p, int64_t n) {
+  return {_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lane_mask(n), p))};
+}
 ASHLAR_INLINE Vf vload_u4(const std::byte* p) {
   const __m128i v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
   const __m128i mask = _mm_set1_epi8(15);
@@ -140,6 +149,41 @@ ASHLAR_INLINE Vf vnibble(Vi w) {
                            ? _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1)
                            : _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   return {_mm512_permutexvar_ps(ishr<kShift>(w).v, table)};
+}
+
+template <int kShift>
+ASHLAR_INLINE Vf vpair(Vi w) {
+  const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
+  return {_mm512_permutexvar_ps(ishr<kShift>(w).v, table)};
+}
+template <int kShift, int kHigh>
+ASHLAR_INLINE Vf vtriple(Vi w, Vi high) {
+  const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
+  const __m512i top = kHigh < 2          ? ishl < kHigh < 2 ? 2 - kHigh : 0 > (high).v
+                      : ishr < kHigh < 2 ? 0
+                                         : kHigh - 2 > (high).v;
+  // Two bits of w below, the others of `top`: the table ignores the fourth and above.
+  const __m512i code =
+      _mm512_ternarylogic_epi32(_mm512_set1_epi32(3), ishr<kShift>(w).v, top, 0xca);
+  return {_mm512_permutexvar_ps(code, table)};
+}
+ASHLAR_INLINE Vi spread_nibbles(Vi a) {
+  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  const __m512i shift = _mm512_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4);
+  const __m512i v = _mm512_srlv_epi32(_mm512_permutexvar_epi32(twice, a.v), shift);
+  return {_mm512_and_si512(v, _mm512_set1_epi32(15))};
+}
+ASHLAR_INLINE void vzip(Vf a, Vf b, Vf& lo, Vf& hi) {
+  const __m512i l = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i h = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  lo.v = _mm512_permutex2var_ps(a.v, l, b.v);
+  hi.v = _mm512_permutex2var_ps(a.v, h, b.v);
+}
+ASHLAR_INLINE void vunzip(Vf lo, Vf hi, Vf& a, Vf& b) {
+  const __m512i e = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i o = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  a.v = _mm512_permutex2var_ps(lo.v, e, hi.v);
+  b.v = _mm512_permutex2var_ps(lo.v, o, hi.v);
 }
 
 ASHLAR_INLINE void transpose16(const float* src, int64_t src_stride, float* dst,

@@ -1,24 +1,24 @@
 #pragma once
 
-// Included after one ISA header. Contracts: kernels/codec.h. Every ISA gives
-// the same bytes and the same floats: step·code is exact in fp32 (11 + 8 bits), so that FMA and
-// separate rounding agree.
+// Included after one ISA header. Contracts: kernels/codec.h; where the bytes lie:
+// kernels/kv_side.h. Every ISA gives the same bytes and the same floats: step·code is exact in fp32
+// (11 + 8 bits), so that FMA and separate rounding agree. Rows are taken in chunks of 64 elements,
+// which begin at whole units of every codec.
 
-#include "kernels/codec.h"
+#include "kernels/kv_side.h"
 #include "kernels/simd/elementwise_impl.h"
 
 namespace ashlar {
 namespace {
 
-/// QuaRot clips the range of keys and values about its centre (arXiv 2404.00456 §4).
-constexpr float kClip = 0.95f;
+constexpr int64_t kCodecChunk = 64;
 
 struct AffineParameters {
   uint16_t min;
   uint16_t step;
 };
 
-AffineParameters affine_parameters(const float* x, int64_t dim, float levels) {
+AffineParameters affine_parameters(const float* x, int64_t dim, float levels, float clip) {
   Vf low = vset(__builtin_inff()), high = vset(-__builtin_inff());
   int64_t i = 0;
   for (; i + kLanes <= dim; i += kLanes) {
@@ -33,7 +33,7 @@ AffineParameters affine_parameters(const float* x, int64_t dim, float levels) {
     hi = x[i] > hi ? x[i] : hi;
   }
   const float centre = 0.5f * lo + 0.5f * hi;
-  const float half_range = kClip * (0.5f * hi - 0.5f * lo);
+  const float half_range = clip * (0.5f * hi - 0.5f * lo);
   const uint16_t step = half_bits(2.0f * half_range / levels);
   // A step that rounds to zero leaves one level: the middle.
   return {half_bits((step & 0x7fffu) == 0 ? centre : centre - half_range), step};
@@ -55,61 +55,29 @@ ASHLAR_INLINE uint16_t load_u16(const std::byte* p) {
   return v;
 }
 
-void encode_affine(const float* x, int64_t dim, bool nibbles, std::byte* out) {
-  const float levels = nibbles ? 15.0f : 255.0f;
-  const AffineParameters p = affine_parameters(x, dim, levels);
-  store_u16(out, p.min);
-  store_u16(out + 2, p.step);
-  out += 4;
-  const Vf min = vset(half_value(p.min)), step = vset(half_value(p.step)), top = vset(levels);
-  const bool constant = (p.step & 0x7fffu) == 0;
-  for_spans(dim, [&](int64_t i, int64_t n) {
-    std::byte codes[kLanes];
-    istore_u8(codes, affine_codes(x + i, n, min, step, top, constant));
-    if (!nibbles) {
-      __builtin_memcpy(out + i, codes, static_cast<size_t>(n));
-      return;
-    }
-    if (n % 2 != 0) codes[n] = std::byte{0};
-    for (int64_t j = 0; j < n; j += 2) out[(i + j) / 2] = codes[j] | (codes[j + 1] << 4);
-  });
+/// float to bfloat16, nearest even; NaN stays NaN.
+ASHLAR_INLINE uint16_t bfloat_bits(float x) {
+  uint32_t bits = 0;
+  __builtin_memcpy(&bits, &x, sizeof(bits));
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-/// Decodes one row; lanes beyond `dim` of the last register are whatever zero codes mean.
-/// kWhole: stores whole registers, so `x` must have room for round_up(dim, 16) floats.
-template <CodecKind kKind, bool kWhole>
-ASHLAR_INLINE void decode_row(const std::byte* in, int64_t dim, float* x) {
-  constexpr bool kAffine = kKind == CodecKind::kQ8 || kKind == CodecKind::kQ4;
-  Vf min, step;
-  if constexpr (kAffine) {
-    min = vset(half_value(load_u16(in)));
-    step = vset(half_value(load_u16(in + 2)));
-    in += 4;
-  }
-  const auto decode = [&](const std::byte* p) {
-    if constexpr (kKind == CodecKind::kF32) return vload(reinterpret_cast<const float*>(p));
-    if constexpr (kKind == CodecKind::kF16) return vload_half(p);
-    if constexpr (kKind == CodecKind::kQ8) return vfma(step, vload_u8(p), min);
-    if constexpr (kKind == CodecKind::kQ4) return vfma(step, vload_u4(p), min);
-  };
-  // Bytes of sixteen elements, and of n.
-  constexpr int64_t kSixteen = kKind == CodecKind::kF32   ? 64
-                               : kKind == CodecKind::kF16 ? 32
-                               : kKind == CodecKind::kQ8  ? 16
-                                                          : 8;
-  int64_t i = 0;
-  for (; i + kLanes <= dim; i += kLanes, in += kSixteen) vstore(x + i, decode(in));
-  if (i == dim) return;
-  const int64_t n = dim - i;
-  alignas(64) std::byte tail[64] = {};
-  __builtin_memcpy(tail, in, static_cast<size_t>((n * kSixteen + kLanes - 1) / kLanes));
-  if (kWhole) {
-    vstore(x + i, decode(tail));
-  } else {
-    vstore_n(x + i, n, decode(tail));
+ASHLAR_INLINE bool is_affine(CodecKind kind) {
+  return kind != CodecKind::kF32 && kind != CodecKind::kF16 && kind != CodecKind::kBF16;
+}
+ASHLAR_INLINE float levels_of(CodecKind kind) {
+  switch (kind) {
+    case CodecKind::kQ8:
+      return 255.0f;
+    case CodecKind::kQ4:
+      return 15.0f;
+    case CodecKind::kQ3:
+      return 7.0f;
+    default:
+      return 3.0f;
   }
 }
-
 /// Calls f with the kind as a compile-time value.
 template <CodecKind kKind>
 struct CodecTag {
@@ -122,34 +90,76 @@ ASHLAR_INLINE void with_codec(CodecKind kind, F f) {
       return f(CodecTag<CodecKind::kF32>{});
     case CodecKind::kF16:
       return f(CodecTag<CodecKind::kF16>{});
+    case CodecKind::kBF16:
+      return f(CodecTag<CodecKind::kBF16>{});
     case CodecKind::kQ8:
       return f(CodecTag<CodecKind::kQ8>{});
     case CodecKind::kQ4:
       return f(CodecTag<CodecKind::kQ4>{});
+    case CodecKind::kQ3:
+      return f(CodecTag<CodecKind::kQ3>{});
+    case CodecKind::kQ2:
+      return f(CodecTag<CodecKind::kQ2>{});
   }
 }
 
-void encode_row_kernel(CodecKind kind, const float* x, int64_t dim, std::byte* out) {
+/// Elements in a unit of the first plane; one of the second has eight.
+ASHLAR_INLINE int64_t unit_elements(CodecKind kind) {
+  return kind == CodecKind::kQ4 ? 2 : kind == CodecKind::kQ3 || kind == CodecKind::kQ2 ? 4 : 1;
+}
+
+/// The planes of up to 64 elements of one row, units side by side.
+struct CodecChunk {
+  alignas(64) std::byte plane[2][4 * kCodecChunk];
+};
+
+/// Packs 64 codes, one a byte; those beyond the row are zero.
+void pack_codes(CodecKind kind, const std::byte* code, CodecChunk& out) {
   switch (kind) {
-    case CodecKind::kF32:
-      __builtin_memcpy(out, x, static_cast<size_t>(dim) * sizeof(float));
-      return;
-    case CodecKind::kF16:
-      for_spans(dim, [&](int64_t i, int64_t n) {
-        std::byte halves[2 * kLanes];
-        vstore_half(halves, vload_span(x + i, n));
-        __builtin_memcpy(out + 2 * i, halves, static_cast<size_t>(2 * n));
-      });
-      return;
     case CodecKind::kQ8:
-    case CodecKind::kQ4:
-      encode_affine(x, dim, kind == CodecKind::kQ4, out);
+      __builtin_memcpy(out.plane[0], code, kCodecChunk);
       return;
+    case CodecKind::kQ4:
+      for (int64_t i = 0; i < kCodecChunk / 2; ++i) {
+        out.plane[0][i] = code[2 * i] | (code[2 * i + 1] << 4);
+      }
+      return;
+    default:
+      break;
+  }
+  for (int64_t i = 0; i < kCodecChunk / 4; ++i) {
+    std::byte unit{0};
+    for (int64_t e = 0; e < 4; ++e) unit |= (code[4 * i + e] & std::byte{3}) << (2 * e);
+    out.plane[0][i] = unit;
+  }
+  for (int64_t i = 0; kind == CodecKind::kQ3 && i < kCodecChunk / 8; ++i) {
+    std::byte unit{0};
+    for (int64_t e = 0; e < 8; ++e) unit |= (code[8 * i + e] >> 2) << e;
+    out.plane[1][i] = unit;
   }
 }
 
-void decode_row_kernel(CodecKind kind, const std::byte* in, int64_t dim, float* x) {
-  with_codec(kind, [&](auto tag) { decode_row<decltype(tag)::value, false>(in, dim, x); });
+/// The inverse of pack_codes.
+void unpack_codes(CodecKind kind, const CodecChunk& in, std::byte* code) {
+  const std::byte* units = in.plane[0];
+  switch (kind) {
+    case CodecKind::kQ8:
+      __builtin_memcpy(code, units, kCodecChunk);
+      return;
+    case CodecKind::kQ4:
+      for (int64_t i = 0; i < kCodecChunk; ++i) {
+        code[i] = (units[i / 2] >> (i % 2 * 4)) & std::byte{15};
+      }
+      return;
+    default:
+      break;
+  }
+  for (int64_t i = 0; i < kCodecChunk; ++i) {
+    code[i] = (units[i / 4] >> (i % 4 * 2)) & std::byte{3};
+    if (kind == CodecKind::kQ3) {
+      code[i] |= ((in.plane[1][i / 8] >> (i % 8)) & std::byte{1}) << 2;
+    }
+  }
 }
 
 }  // namespace

@@ -95,6 +95,10 @@ ASHLAR_INLINE Vf vmax(Vf a, Vf b) {
 ASHLAR_INLINE Vf vmin(Vf a, Vf b) {
   return map_f([&](int i) { return a.q[i] < b.q[i] ? a.q[i] : b.q[i]; });
 }
+/// 1 where a < b, else 0.
+ASHLAR_INLINE Vf vless(Vf a, Vf b) {
+  return map_f([&](int i) { return (f32x4)((a.q[i] < b.q[i]) & (i32x4)f32x4{1, 1, 1, 1}); });
+}
 ASHLAR_INLINE Vf vabs(Vf a) {
   return map_f([&](int i) { return (f32x4)((i32x4)a.q[i] & 0x7fffffff); });
 }
@@ -249,6 +253,19 @@ ASHLAR_INLINE Vf vload_u8(const std::byte* p) {
   for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(static_cast<uint8_t>(p[i]));
   return vload(x);
 }
+/// Sixteen unsigned bytes, or the first n of them and zeros.
+ASHLAR_INLINE Vi iload_u8(const std::byte* p) {
+  int32_t x[kLanes];
+  for (int i = 0; i < kLanes; ++i) x[i] = static_cast<uint8_t>(p[i]);
+  Vi r;
+  __builtin_memcpy(&r, x, sizeof(r));
+  return r;
+}
+ASHLAR_INLINE Vi iload_u8_n(const std::byte* p, int64_t n) {
+  std::byte b[kLanes] = {};
+  __builtin_memcpy(b, p, static_cast<size_t>(n));
+  return iload_u8(b);
+}
 /// Sixteen nibbles of eight bytes as floats, low nibble first.
 ASHLAR_INLINE Vf vload_u4(const std::byte* p) {
   float x[kLanes];
@@ -274,6 +291,43 @@ template <int kShift, bool kSigned>
 ASHLAR_INLINE Vf vnibble(Vi w) {
   if constexpr (kSigned) return vfrom_int(isar<28>(ishl<28 - kShift>(w)));
   return vfrom_int(iand(ishr<kShift>(w), iset(15)));
+}
+
+/// Two bits from bit kShift on of each lane as float; three with a third from bit kHigh of `high`.
+template <int kShift>
+ASHLAR_INLINE Vf vpair(Vi w) {
+  return vfrom_int(iand(ishr<kShift>(w), iset(3)));
+}
+template <int kShift, int kHigh>
+ASHLAR_INLINE Vf vtriple(Vi w, Vi high) {
+  const Vi top = iand(ishl<2>(ishr<kHigh>(high)), iset(4));
+  return vfrom_int(iadd(iand(ishr<kShift>(w), iset(3)), top));
+}
+/// Lanes 2i and 2i + 1 take the low and the high nibble of lane i < 8.
+ASHLAR_INLINE Vi spread_nibbles(Vi a) {
+  Vi r;
+  for (int i = 0; i < kLanes; ++i) {
+    const int32_t b = a.q[i / 8][i / 2 % 4];
+    r.q[i / 4][i % 4] = i % 2 == 0 ? b & 15 : b >> 4;
+  }
+  return r;
+}
+/// {a_0, b_0, a_1, b_1, …} in lo and hi; vunzip is the inverse.
+ASHLAR_INLINE void vzip(Vf a, Vf b, Vf& lo, Vf& hi) {
+  float x[kLanes], y[kLanes], z[2 * kLanes];
+  vstore(x, a);
+  vstore(y, b);
+  for (int i = 0; i < kLanes; ++i) z[2 * i] = x[i], z[2 * i + 1] = y[i];
+  lo = vload(z);
+  hi = vload(z + kLanes);
+}
+ASHLAR_INLINE void vunzip(Vf lo, Vf hi, Vf& a, Vf& b) {
+  float x[kLanes], y[kLanes], z[2 * kLanes];
+  vstore(z, lo);
+  vstore(z + kLanes, hi);
+  for (int i = 0; i < kLanes; ++i) x[i] = z[2 * i], y[i] = z[2 * i + 1];
+  a = vload(x);
+  b = vload(y);
 }
 
 /// dst[j·dst_stride + i] = src[i·src_stride + j] for a block of 16 × 16.

@@ -4,9 +4,10 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/simd/attention_impl.h"
-#include "kernels/simd/codec_impl.h"
 #include "kernels/simd/elementwise_impl.h"
+#include "kernels/simd/features_impl.h"
 #include "kernels/simd/hadamard_impl.h"
+#include "kernels/simd/kv_page_impl.h"
 #include "kernels/simd/linear_f32_impl.h"
 #include "kernels/simd/linear_int8_impl.h"
 
@@ -26,11 +27,14 @@ constexpr KernelTable make_table(Isa isa) {
       argmax_kernel,
       exp_kernel,
       erf_kernel,
-      encode_row_kernel,
-      decode_row_kernel,
+      kv_encode_kernel,
+      kv_decode_kernel,
       hadamard_f32_kernel,
       hadamard_f64_kernel,
       attention_kernel,
+      attention_split_kernel,
+      attention_merge_kernel,
+      digest_scores_kernel,
       {linear_scratch_kernel, linear_tiles_kernel, linear_prepare_kernel, linear_run_kernel},
   };
 }

@@ -1,11 +1,11 @@
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <map>
 
 #include "core/base/rng.h"
 #include "engine/cache/arena.h"
 #include "engine/cache/sequence_cache.h"
+#include "tests/engine/cache_rows.h"
 #include "tests/support/files.h"
 #include "tests/support/specs.h"
 
@@ -85,28 +85,21 @@ float element(int64_t position, int64_t head, int64_t i, bool value) {
 }
 
 void expect_rows(const SequenceCache& cache, const KvGroup& group, int64_t head) {
+  const CacheImage image = cache.image();
+  const auto& lanes = image.groups[static_cast<size_t>(group.id)].lanes;
+  const int64_t width = group.heads / static_cast<int64_t>(lanes.size());
+  const QueryTile all = test::everything(lanes[static_cast<size_t>(head / width)]);
+  const KvHeadView view = cache.view(group.id, head, all);
   const auto positions = cache.positions(group.id, head);
-  const int64_t encoded = cache.encoded_rows(group.id, head);
-  const KvHeadView view = cache.view(group.id, head, {0, 1, encoded, 0, 1});
+  ASSERT_EQ(all.visible(), static_cast<int64_t>(positions.size()));
   for (size_t s = 0; s < positions.size(); ++s) {
-    const auto slot = static_cast<int64_t>(s);
-    for (bool value : {false, true}) {
-      const int64_t dim = value ? group.value_dim : group.key_dim;
-      std::vector<float> row(static_cast<size_t>(dim));
-      if (slot < encoded) {
-        const std::byte* at = view.pages[slot / view.page_rows] +
-                              (value ? view.value_offset : view.key_offset) +
-                              slot % view.page_rows * (value ? view.value_stride : view.key_stride);
-        std::memcpy(row.data(), at, row.size() * 4);
-      } else {
-        const float* at = value ? view.raw_values + (slot - encoded) * view.raw_value_stride
-                                : view.raw_keys + (slot - encoded) * view.raw_key_stride;
-        std::copy_n(at, dim, row.begin());
-      }
-      for (int64_t i = 0; i < dim; ++i) {
-        ASSERT_EQ(row[static_cast<size_t>(i)], element(positions[s], head, i, value))
-            << "slot " << s << " position " << positions[s];
-      }
+    const std::vector<float> row =
+        test::slot_values(view, group, width, head % width, static_cast<int64_t>(s));
+    for (int64_t i = 0; i < group.key_dim + group.value_dim; ++i) {
+      const bool value = i >= group.key_dim;
+      ASSERT_EQ(row[static_cast<size_t>(i)],
+                element(positions[s], head, value ? i - group.key_dim : i, value))
+          << "slot " << s << " position " << positions[s];
     }
   }
 }
@@ -162,6 +155,7 @@ class Recording final : public Policy {
   void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
     for (const LaneView& lane : lanes) {
       seen.insert(seen.end(), lane.scores.begin(), lane.scores.end());
+      seen.insert(seen.end(), lane.counts.begin(), lane.counts.end());
       seen.push_back(static_cast<float>(lane.newest));
     }
     h2o_->select(lanes, edits);
@@ -200,12 +194,12 @@ void append_rows(SequenceCache& cache, std::span<const KvGroup> groups, int64_t 
         for (const QueryTile& tile : tiles) {
           ASSERT_EQ(tile.row, next);
           next += tile.rows;
-          float* scores = cache.scores(g.id, h, static_cast<int64_t>(reader), tile);
-          if (scores == nullptr) continue;
+          const ScoreRows scores = cache.scores(g.id, h, static_cast<int64_t>(reader), tile);
           for (int64_t r = 0; r < tile.rows; ++r) {
-            const int64_t seen = tile.encoded + tile.raw_visible + r;
-            for (int64_t s = 0; s < seen; ++s) {
-              scores[s] += attention(first + tile.row + r, s, h, reader);
+            for (int64_t s = 0; s < tile.visible() + r; ++s) {
+              const float p = attention(first + tile.row + r, s, h, reader);
+              if (scores.sums != nullptr) scores.sums[s] += p;
+              if (scores.counts != nullptr && p < 0.05f) scores.counts[s] += 1;
             }
           }
         }
@@ -235,33 +229,10 @@ TEST(SequenceCache, WindowsReleaseWholeTilesInFront) {
       for (size_t s = 0; s < positions.size(); ++s)
         ASSERT_EQ(positions[s], front + static_cast<int64_t>(s));
       for (int64_t h = 0; h < g.heads; ++h) ASSERT_NO_FATAL_FAILURE(expect_rows(cache, g, h));
-      ASSERT_EQ(cache.bytes(), arena.page_bytes_in_use());
+      ASSERT_EQ(cache.bytes().pages, arena.page_bytes_in_use());
     }
     EXPECT_LE(cache.rows(0, 0), window + 62);
   }
-}
-
-std::vector<std::byte> contents(const SequenceCache& cache, const KvGroup& g, int64_t head) {
-  std::vector<std::byte> out;
-  const auto add = [&](const void* at, int64_t bytes) {
-    const auto* b = static_cast<const std::byte*>(at);
-    out.insert(out.end(), b, b + bytes);
-  };
-  const auto positions = cache.positions(g.id, head);
-  add(positions.data(), static_cast<int64_t>(positions.size_bytes()));
-  const int64_t encoded = cache.encoded_rows(g.id, head);
-  const KvHeadView view = cache.view(g.id, head, {0, 1, encoded, 0, 1});
-  for (int64_t s = 0; s < encoded; ++s) {
-    const std::byte* page = view.pages[s / view.page_rows];
-    const int64_t row = s % view.page_rows;
-    add(page + view.key_offset + row * view.key_stride, view.key_stride);
-    add(page + view.value_offset + row * view.value_stride, view.value_stride);
-  }
-  for (int64_t r = 0; r < static_cast<int64_t>(positions.size()) - encoded; ++r) {
-    add(view.raw_keys + r * view.raw_key_stride, 4 * g.key_dim);
-    add(view.raw_values + r * view.raw_value_stride, 4 * g.value_dim);
-  }
-  return out;
 }
 
 // Rows that are never committed leave nothing behind: pages, bytes, positions and scores equal
@@ -279,8 +250,11 @@ TEST(SequenceCache, OnlyCommittedRowsCount) {
     const auto pick = [&](uint64_t below) {
       return static_cast<int64_t>(rng.below(draw++, below));
     };
-    const CacheOptions options{CodecKind::kQ4, CodecKind::kQ8};
-    const ScoreReducer reducer = round % 2 == 0 ? ScoreReducer::kSum : ScoreReducer::kLast;
+    CacheOptions options{CodecKind::kQ4, CodecKind::kQ8};
+    if (round % 4 > 1) options.residual = 20, options.precise_sinks = 3;
+    constexpr ScoreReducer kReducers[] = {ScoreReducer::kSum, ScoreReducer::kLast,
+                                          ScoreReducer::kSumAndCount};
+    const ScoreReducer reducer = kReducers[round / 3 % 3];
     const auto held_policy = std::make_shared<Recording>(reducer);
     const auto plain_policy = std::make_shared<Recording>(reducer);
     SequenceCache held(groups, options, held_policy, arena);
@@ -313,13 +287,8 @@ TEST(SequenceCache, OnlyCommittedRowsCount) {
         r += more;
       }
       ASSERT_EQ(held_policy->seen, plain_policy->seen);
-      ASSERT_EQ(held.bytes(), plain.bytes());
-      ASSERT_EQ(held.unsettled(), plain.unsettled());
-      for (const KvGroup& g : groups) {
-        for (int64_t h = 0; h < g.heads; ++h) {
-          ASSERT_EQ(contents(held, g, h), contents(plain, g, h));
-        }
-      }
+      ASSERT_EQ(held.bytes().pages, plain.bytes().pages);
+      ASSERT_TRUE(held.image() == plain.image());
     }
     EXPECT_EQ(plain_policy->seen.size() > 0, round % 3 != 2);
     EXPECT_GT(plain.position(0), 100);
@@ -380,7 +349,7 @@ TEST(Policy, H2oDropsTheLightestUnprotectedRow) {
   const auto policy = make_policy({"h2o", 5, 1, 2});
   const std::vector<int32_t> positions = {0, 4, 2, 3, 1, 5, 6};
   const std::vector<float> scores = {0.f, 5.f, 3.f, 1.f, 1.f, 0.f, 0.f};
-  const LaneView view{0, 6, positions, scores};
+  const LaneView view{0, 6, positions, scores, {}};
   LaneEdit edit;
   policy->select(std::span(&view, 1), std::span(&edit, 1));
   EXPECT_EQ(edit.drop, (std::vector<int64_t>{3, 4}));  // positions 3 and 1, equally light

@@ -62,14 +62,34 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
   EXPECT_EQ(rows(block, "50"), 13);
   EXPECT_EQ(rows(decoder, "25%"), 50);
   EXPECT_EQ(rows(block, "25%"), 13);
+  // Of one group with `lanes` lanes and as many score buffers: positions and scores in units of 64
+  // rows, page tables in units of 8 pages.
+  const auto tables = [](int64_t pages, int64_t lanes, int64_t scored) {
+    return 4 * ((16 * (pages + 1) + 63) / 64 * 64) * (lanes + scored) +
+           (pages + 8) / 8 * 8 * 16 * lanes;
+  };
+  const auto expect_pages = [&](const ModelSpec& spec, int64_t pages, const auto& bytes) {
+    EXPECT_EQ(rows(spec, std::to_string(bytes(pages)) + "B"), 16 * pages);
+    EXPECT_EQ(rows(spec, std::to_string(bytes(pages + 1) - 1) + "B"), 16 * pages);
+  };
   // Encoded and raw page of all four groups: 16 rows × 2 heads × 4 × (8 + 12) and × 4·(8 + 8)
   // bytes.
-  EXPECT_EQ(rows(decoder, "10752B"), 16);
-  EXPECT_EQ(rows(decoder, "20KiB"), 16 * ((20 * 1024 - 8192) / 2560));
+  const auto of_decoder = [&](int64_t pages) {
+    return 8192 + 2560 * pages + 4 * tables(pages, 2, 2);
+  };
   // Two of four groups with windows of 20: 20 − 1 + 63 rows, five pages of 640 bytes each.
-  EXPECT_EQ(rows(test::small_windowed(), "20KiB"), 16 * ((20 * 1024 - 8192 - 2 * 5 * 640) / 1280));
+  const auto of_windows = [&](int64_t pages) {
+    return 8192 + 1280 * pages + 2 * tables(pages, 2, 2) + 2 * (5 * 640 + tables(5, 1, 0));
+  };
   // Four latent groups whose rows are keys of 16: 12 bytes encoded and 64 raw; no values.
-  EXPECT_EQ(rows(test::small_latent(), "10KiB"), 16 * ((10 * 1024 - 4 * 16 * 64) / (4 * 16 * 12)));
+  const auto of_latents = [&](int64_t pages) {
+    return 4 * 16 * (64 + 12 * pages) + 4 * tables(pages, 1, 1);
+  };
+  for (const int64_t pages : {1, 2, 3, 7, 50}) {
+    expect_pages(decoder, pages, of_decoder);
+    expect_pages(test::small_windowed(), pages, of_windows);
+    expect_pages(test::small_latent(), pages, of_latents);
+  }
   EXPECT_EQ(cache_bytes_per_token(test::small_latent(), cache), 4 * 12);
   const ModelSpec windows = test::decoder_variant("heads: 4, head_dim: 8, window: 5");
   test::expect_error(ErrorCode::kRequest, {"every layer", "window", "nothing to evict"}, [&] {
@@ -85,9 +105,23 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
   refuses({"", "h2o", "0", 4, -1}, "no positive amount");
   refuses({"", "h2o", "abc", 4, -1}, "no positive amount");
   refuses({"", "h2o", "5MB", 4, -1}, "unknown unit 'MB'");
-  refuses({"", "h2o", "10751B", 4, -1}, "smaller than one raw and one encoded page");
+  refuses({"", "h2o", "15871B", 4, -1}, "smaller than one raw and one encoded page");
   refuses({"", "h2o", "999999999999999GiB", 4, -1}, "larger than any cache");
   refuses({"", "h2o", "900000000000000", 4, -1}, "larger than any context");
+  CacheRequest whole{"q4", "none", "", 4, -1, 5, 6, "1.5KiB"};
+  const CacheOptions options = cache_options(whole, block, "fp32", "fp32");
+  EXPECT_EQ(options.precise_sinks, 2);
+  EXPECT_EQ(options.residual, 2);
+  EXPECT_EQ(options.max_bytes, 1536);
+  const auto impossible = [&](const CacheRequest& request, const std::string& fragment) {
+    test::expect_error(ErrorCode::kRequest, {fragment},
+                       [&] { cache_options(request, decoder, "fp16", "fp16"); });
+  };
+  impossible({"q4", "none", "", 4, -1, -1}, "-1 tokens are negative");
+  impossible({"", "none", "", 4, -1, 1}, "stored no more precisely");
+  impossible({"q4", "none", "", 4, -1, 0, 0, "5%"}, "--kv-limit: '5%'");
+  impossible({"q4", "none", "", 4, -1, 0, 0, "0"}, "--kv-limit: '0'");
+  impossible({"q4", "none", "", 4, -1, 0, 0, "-1KiB"}, "--kv-limit: '-1KiB'");
   test::expect_error(ErrorCode::kRequest, {"q5"}, [] { cache_options("q5", "fp32", "fp32"); });
 }
 

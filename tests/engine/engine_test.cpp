@@ -18,7 +18,8 @@ namespace {
 
 using Logits = std::vector<float>;
 
-const CodecKind kCodecs[] = {CodecKind::kF32, CodecKind::kF16, CodecKind::kQ8, CodecKind::kQ4};
+const CodecKind kCodecs[] = {CodecKind::kF32, CodecKind::kF16, CodecKind::kBF16, CodecKind::kQ8,
+                             CodecKind::kQ4,  CodecKind::kQ3,  CodecKind::kQ2};
 
 struct Decoding {
   int threads = 1;
@@ -179,6 +180,37 @@ TEST(Contract, ChunksAndStepsChangeNoBitOfLongWindows) {
   }
 }
 
+// Long enough that a head's rows are split among threads.
+TEST(Contract, SplitsChangeNoBit) {
+  const ModelSpec spec = test::spec_from_yaml(
+      "kind: decoder\nvocab_size: 61\ncontext_length: 5000\n"
+      "decoder: {d_model: 16, layers: 2, attention: {heads: 2, kv_heads: 1, head_dim: 8}, "
+      "ffn: {d_ff: 16}}\n");
+  const ModelData model = test::random_model(spec, 50);
+  const auto tokens = test::random_tokens(4210, spec.vocab_size, 8);
+  for (const char* policy : {"none", "h2o"}) {
+    Logits expected;
+    for (const int threads : {1, 2, 3}) {
+      Decoding run;
+      run.threads = threads;
+      run.cache = {CodecKind::kQ4, CodecKind::kF16};
+      run.policy = make_policy({policy, 4205, 2, 4});
+      const auto engine = make_engine(model, run);
+      const auto sequence = engine->start(run.cache, run.policy, false);
+      Logits out(10 * static_cast<size_t>(spec.vocab_size));
+      const StepItem prompt{sequence.get(), std::span(tokens).first(4200), true, nullptr};
+      engine->feed(std::span(&prompt, 1));
+      for (size_t t = 0; t < 10; ++t) {
+        const StepItem item{sequence.get(), std::span(tokens).subspan(4200 + t, 1), true,
+                            out.data() + t * static_cast<size_t>(spec.vocab_size)};
+        engine->feed(std::span(&item, 1));
+      }
+      if (threads == 1) expected = out;
+      ASSERT_EQ(out, expected) << policy << " " << threads;
+    }
+  }
+}
+
 TEST(Contract, BatchedEqualsAlone) {
   for (const auto& [name, spec] : test::all_small_specs()) {
     SCOPED_TRACE(name);
@@ -304,7 +336,10 @@ TEST(Engine, MemoryReturnsWhenSequencesEnd) {
   // 100 rows: 6 pages of 16 encoded rows and one raw page, per group: 4 groups of 2 heads of 8.
   const int64_t page = 16 * 2 * (2 * (4 + 4));
   const int64_t raw = 16 * 2 * (8 + 8) * 4;
-  EXPECT_EQ(sequence->kv_bytes(), 4 * (6 * page + raw));
+  EXPECT_EQ(sequence->cache().bytes().pages, 4 * (6 * page + raw));
+  // Positions of 128 rows, and 8 entries of a page table.
+  EXPECT_EQ(sequence->cache().bytes().tables, 4 * (128 * 4 + 8 * 16));
+  EXPECT_EQ(sequence->kv_bytes(), sequence->cache().bytes().total());
 }
 
 // A window bounds the cache: its bytes repeat with every tile of positions.
@@ -322,7 +357,7 @@ TEST(Engine, WindowsBoundTheCache) {
     engine->feed(std::span(&item, 1));
     t += take;
     bytes.resize(t, 0);
-    bytes.back() = sequence->kv_bytes();
+    bytes.back() = sequence->cache().bytes().pages;
   }
   for (size_t t = 100 + static_cast<size_t>(kAttentionTile); t < bytes.size(); ++t) {
     ASSERT_EQ(bytes[t], bytes[t - static_cast<size_t>(kAttentionTile)]) << t;
@@ -344,7 +379,7 @@ TEST(Engine, LatentsAreCachedOnce) {
     auto sequence = engine->start({codec, CodecKind::kF32}, nullptr, false);
     const StepItem item{sequence.get(), tokens, true, nullptr};
     engine->feed(std::span(&item, 1));
-    EXPECT_EQ(sequence->kv_bytes(), 4 * (64 * bytes + 16 * 16 * 4)) << codec_name(codec);
+    EXPECT_EQ(sequence->cache().bytes().pages, 4 * 64 * bytes) << codec_name(codec);
   }
 }
 

@@ -1,0 +1,153 @@
+#include "bench/attention_reference.h"
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "core/base/cpu.h"
+#include "core/base/error.h"
+#include "core/base/rng.h"
+#include "kernels/linear.h"
+
+namespace ashlar {
+namespace {
+
+/// softmax(scale·q·K)·V over `slots` rows in double.
+std::vector<double> attend(const float* q, const float* keys, int64_t key_stride,
+                           const float* values, int64_t value_stride, int64_t slots, int64_t dim) {
+  std::vector<double> out(static_cast<size_t>(dim));
+  double sum = 0;
+  const double scale = 1 / std::sqrt(static_cast<double>(dim));
+  for (int64_t j = 0; j < slots; ++j) {
+    double dot = 0;
+    for (int64_t i = 0; i < dim; ++i) dot += static_cast<double>(q[i]) * keys[j * key_stride + i];
+    const double p = std::exp(dot * scale);
+    sum += p;
+    for (int64_t i = 0; i < dim; ++i) {
+      out[static_cast<size_t>(i)] += p * values[j * value_stride + i];
+    }
+  }
+  for (double& v : out) v /= sum;
+  return out;
+}
+
+void expect_near(const float* got, const std::vector<double>& want, const char* what) {
+  for (size_t i = 0; i < want.size(); ++i) {
+    require(std::abs(got[i] - want[i]) <= 1e-4, ErrorCode::kInternal,
+            "{}: element {} is {}, the reference {}", what, i, got[i], want[i]);
+  }
+}
+
+#define ASHLAR_FMA_LOOP(name, isa, V, width, set, step)                              \
+  __attribute__((target(isa))) int64_t name(int64_t rounds, float* out) {            \
+    V a[12];                                                                         \
+    for (int i = 0; i < 12; ++i) a[i] = set(static_cast<float>(i));                  \
+    const V x = set(0.999f), y = set(0.001f);                                        \
+    for (int64_t r = 0; r < rounds; ++r) {                                           \
+      _Pragma("GCC unroll 12") for (int i = 0; i < 12; ++i) a[i] = step(a[i], x, y); \
+    }                                                                                \
+    V sum = a[0];                                                                    \
+    for (int i = 1; i < 12; ++i) sum = step(a[i], x, sum);                           \
+    std::memcpy(out, &sum, sizeof(float));                                           \
+    return rounds * 12 * (width);                                                    \
+  }
+// Twelve chains hide the latency of one. Each returns its multiply-adds.
+ASHLAR_FMA_LOOP(fma_avx512, "avx512f", __m512, 16, _mm512_set1_ps, _mm512_fmadd_ps)
+ASHLAR_FMA_LOOP(fma_avx2, "avx2,fma", __m256, 8, _mm256_set1_ps, _mm256_fmadd_ps)
+#define ASHLAR_TWO_STEPS(a, x, y) _mm_add_ps(_mm_mul_ps(a, x), y)
+ASHLAR_FMA_LOOP(fma_generic, "sse2", __m128, 4, _mm_set1_ps, ASHLAR_TWO_STEPS)
+#undef ASHLAR_TWO_STEPS
+#undef ASHLAR_FMA_LOOP
+
+struct AlignedDelete {
+  void operator()(std::byte* p) const { ::operator delete (p, std::align_val_t{64}); }
+};
+using Aligned = std::unique_ptr<std::byte, AlignedDelete>;
+Aligned allocate(int64_t bytes) {
+  return Aligned(
+      static_cast<std::byte*>(::operator new (static_cast<size_t>(bytes), std::align_val_t{64})));
+}
+
+}  // namespace
+
+void check_decode(const KvPageShape& page, int64_t head, const KvHeadView& kv,
+                  const AttentionTask& task) {
+  const KvRun& run = kv.runs[0];
+  const int64_t width = page.heads * page.key_dim;
+  std::vector<float> keys(static_cast<size_t>((run.rows + 1) * width)), values(keys.size());
+  for (int64_t p = 0; p * page.page_rows < run.rows; ++p) {
+    const int64_t first = p * page.page_rows * width;
+    kv_page_decode(page, run.pages[p], 0, page.page_rows, keys.data() + first, width,
+                   values.data() + first, width);
+  }
+  const int64_t at = head * page.key_dim;
+  std::copy_n(kv.raw_keys, page.key_dim, keys.begin() + run.rows * width + at);
+  std::copy_n(kv.raw_values, page.value_dim, values.begin() + run.rows * width + at);
+  for (int64_t h = 0; h < task.group; ++h) {
+    expect_near(task.out + h * task.value_dim,
+                attend(task.q + h * task.key_dim, keys.data() + at, width, values.data() + at,
+                       width, run.rows + 1, task.key_dim),
+                "decode");
+  }
+}
+
+void check_prompt(int64_t kv_heads, int64_t group, int64_t dim, int64_t n,
+                  const std::vector<float>& q, const std::vector<float>& keys,
+                  const std::vector<float>& values, const std::vector<float>& out) {
+  for (int64_t sample = 0; sample < 12; ++sample) {
+    const int64_t row = sample == 0 ? n - 1 : sample * 7919 % n;
+    const int64_t h = sample * 5 % (kv_heads * group), kv = h / group;
+    const int64_t at = (row * kv_heads * group + h) * dim;
+    expect_near(out.data() + at,
+                attend(q.data() + at, keys.data() + kv * dim, kv_heads * dim,
+                       values.data() + kv * dim, kv_heads * dim, row + 1, dim),
+                "prompt");
+  }
+}
+
+double fma_flops(const Clock& clock, ThreadPool& pool) {
+  constexpr int64_t kRounds = 20'000'000;
+  double best = 1e9;
+  std::vector<float> sink(static_cast<size_t>(pool.size()));
+  std::vector<int64_t> done(sink.size());
+  for (int i = 0; i < 5; ++i) {
+    best = std::min(best, clock.seconds([&] {
+      pool.parallel_for(pool.size(), [&](int64_t k, int) {
+        const size_t t = static_cast<size_t>(k);
+        done[t] = active_isa() == Isa::kGeneric ? fma_generic(kRounds, &sink[t])
+                  : active_isa() == Isa::kAvx2  ? fma_avx2(kRounds, &sink[t])
+                                                : fma_avx512(kRounds, &sink[t]);
+      });
+    }));
+  }
+  double total = 0;
+  for (const int64_t n : done) total += 2.0 * static_cast<double>(n);
+  return total / best;
+}
+
+double product_flops(const Clock& clock, ThreadPool& pool, int repeat) {
+  const LinearShape shape{2048, 2048, 0, WeightKind::kF32, false, ActivationKind::kF32};
+  const int64_t tokens = 512;
+  const Philox rng(9);
+  std::vector<float> weights(static_cast<size_t>(shape.out * shape.in));
+  for (size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<float>(rng.uniform(i) - 0.5);
+  std::vector<float> x(static_cast<size_t>(tokens * shape.in), 0.5f), y(x.size());
+  const Aligned packed = allocate(linear_packed_bytes(shape));
+  const Aligned scratch = allocate(linear_scratch_bytes(shape, tokens) + 64);
+  linear_pack(shape, {reinterpret_cast<const std::byte*>(weights.data()), nullptr, nullptr},
+              packed.get());
+  double best = 1e9;
+  for (int i = 0; i < 2 * repeat; ++i) {
+    best = std::min(best, clock.seconds([&] {
+      linear_run(shape, packed.get(), nullptr, x.data(), shape.in, tokens, y.data(), shape.out,
+                 scratch.get(), pool);
+    }));
+  }
+  return static_cast<double>(2 * tokens * shape.out * shape.in) / best;
+}
+
+}  // namespace ashlar

@@ -1,0 +1,32 @@
+#include "engine/cache/cache_schedule.h"
+
+#include "core/base/checked.h"
+#include "core/base/error.h"
+
+namespace ashlar {
+
+void validate(const CacheOptions& o) {
+  require(o.page_rows >= 1 && o.page_rows <= 4096, ErrorCode::kRequest,
+          "KV cache: pages of {} rows; use 1 to 4096", o.page_rows);
+  require(o.precise_sinks >= 0 && o.residual >= 0, ErrorCode::kRequest,
+          "KV cache: {} precise first rows and {} precise newest rows must not be negative",
+          o.precise_sinks, o.residual);
+  require(o.max_bytes >= 0, ErrorCode::kRequest, "KV cache: a limit of {} bytes is negative",
+          o.max_bytes);
+  if (o.precise_sinks == 0 && o.residual == 0) return;
+  for (const CodecKind codec : {o.key_codec, o.value_codec}) {
+    require(
+        codec_vector_bytes(codec, 64) < codec_vector_bytes(CodecKind::kF16, 64),
+        ErrorCode::kRequest,
+        "KV cache: rows kept in fp16 beside the codec {} would be stored no more precisely; use "
+        "q8, q4, q3 or q2 for keys and values",
+        codec_name(codec));
+  }
+}
+
+CacheSchedule schedule_of(const CacheOptions& o, bool windowed) {
+  return {o.page_rows, windowed ? 0 : round_up(o.precise_sinks, o.page_rows),
+          round_up(o.residual, o.page_rows)};
+}
+
+}  // namespace ashlar

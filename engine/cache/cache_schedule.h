@@ -1,0 +1,46 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/codec.h"
+
+namespace ashlar {
+
+/// How the rows of a cache are stored. Where the value lies in the key (latent attention) the key's
+/// codec stores both.
+struct CacheOptions {
+  CodecKind key_codec = CodecKind::kF16;
+  CodecKind value_codec = CodecKind::kF16;
+  int64_t page_rows = 16;     ///< P: rows per page and positions per encoding step
+  int64_t precise_sinks = 0;  ///< the first rows of a text stay fp16; whole pages of them
+  int64_t residual = 0;       ///< newest rows that are fp16 until others follow; whole pages
+  int64_t max_bytes = 0;      ///< of one sequence's pages and tables; 0: no limit
+
+  bool operator==(const CacheOptions&) const = default;
+};
+
+/// Throws Error(kRequest) for a value out of range, or precise rows beside a codec that is no
+/// coarser than fp16 itself.
+void validate(const CacheOptions& options);
+
+/// Where the rows below position p lie for the query at p, whatever the chunks, steps and batches:
+///   [0, sinks)            fp16, once their page is complete
+///   [sinks, coded(p))     the codec
+///   [coded(p), complete)  fp16
+///   [complete(p), p]      raw fp32
+/// A page of positions is complete when its last row is in; rows of it are encoded for every later
+/// query. Rows are coded once; those kept in fp16 first are coded from there.
+struct CacheSchedule {
+  int64_t page_rows = 16;
+  int64_t sinks = 0;     ///< a multiple of page_rows
+  int64_t residual = 0;  ///< likewise
+
+  int64_t complete(int64_t p) const { return p / page_rows * page_rows; }
+  int64_t coded(int64_t p) const { return std::max<int64_t>(0, complete(p) - residual); }
+};
+
+/// The schedule of one KV group. Where a window forgets the first rows none of them stays precise.
+CacheSchedule schedule_of(const CacheOptions& options, bool windowed);
+
+}  // namespace ashlar

@@ -1,0 +1,98 @@
+// A lane's rows apart from where they lie: for swapping, saving and comparing.
+
+#include <algorithm>
+
+#include "core/base/checked.h"
+#include "core/base/error.h"
+#include "engine/cache/lane.h"
+
+namespace ashlar {
+
+LaneImage Lane::image() const {
+  ASHLAR_CHECK_EQ(raw_.rows(), raw_before_);  // between steps
+  LaneImage image;
+  image.positions = positions_;
+  image.sinks = sinks_.rows();
+  image.coded = coded_.rows();
+  image.late = late_.rows();
+  image.sink_pages = sinks_.image();
+  image.coded_pages = coded_.image();
+  image.late_pages = late_.image();
+  image.raw = raw_.image();
+  image.scores = scores_.image();
+  image.front = front_;
+  return image;
+}
+
+void Lane::load(const LaneImage& image) {
+  ASHLAR_CHECK_EQ(rows(), 0);
+  positions_ = image.positions;
+  sinks_.load(image.sink_pages, image.sinks);
+  coded_.load(image.coded_pages, image.coded);
+  late_.load(image.late_pages, image.late);
+  raw_.load(image.raw);
+  scores_.load(image.scores);
+  front_ = image.front;
+  begin_step();
+}
+
+void Lane::reserve_image(PagePool& pool, const LaneImage& image) const {
+  const int64_t rows = schedule_.page_rows;
+  pool.reserve(sinks_.page_bytes(), ceil_div(image.sinks, rows));
+  pool.reserve(coded_.page_bytes(), ceil_div(image.coded, rows));
+  pool.reserve(late_.page_bytes(), ceil_div(image.late, rows));
+  if (!image.raw.empty()) pool.reserve(raw_.page_bytes(), 1);
+}
+
+void Lane::check_image(const LaneImage& image, int64_t position, int64_t p,
+                       const std::string& what) const {
+  const auto ok = [&](bool holds, const char* reason) {
+    require(holds, ErrorCode::kData, "{}: {}", what, reason);
+  };
+  const auto rows = static_cast<int64_t>(image.positions.size());
+  ok(image.sinks >= 0 && image.coded >= 0 && image.late >= 0 && image.sinks <= rows &&
+         image.coded <= rows - image.sinks && image.late <= rows - image.sinks - image.coded,
+     "more encoded rows than positions");
+  const int64_t encoded = image.sinks + image.coded + image.late, raw = rows - encoded;
+  ok(raw <= schedule_.page_rows, "more raw rows than a page holds");
+  const auto pages_are = [&](const std::vector<std::byte>& pages, const RowStore& store,
+                             int64_t count) {
+    return static_cast<int64_t>(pages.size()) ==
+           checked_mul(ceil_div(count, schedule_.page_rows), store.page_bytes(), "KV pages");
+  };
+  ok(pages_are(image.sink_pages, sinks_, image.sinks) &&
+         pages_are(image.coded_pages, coded_, image.coded) &&
+         pages_are(image.late_pages, late_, image.late) &&
+         static_cast<int64_t>(image.raw.size()) == raw * raw_.row_floats(),
+     "the rows' bytes do not fit their number");
+  ok(image.scores.size() == scores_.image().size(), "scores of another policy");
+  for (const auto& scores : image.scores) {
+    ok(static_cast<int64_t>(scores.size()) == rows, "scores do not fit the rows");
+  }
+  // Every row where the schedule wants it, none twice.
+  std::vector<int32_t> sorted = image.positions;
+  std::sort(sorted.begin(), sorted.end());
+  ok(std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end(), "a position twice");
+  ok(sorted.empty() || (sorted.front() >= 0 && sorted.back() < position),
+     "a position outside the text");
+  const int64_t complete = schedule_.complete(p);
+  const int64_t coded = schedule_.coded(p);
+  const auto all_in = [&](int64_t from, int64_t count, int64_t low, int64_t high, bool ascend) {
+    const auto begin = image.positions.begin() + from, end = begin + count;
+    return std::all_of(begin, end, [&](int32_t at) { return at >= low && at < high; }) &&
+           (!ascend || std::is_sorted(begin, end));
+  };
+  const int64_t precise = std::min(schedule_.sinks, complete);
+  ok(all_in(0, image.sinks, 0, precise, true) &&
+         all_in(image.sinks, image.coded, precise, coded, group_->window > 0) &&
+         all_in(image.sinks + image.coded, image.late, std::max(precise, coded), complete, true) &&
+         all_in(encoded, raw, complete, position, true),
+     "a row is not where its position belongs");
+  ok(image.front >= 0 && image.front <= position && (group_->window > 0 || image.front == 0),
+     "released rows do not fit the text");
+  ok(group_->window == 0 ||
+         (rows == position - image.front && (rows == 0 || sorted.front() == image.front)),
+     "rows of a window are not the newest ones");
+}
+
+}  // namespace ashlar

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <vector>
+
+#include "core/base/checked.h"
+
+namespace ashlar {
+
+/// Gives a table that is to hold `n` elements room for the next multiple of `unit`, where it has
+/// too little or more than twice that: so its bytes depend on what it holds, not on how it came
+/// there.
+template <typename T>
+void fit_table(std::vector<T>& table, int64_t n, int64_t unit) {
+  const auto wanted = static_cast<size_t>(round_up(n, unit));
+  if (table.capacity() >= static_cast<size_t>(n) && table.capacity() <= 2 * wanted) return;
+  std::vector<T> fitted;
+  fitted.reserve(wanted);
+  fitted.insert(fitted.end(), table.begin(), table.end());
+  table.swap(fitted);
+}
+
+inline constexpr int64_t kTableRows = 64;  ///< unit of what is kept per row
+inline constexpr int64_t kTablePages = 8;  ///< unit of what is kept per page
+
+}  // namespace ashlar

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/attention.h"
+
+// What cache policies ask of stored keys and values (KeyDiff, ArkVale, Quest): features of the rows
+// that attention sees, decoded, over any KvHeadView. Sums are taken in double, in eight chains over
+// ascending elements and then their tree, rows in ascending slot order; so the bits depend neither
+// on how the rows lie in pages nor on the instruction set. Only digest_scores works in fp32.
+
+namespace ashlar {
+
+/// Bytes of scratch, 64-byte aligned, for the functions that ask for it.
+int64_t kv_features_scratch_bytes(int64_t key_dim, int64_t value_dim);
+
+/// ‖k_s‖₂ and ‖v_s‖₂ of the encoded rows and the first `raw` raw rows. Either output may be null.
+void kv_norms(const KvHeadView& kv, int64_t raw, int64_t key_dim, int64_t value_dim,
+              float* key_norms, float* value_norms, std::byte* scratch);
+
+/// k_s·direction, or its cosine (0 where a norm is 0), for the same slots.
+void kv_key_dots(const KvHeadView& kv, int64_t raw, int64_t key_dim, const float* direction,
+                 float* dots, std::byte* scratch);
+void kv_key_cosines(const KvHeadView& kv, int64_t raw, int64_t key_dim, const float* direction,
+                    float* cosines, std::byte* scratch);
+
+/// mean[i] = 1/n · Σ_s k_{s,i} / ‖k_s‖, KeyDiff's anchor (arXiv 2504.15364). A zero key adds
+/// nothing but counts. At least one slot.
+void kv_mean_direction(const KvHeadView& kv, int64_t raw, int64_t key_dim, float* mean,
+                       std::byte* scratch);
+
+/// What a digest remembers of some keys k (ArkVale, NeurIPS 2024, eq. 1–4), to estimate max_k q·k:
+/// a cuboid c ± ρ per channel, or a sphere of radius ρ about c. ρ is the largest distance |c − k|,
+/// the middle of smallest and largest, or the mean. Only the largest bounds max_k q·k.
+enum class DigestKind : uint8_t {
+  kCuboidMax,
+  kCuboidCentre,
+  kCuboidMean,
+  kSphereMax,
+  kSphereCentre,
+  kSphereMean
+};
+/// c of a sphere: the middle of the keys' cuboid (ArkVale), or their mean, whose radius does not
+/// change under a rotation. Cuboids have the former.
+enum class DigestAbout : uint8_t { kCuboid, kCentroid };
+
+struct DigestShape {
+  DigestKind kind = DigestKind::kCuboidMax;
+  DigestAbout about = DigestAbout::kCuboid;
+  bool half = false;  ///< fp16 instead of fp32; bounding ones are rounded outwards in both
+  int64_t dim = 0;
+};
+
+/// Bytes of one digest: upper then lower corner, 2·dim numbers, or c then ρ, dim + 1.
+int64_t digest_bytes(const DigestShape& shape);
+
+/// The digest of slots [first, first + rows) of a view, rows ≥ 1.
+void digest_keys(const DigestShape& shape, const KvHeadView& kv, int64_t first, int64_t rows,
+                 std::byte* digest, std::byte* scratch);
+
+/// scores[i] of `count` digests, `stride` bytes apart: Σ_j max(q_j·upper_j, q_j·lower_j), or
+/// q·c + ρ·‖q‖, without 1/√d, in fp32. A `max` kind is at least max_k q·k but for the rounding of
+/// these sums. Its bits depend on q and the digest alone.
+void digest_scores(const DigestShape& shape, const std::byte* digests, int64_t stride,
+                   int64_t count, const float* q, float* scores);
+
+}  // namespace ashlar

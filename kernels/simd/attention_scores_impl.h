@@ -1,0 +1,100 @@
+#pragma once
+
+// Included after one ISA header. What a task collects beside its output: probabilities per slot and
+// counts of slots below 1/n. The tiles keep p_j = e^(s_j − m_t), m_t the row's largest score up to
+// that tile; the probability is p_j·(e^(m_t − m) / l), so that no exponential is taken twice.
+
+#include "kernels/simd/attention_block_impl.h"
+
+namespace ashlar {
+namespace {
+
+/// Probabilities before normalisation that a task keeps, by query, split and tile.
+struct Kept {
+  float* p;  ///< null: the task collects nothing
+  int64_t p_query, p_split;
+  float* max;  ///< one per tile
+  int64_t max_query, max_split;
+
+  ASHLAR_INLINE float* tile(int64_t query, int64_t split, int64_t t) const {
+    return p + split * p_split + query * p_query + t * kAttentionTile;
+  }
+  ASHLAR_INLINE float* tile_max(int64_t query, int64_t split, int64_t t) const {
+    return max + split * max_split + query * max_query + t;
+  }
+};
+
+/// First slot that a row sees whose last visible slot is visible − 1.
+ASHLAR_INLINE int64_t first_seen(const AttentionTask& task, int64_t visible) {
+  return task.window > 0 && visible > task.window ? visible - task.window : 0;
+}
+
+/// The slots of a tile that a row sees whose last visible slot is visible − 1.
+ASHLAR_INLINE Span seen_of(const AttentionTask& task, const TilePlace& at, int64_t visible) {
+  const int64_t begin = first_seen(task, visible) - at.slot, end = visible - at.slot;
+  return {begin > 0 ? begin : 0, end < at.rows ? end : at.rows};
+}
+
+/// Turns each kept tile's largest score of one query into the factor that makes its p's
+/// probabilities. Tiles that the row does not see hold anything, before and after.
+void finish_factors(const Kept& kept, int64_t query, int64_t first, int64_t end,
+                    int64_t split_tiles, float max, float sum) {
+  for (int64_t t = first; t < end;) {
+    const int64_t split = t / split_tiles, in_split = t % split_tiles;
+    const int64_t left = split_tiles - in_split;
+    float* m = kept.tile_max(query, split, in_split);
+    for_spans(left < end - t ? left : end - t, [&](int64_t i, int64_t n) {
+      const Vf e = vexp(vsub(vload_span(m + i, n), vset(max)));
+      vstore_span(m + i, n, vdiv(e, vset(sum)));
+    });
+    t += left;
+  }
+}
+
+/// n ≤ 16 slots of the probabilities of a row's heads, p_query and max_query apart, into scores and
+/// counts (null: not wanted); heads in ascending order.
+ASHLAR_INLINE void collect_span(const AttentionTask& task, const Kept& kept, const float* p,
+                                const float* factor, int64_t n, float* scores, float* counts,
+                                Vf level) {
+  Vf total = vzero();
+  Vf score = scores != nullptr ? vload_span(scores, n) : vzero();
+  for (int64_t h = 0; h < task.group; ++h, p += kept.p_query, factor += kept.max_query) {
+    const Vf probability = vmul(vload_span(p, n), vset(*factor));
+    score = vadd(score, probability);
+    total = vadd(total, probability);
+  }
+  if (scores != nullptr) vstore_span(scores, n, score);
+  if (counts != nullptr) vstore_span(counts, n, vadd(vload_span(counts, n), vless(total, level)));
+}
+
+/// One row's probabilities into scores and counts.
+void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept, int64_t row,
+                 int64_t split_tiles, const float* max, const float* sum) {
+  const int64_t visible = map.encoded + task.raw_visible + row;
+  const int64_t seen = visible - first_seen(task, visible);
+  const int64_t first = tile_of_slot(map, first_seen(task, visible));
+  const int64_t end = tile_of_slot(map, visible - 1) + 1;
+  for (int64_t h = 0; h < task.group; ++h) {
+    const int64_t query = row * task.group + h;
+    finish_factors(kept, query, first, end, split_tiles, max[query], sum[query]);
+  }
+  // mean_h p < 1/n as Σ_h p < group/n.
+  const Vf level = vset(static_cast<float>(task.group) / static_cast<float>(seen));
+  for (int64_t t = first; t < end; ++t) {
+    const TilePlace at = tile_at(map, t);
+    const Span live = seen_of(task, at, visible);
+    const int64_t split = t / split_tiles, in_split = t % split_tiles;
+    const float* p = kept.tile(row * task.group, split, in_split);
+    const float* factor = kept.tile_max(row * task.group, split, in_split);
+    float* scores = task.scores != nullptr ? task.scores + at.slot : nullptr;
+    float* counts = task.counts != nullptr ? task.counts + at.slot : nullptr;
+    for_spans(live.end - live.begin, [&](int64_t i, int64_t n) {
+      const int64_t j = live.begin + i;
+      collect_span(task, kept, p + j, factor, n, scores != nullptr ? scores + j : nullptr,
+                   counts != nullptr ? counts + j : nullptr, level);
+    });
+  }
+}
+
+}  // namespace
+}  // namespace ashlar

@@ -1,0 +1,356 @@
+// Texts that share pages, wait in host memory, are saved and taken up again, or find no room: none
+// of it changes a bit.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "core/base/rng.h"
+#include "core/io/atomic_file.h"
+#include "engine/model/session.h"
+#include "tests/support/files.h"
+#include "tests/support/random_model.h"
+#include "tests/support/specs.h"
+
+namespace ashlar {
+namespace {
+
+using Tokens = std::vector<int32_t>;
+
+std::vector<CacheOptions> cache_kinds() {
+  CacheOptions plain{CodecKind::kQ4, CodecKind::kQ8};
+  CacheOptions precise{CodecKind::kQ3, CodecKind::kQ2};
+  precise.precise_sinks = 3;
+  precise.residual = 20;
+  CacheOptions narrow{CodecKind::kF32, CodecKind::kBF16};
+  narrow.page_rows = 3;
+  return {plain, precise, narrow};
+}
+
+std::unique_ptr<Engine> make_engine(const ModelData& model, int64_t prefix_bytes = 0,
+                                    int64_t memory_budget = 0, int64_t chunk = 40) {
+  EngineOptions options;
+  options.threads = 1;
+  options.chunk_tokens = chunk;
+  options.prefix_bytes = prefix_bytes;
+  options.memory_budget = memory_budget;
+  return std::make_unique<Engine>(model, options);
+}
+
+std::vector<float> feed(Engine& engine, Sequence& sequence, std::span<const int32_t> tokens) {
+  const StepItem item{&sequence, tokens, true, nullptr};
+  engine.feed(std::span(&item, 1));
+  const auto logits = engine.logits(sequence);
+  return {logits.begin(), logits.end()};
+}
+
+// Feeds `prompt`, then `rest` token by token; the logits after each of them.
+std::vector<std::vector<float>> decode(Engine& engine, Sequence& sequence, const Tokens& prompt,
+                                       const Tokens& rest) {
+  std::vector<std::vector<float>> out;
+  if (!prompt.empty()) out.push_back(feed(engine, sequence, prompt));
+  for (const int32_t token : rest) out.push_back(feed(engine, sequence, std::span(&token, 1)));
+  return out;
+}
+
+std::shared_ptr<const Policy> policy_of(const std::string& name) {
+  return make_policy({name, 20, 2, 4});
+}
+
+TEST(Sharing, ForksGoTheirOwnWays) {
+  for (const auto& [name, spec] : test::all_small_specs()) {
+    const ModelData model = test::random_model(spec, 41);
+    const Tokens prompt = test::random_tokens(61, spec.vocab_size, 1);
+    const Tokens one = test::random_tokens(23, spec.vocab_size, 2);
+    const Tokens two = test::random_tokens(23, spec.vocab_size, 3);
+    for (const CacheOptions& cache : cache_kinds()) {
+      for (const char* policy : {"none", "h2o"}) {
+        SCOPED_TRACE(name + " " + policy);
+        const auto engine = make_engine(model);
+        const auto alone = [&](const Tokens& rest) {
+          const auto sequence = engine->start(cache, policy_of(policy));
+          auto logits = decode(*engine, *sequence, prompt, rest);
+          logits.erase(logits.begin());
+          return logits;
+        };
+        const auto expected_one = alone(one), expected_two = alone(two);
+        const auto first = engine->start(cache, policy_of(policy));
+        feed(*engine, *first, prompt);
+        const int64_t before = engine->cache_page_bytes();
+        auto second = engine->fork(*first);
+        EXPECT_EQ(engine->cache_page_bytes(), before);
+        EXPECT_EQ(decode(*engine, *second, {}, two), expected_two);
+        EXPECT_EQ(decode(*engine, *first, {}, one), expected_one);
+        second.reset();
+      }
+    }
+  }
+}
+
+TEST(Sharing, CommonBeginningsChangeNoBit) {
+  for (const auto& [name, spec] : test::all_small_specs()) {
+    const ModelData model = test::random_model(spec, 42);
+    const Tokens common = test::random_tokens(130, spec.vocab_size, 1);
+    const auto text = [&](size_t shared, uint64_t seed) {
+      Tokens tokens(common.begin(), common.begin() + static_cast<std::ptrdiff_t>(shared));
+      const Tokens own = test::random_tokens(31, spec.vocab_size, seed);
+      tokens.insert(tokens.end(), own.begin(), own.end());
+      return tokens;
+    };
+    const Tokens rest = test::random_tokens(9, spec.vocab_size, 7);
+    for (const CacheOptions& cache : cache_kinds()) {
+      for (const char* policy : {"none", "streaming"}) {
+        SCOPED_TRACE(name + " " + policy);
+        const auto sharing = make_engine(model, 1 << 20), plain = make_engine(model);
+        int64_t taken = 0;
+        for (const auto& [shared, seed] :
+             {std::pair<size_t, uint64_t>{130, 2}, {130, 3}, {130, 2}, {100, 4}, {17, 5}, {0, 6}}) {
+          const Tokens prompt = text(shared, seed);
+          const auto expected = plain->start(cache, policy_of(policy));
+          const auto actual = sharing->start(cache, policy_of(policy));
+          sharing->share(*actual, "tenant");
+          ASSERT_EQ(decode(*sharing, *actual, prompt, rest),
+                    decode(*plain, *expected, prompt, rest))
+              << shared << " shared, seed " << seed;
+          ASSERT_TRUE(actual->cache().image() == expected->cache().image());
+          EXPECT_LE(actual->shared_tokens(), static_cast<int64_t>(prompt.size()));
+          taken += actual->shared_tokens();
+        }
+        EXPECT_GT(taken, 0);
+        EXPECT_GT(sharing->shared_bytes(), 0);
+        EXPECT_LE(sharing->shared_bytes(), 1 << 20);
+      }
+    }
+  }
+}
+
+TEST(Sharing, OnlyTheSameTenantAndCacheShare) {
+  const ModelData model = test::random_model(test::small_decoder("cla2"), 43);
+  const Tokens prompt = test::random_tokens(100, model.spec.vocab_size, 1);
+  const auto engine = make_engine(model, 1 << 20);
+  const CacheOptions cache{CodecKind::kQ4, CodecKind::kQ4};
+  const auto shared = [&](const std::string& tenant, const CacheOptions& options,
+                          const char* policy) {
+    const auto sequence = engine->start(options, policy_of(policy));
+    engine->share(*sequence, tenant);
+    feed(*engine, *sequence, prompt);
+    return sequence->shared_tokens();
+  };
+  EXPECT_EQ(shared("a", cache, "none"), 0);
+  EXPECT_EQ(shared("a", cache, "none"), 95);  // six pages of 16, one row is the marker's
+  EXPECT_EQ(shared("b", cache, "none"), 0);
+  CacheOptions other = cache;
+  other.residual = 1;
+  EXPECT_EQ(shared("a", other, "none"), 0);
+  EXPECT_EQ(shared("a", cache, "streaming"), 95);
+  // Scores are not kept with pages, so who needs them computes.
+  const int64_t kept = engine->shared_bytes();
+  EXPECT_EQ(shared("a", cache, "h2o"), 0);
+  EXPECT_EQ(engine->shared_bytes(), kept);
+}
+
+// The index keeps no more than it may, and gives way to texts that need the room.
+TEST(Sharing, WhatIsKeptGivesWay) {
+  const ModelData model = test::random_model(test::small_decoder(), 44);
+  const CacheOptions cache{CodecKind::kF32, CodecKind::kF32};
+  const auto small = make_engine(model, 20000);
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    const auto sequence = small->start(cache, nullptr);
+    small->share(*sequence, "");
+    feed(*small, *sequence, test::random_tokens(90, model.spec.vocab_size, seed));
+    EXPECT_LE(small->shared_bytes(), 20000);
+  }
+  EXPECT_GT(small->shared_bytes(), 0);
+  EXPECT_EQ(small->cache_page_bytes(), small->shared_bytes());
+
+  // Room for the weights, two chunks of pages (a kind each of raw and encoded ones) and tables.
+  const int64_t weights = make_engine(model)->memory().bytes_in_use();
+  const auto tight = make_engine(model, 1 << 30, weights + (5 << 20));
+  int64_t most = 0;
+  for (uint64_t seed = 0; seed < 80; ++seed) {
+    const auto sequence = tight->start(cache, nullptr);
+    tight->share(*sequence, "");
+    feed(*tight, *sequence, test::random_tokens(250, model.spec.vocab_size, seed));
+    most = std::max(most, tight->shared_bytes());
+  }
+  EXPECT_GT(most, 1 << 20);
+}
+
+// Who finds no room is refused before anything has changed.
+TEST(Admission, ATextThatDoesNotFitIsRefusedWhole) {
+  for (const auto& spec : {test::small_decoder(), test::small_block(), test::small_windowed()}) {
+    const ModelData model = test::random_model(spec, 45);
+    const Tokens prompt = test::random_tokens(200, spec.vocab_size, 1);
+    const Tokens shorter(prompt.begin(), prompt.begin() + 60);
+    CacheOptions cache{CodecKind::kF32, CodecKind::kF32};
+    const auto engine = make_engine(model);
+    const auto free = engine->start(cache, nullptr);
+    const std::vector<float> expected = feed(*engine, *free, shorter);
+    const int64_t needed = free->kv_bytes();
+    feed(*engine, *free, std::span(prompt).subspan(60));
+    ASSERT_GT(free->kv_bytes(), needed);
+    cache.max_bytes = free->kv_bytes() - 1;
+    const auto limited = engine->start(cache, nullptr);
+    const SequenceImage before = engine->image(*limited);
+    test::expect_error(ErrorCode::kResource, {"more rows, its limit is"},
+                       [&] { feed(*engine, *limited, prompt); });
+    EXPECT_TRUE(engine->image(*limited) == before);
+    EXPECT_EQ(feed(*engine, *limited, shorter), expected);
+  }
+}
+
+TEST(Admission, AMemoryTooSmallIsSaidSo) {
+  const ModelData model = test::random_model(test::small_decoder(), 46);
+  const int64_t weights = make_engine(model)->memory().bytes_in_use();
+  const auto engine = make_engine(model, 0, weights + (1 << 20));
+  const auto sequence = engine->start({CodecKind::kF16, CodecKind::kF16}, nullptr);
+  const SequenceImage before = engine->image(*sequence);
+  test::expect_error(ErrorCode::kResource, {"memory budget", "exhausted", "more needed"}, [&] {
+    feed(*engine, *sequence, test::random_tokens(20, model.spec.vocab_size, 1));
+  });
+  EXPECT_TRUE(engine->image(*sequence) == before);
+}
+
+TEST(Admission, ImpossibleCachesAreRefused) {
+  const ModelData model = test::random_model(test::small_decoder(), 46);
+  const auto engine = make_engine(model);
+  const auto refuses = [&](const std::string& fragment, const auto& change) {
+    CacheOptions cache{CodecKind::kQ4, CodecKind::kQ4};
+    change(cache);
+    test::expect_error(ErrorCode::kRequest, {fragment}, [&] { engine->start(cache, nullptr); });
+  };
+  refuses("pages of 0 rows", [](CacheOptions& c) { c.page_rows = 0; });
+  refuses("pages of 5000 rows", [](CacheOptions& c) { c.page_rows = 5000; });
+  refuses("must not be negative", [](CacheOptions& c) { c.residual = -1; });
+  refuses("must not be negative", [](CacheOptions& c) { c.precise_sinks = -1; });
+  refuses("-5 bytes", [](CacheOptions& c) { c.max_bytes = -5; });
+  refuses("fp16 would be stored no more precisely", [](CacheOptions& c) {
+    c.residual = 8;
+    c.value_codec = CodecKind::kF16;
+  });
+}
+
+class Sessions : public ::testing::Test {
+ protected:
+  test::TempDir folder_;
+  std::filesystem::path path() const { return folder_.path() / "chat.session"; }
+};
+
+TEST_F(Sessions, GoOnWithTheSameBits) {
+  for (const auto& [name, spec] : test::all_small_specs()) {
+    const ModelData model = test::random_model(spec, 47);
+    const Tokens prompt = test::random_tokens(87, spec.vocab_size, 1);
+    const Tokens rest = test::random_tokens(11, spec.vocab_size, 2);
+    for (const CacheOptions& cache : cache_kinds()) {
+      for (const PolicyOptions& policy : {PolicyOptions{}, PolicyOptions{"h2o", 20, 2, 4}}) {
+        SCOPED_TRACE(name + " " + policy.name);
+        const SessionOrigin origin{"of this model", cache, policy};
+        const auto engine = make_engine(model);
+        const auto first = engine->start(cache, make_policy(policy));
+        feed(*engine, *first, prompt);
+        save_session(*engine, *first, origin, path());
+        const auto expected = decode(*engine, *first, {}, rest);
+        const auto other = make_engine(model);
+        const auto again = restore_session(*other, origin, make_policy(policy), path());
+        EXPECT_EQ(again->length(), first->length() - 11);
+        EXPECT_EQ(decode(*other, *again, {}, rest), expected);
+      }
+    }
+  }
+}
+
+TEST_F(Sessions, DamagedAndForeignOnesAreRefused) {
+  const ModelData model = test::random_model(test::small_block(), 48);
+  const auto engine = make_engine(model);
+  const PolicyOptions policy{"h2o", 12, 2, 4};
+  const SessionOrigin origin{"m", {CodecKind::kQ4, CodecKind::kQ8}, policy};
+  const auto sequence = engine->start(origin.cache, make_policy(policy));
+  feed(*engine, *sequence, test::random_tokens(150, model.spec.vocab_size, 1));
+  save_session(*engine, *sequence, origin, path());
+  const auto restore = [&](const SessionOrigin& from) {
+    return restore_session(*engine, from, make_policy(policy), path());
+  };
+  ASSERT_NO_THROW(restore(origin));
+  SessionOrigin other = origin;
+  other.model = "n";
+  test::expect_error(ErrorCode::kRequest, {"chat.session", "another model, cache or policy"},
+                     [&] { restore(other); });
+  other = origin;
+  other.cache.residual = 16;
+  test::expect_error(ErrorCode::kRequest, {"another model, cache or policy"},
+                     [&] { restore(other); });
+
+  const std::string whole = read_file(path());
+  const Philox rng(9);
+  for (uint64_t i = 0; i < 400; ++i) {
+    std::string damaged = whole;
+    if (i % 4 == 0) {
+      damaged.resize(rng.below(3 * i, whole.size()));
+    } else {
+      damaged[rng.below(3 * i, i % 4 == 1 ? 600 : whole.size())] ^=
+          static_cast<char>(1 << rng.below(3 * i + 1, 8));
+    }
+    write_file_atomically(path(), damaged);
+    try {
+      restore(origin);
+      // A header's padding may differ; nothing else.
+      ADD_FAILURE() << "damage " << i << " was not seen";
+    } catch (const Error& error) {
+      EXPECT_TRUE(error.code() == ErrorCode::kData || error.code() == ErrorCode::kRequest);
+      EXPECT_NE(std::string(error.what()).find("chat.session"), std::string::npos) << error.what();
+    }
+  }
+}
+
+// A file whose checksum is right can still tell nonsense: images are checked by themselves.
+TEST(Images, NonsenseIsRefused) {
+  const ModelData model = test::random_model(test::small_block(), 49);
+  const auto engine = make_engine(model);
+  CacheOptions cache{CodecKind::kQ4, CodecKind::kQ4};
+  cache.page_rows = 4;
+  cache.residual = 8;
+  cache.precise_sinks = 4;
+  const auto sequence = engine->start(cache, policy_of("h2o"));
+  feed(*engine, *sequence, test::random_tokens(150, model.spec.vocab_size, 1));
+  const SequenceImage good = engine->image(*sequence);
+  const auto resume = [&](const SequenceImage& image) {
+    return engine->resume(image, cache, policy_of("h2o"), "image");
+  };
+  ASSERT_NO_THROW(resume(good));
+  const int64_t before = engine->cache_page_bytes();
+  const auto refuses = [&](const char* what, const auto& change) {
+    SequenceImage image = good;
+    change(image, image.cache.groups[0].lanes[0]);
+    SCOPED_TRACE(what);
+    test::expect_error(ErrorCode::kData, {"image"}, [&] { resume(image); });
+    EXPECT_EQ(engine->cache_page_bytes(), before);
+  };
+  using Image = SequenceImage;
+  refuses("length", [](Image& i, LaneImage&) { ++i.length; });
+  refuses("negative length", [](Image& i, LaneImage&) { i.length = -4; });
+  refuses("logits", [](Image& i, LaneImage&) { i.next_logits.pop_back(); });
+  refuses("pending token", [](Image& i, LaneImage&) { i.pending.front() = 61; });
+  refuses("pending tokens", [](Image& i, LaneImage&) { i.pending.push_back(1); });
+  refuses("no block", [](Image& i, LaneImage&) { i.block.reset(); });
+  refuses("block rows", [](Image& i, LaneImage&) { ++i.block->groups.back().rows; });
+  refuses("block floats", [](Image& i, LaneImage&) { i.block->groups.back().keys.pop_back(); });
+  refuses("groups", [](Image& i, LaneImage&) { i.cache.groups.pop_back(); });
+  refuses("lanes", [](Image& i, LaneImage&) { i.cache.groups[0].lanes.pop_back(); });
+  refuses("position", [](Image& i, LaneImage&) { ++i.cache.groups[0].position; });
+  refuses("twice", [](Image&, LaneImage& l) { l.positions[5] = l.positions[6]; });
+  refuses("negative", [](Image&, LaneImage& l) { l.positions.back() = -1; });
+  refuses("beyond", [](Image&, LaneImage& l) { l.positions.back() = 1 << 30; });
+  refuses("order", [](Image&, LaneImage& l) { std::swap(l.positions[0], l.positions[1]); });
+  refuses("place", [](Image&, LaneImage& l) { std::swap(l.positions[0], l.positions.back()); });
+  refuses("counts", [](Image&, LaneImage& l) { ++l.coded; });
+  refuses("huge counts", [](Image&, LaneImage& l) { l.late = INT64_MAX; });
+  refuses("pages", [](Image&, LaneImage& l) { l.coded_pages.pop_back(); });
+  refuses("raw", [](Image&, LaneImage& l) { l.raw.push_back(0); });
+  refuses("scores", [](Image&, LaneImage& l) { l.scores[0].pop_back(); });
+  refuses("buffers", [](Image&, LaneImage& l) { l.scores.pop_back(); });
+  refuses("front", [](Image&, LaneImage& l) { l.front = 64; });
+}
+
+}  // namespace
+}  // namespace ashlar
