@@ -9,13 +9,13 @@
 namespace ashlar {
 
 RawRows::RawRows(const KvGroup& group, int64_t heads, int64_t page_rows, PagePool& pool)
-    : all_heads_(group.heads),
-      heads_(heads),
-      key_dim_(group.key_dim),
-      value_dim_(group.value_dim),
-      value_in_key_(group.value_in_key),
-      page_rows_(page_rows),
-      width_(heads * group.entry_width()),
+    : shape_{group.heads,
+             heads,
+             group.key_dim,
+             group.value_dim,
+             group.value_in_key,
+             page_rows,
+             heads * group.entry_width()},
       pool_(&pool) {}
 
 RawRows::~RawRows() {
@@ -23,13 +23,7 @@ RawRows::~RawRows() {
 }
 
 RawRows::RawRows(RawRows&& other) noexcept
-    : all_heads_(other.all_heads_),
-      heads_(other.heads_),
-      key_dim_(other.key_dim_),
-      value_dim_(other.value_dim_),
-      value_in_key_(other.value_in_key_),
-      page_rows_(other.page_rows_),
-      width_(other.width_),
+    : shape_(other.shape_),
       pool_(other.pool_),
       page_(std::exchange(other.page_, {})),
       staging_(std::exchange(other.staging_, {})),
@@ -37,16 +31,7 @@ RawRows::RawRows(RawRows&& other) noexcept
       rows_(std::exchange(other.rows_, 0)) {}
 
 RawRows::RawRows(const RawRows& other, PagePool& pool)
-    : all_heads_(other.all_heads_),
-      heads_(other.heads_),
-      key_dim_(other.key_dim_),
-      value_dim_(other.value_dim_),
-      value_in_key_(other.value_in_key_),
-      page_rows_(other.page_rows_),
-      width_(other.width_),
-      pool_(&pool),
-      page_(other.page_),
-      rows_(other.rows_) {
+    : shape_(other.shape_), pool_(&pool), page_(other.page_), rows_(other.rows_) {
   if (page_) pool_->share(page_);
 }
 
@@ -74,25 +59,27 @@ const float* RawRows::base() const {
 }
 
 void RawRows::append(int64_t rows, const float* keys, const float* values, int64_t head_begin) {
-  if (rows_ + rows > page_rows_) {
-    std::vector<float> staging(static_cast<size_t>((rows_ + rows) * width_));
-    if (rows_ > 0) std::copy_n(base(), rows_ * width_, staging.data());
+  if (rows_ + rows > shape_.page_rows) {
+    std::vector<float> staging(static_cast<size_t>((rows_ + rows) * shape_.width));
+    if (rows_ > 0) std::copy_n(base(), rows_ * shape_.width, staging.data());
     staging_ = std::move(staging);
     staged_ = true;
   }
-  float* out = writable() + rows_ * width_;
-  const int64_t key_width = heads_ * key_dim_, value_width = width_ - key_width;
-  for (int64_t r = 0; r < rows; ++r, out += width_) {
-    std::copy_n(keys + (r * all_heads_ + head_begin) * key_dim_, key_width, out);
-    if (value_in_key_) continue;
-    std::copy_n(values + (r * all_heads_ + head_begin) * value_dim_, value_width, out + key_width);
+  float* out = writable() + rows_ * shape_.width;
+  const int64_t key_width = shape_.heads * shape_.key_dim, value_width = shape_.width - key_width;
+  for (int64_t r = 0; r < rows; ++r, out += shape_.width) {
+    std::copy_n(keys + (r * shape_.all_heads + head_begin) * shape_.key_dim, key_width, out);
+    if (shape_.value_in_key) continue;
+    std::copy_n(values + (r * shape_.all_heads + head_begin) * shape_.value_dim, value_width,
+                out + key_width);
   }
   rows_ += rows;
 }
 
 FloatRows RawRows::from(int64_t first) const {
-  const float* row = base() + first * width_;
-  return {row, value_in_key_ ? nullptr : row + heads_ * key_dim_, width_, width_};
+  const float* row = base() + first * shape_.width;
+  return {row, shape_.value_in_key ? nullptr : row + shape_.heads * shape_.key_dim, shape_.width,
+          shape_.width};
 }
 
 void RawRows::truncate(int64_t rows) {
@@ -106,7 +93,7 @@ void RawRows::drop_front(int64_t rows) {
   rows_ -= rows;
   if (rows_ == 0) return;  // nothing to move, so a shared page needs no copy
   float* raw = writable();
-  std::memmove(raw, raw + rows * width_, static_cast<size_t>(4 * rows_ * width_));
+  std::memmove(raw, raw + rows * shape_.width, static_cast<size_t>(4 * rows_ * shape_.width));
 }
 
 void RawRows::drop_in_order(std::span<const int64_t> rows) {
@@ -119,17 +106,18 @@ void RawRows::drop_in_order(std::span<const int64_t> rows) {
       ++next;
       continue;
     }
-    std::memmove(raw + to++ * width_, raw + row * width_, static_cast<size_t>(4 * width_));
+    std::memmove(raw + to++ * shape_.width, raw + row * shape_.width,
+                 static_cast<size_t>(4 * shape_.width));
   }
   rows_ = to;
 }
 
 void RawRows::settle() {
   if (staged_) {
-    ASHLAR_CHECK_LE(rows_, page_rows_);
+    ASHLAR_CHECK_LE(rows_, shape_.page_rows);
     const std::vector<float> staging = std::exchange(staging_, {});
     staged_ = false;
-    if (rows_ > 0) std::copy_n(staging.data(), rows_ * width_, writable());
+    if (rows_ > 0) std::copy_n(staging.data(), rows_ * shape_.width, writable());
   }
   if (rows_ == 0 && page_) pool_->give(std::exchange(page_, {}));
 }
@@ -137,22 +125,24 @@ void RawRows::settle() {
 void RawRows::view(int64_t head, int64_t first, KvHeadView& view) const {
   const float* row = base();
   if (row == nullptr) return;
-  row += first * width_;
-  view.raw_keys = row + head * key_dim_;
-  view.raw_values = value_in_key_ ? view.raw_keys : row + heads_ * key_dim_ + head * value_dim_;
-  view.raw_key_stride = view.raw_value_stride = width_;
+  row += first * shape_.width;
+  view.raw_keys = row + head * shape_.key_dim;
+  view.raw_values = shape_.value_in_key
+                        ? view.raw_keys
+                        : row + shape_.heads * shape_.key_dim + head * shape_.value_dim;
+  view.raw_key_stride = view.raw_value_stride = shape_.width;
 }
 
 std::vector<float> RawRows::image() const {
   ASHLAR_CHECK(!staged_);
   if (rows_ == 0) return {};
-  return {base(), base() + rows_ * width_};
+  return {base(), base() + rows_ * shape_.width};
 }
 
 void RawRows::load(std::span<const float> image) {
   ASHLAR_CHECK_EQ(rows_, 0);
-  rows_ = static_cast<int64_t>(image.size()) / width_;
-  ASHLAR_CHECK_LE(rows_, page_rows_);
+  rows_ = static_cast<int64_t>(image.size()) / shape_.width;
+  ASHLAR_CHECK_LE(rows_, shape_.page_rows);
   if (rows_ > 0) std::copy(image.begin(), image.end(), writable());
 }
 

@@ -23,11 +23,11 @@ class RawRows {
   RawRows fork(PagePool& pool) const;
 
   int64_t rows() const { return rows_; }
-  int64_t page_bytes() const { return 4 * page_rows_ * width_; }
+  int64_t page_bytes() const { return 4 * shape_.page_rows * shape_.width; }
   int64_t table_bytes() const { return static_cast<int64_t>(4 * staging_.capacity()); }
   /// New pages that appending takes at most, a copy of a shared one included.
   int64_t pages_for(int64_t more) const;
-  int64_t row_floats() const { return width_; }
+  int64_t row_floats() const { return shape_.width; }
 
   /// Appends rows of heads [head_begin, head_begin + heads) of the group.
   void append(int64_t rows, const float* keys, const float* values, int64_t head_begin);
@@ -51,9 +51,15 @@ class RawRows {
   float* writable();
   const float* base() const;
 
-  int64_t all_heads_, heads_, key_dim_, value_dim_;
-  bool value_in_key_;
-  int64_t page_rows_, width_;
+  struct Shape {
+    int64_t all_heads, heads;  // of the group, of the lane
+    int64_t key_dim, value_dim;
+    bool value_in_key;
+    int64_t page_rows;
+    int64_t width;  // floats of a row
+  };
+
+  Shape shape_;
   PagePool* pool_;
   PageId page_;
   std::vector<float> staging_;  // in use if `staged_`

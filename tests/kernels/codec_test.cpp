@@ -14,7 +14,6 @@ namespace {
 TEST(Codec, NamesAndBytes) {
   for (const CodecKind kind : kCodecKinds) {
     EXPECT_EQ(codec_from_name(codec_name(kind)), kind);
-    EXPECT_TRUE(codec_row_movable(kind));
   }
   EXPECT_EQ(codec_from_name("bf16"), CodecKind::kBF16);
   expect_error(ErrorCode::kRequest, {"'q5'", "fp32, fp16, bf16, q8, q4, q3, q2"},
