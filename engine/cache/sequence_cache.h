@@ -92,6 +92,7 @@ class SequenceCache final : public KvStore {
   bool unsettled() const { return unsettled_; }
   const CacheOptions& options() const { return options_; }
   const Policy* policy() const { return policy_.get(); }
+  const std::shared_ptr<const Policy>& shared_policy() const { return policy_; }
 
   /// Ends the step of `group` for all `caches` after its last reader: one batched select per
   /// policy, then drop → compact → encode. Leaves the rows of a holding cache provisional.

@@ -129,11 +129,31 @@ void Engine::admit(std::span<const StepItem> items) {
   }
 }
 
+// Takes what texts share and memory for the rest; how many tokens of each item need not be fed.
+// Leaves no trace when there is no room.
+std::vector<size_t> Engine::begin_feed(std::span<const StepItem> items) {
+  std::vector<size_t> done;
+  std::vector<std::optional<PrefixChain>> chains;
+  for (const StepItem& item : items) {
+    chains.push_back(item.sequence->chain_);
+    done.push_back(take_shared(item));
+  }
+  try {
+    admit(items);
+  } catch (...) {
+    for (size_t i = 0; i < items.size(); ++i) {
+      if (done[i] == 0) continue;
+      give_back_shared(*items[i].sequence, static_cast<int64_t>(done[i]));
+      items[i].sequence->chain_ = std::move(chains[i]);
+    }
+    throw;
+  }
+  return done;
+}
+
 void Engine::feed(std::span<const StepItem> items) {
   for (const StepItem& item : items) check(item);
-  std::vector<size_t> done;
-  for (const StepItem& item : items) done.push_back(take_shared(item));
-  admit(items);
+  std::vector<size_t> done = begin_feed(items);
   for (;;) {
     std::vector<Piece> pieces;
     for (size_t i = 0; i < items.size(); ++i) {

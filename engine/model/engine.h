@@ -154,7 +154,9 @@ class Engine {
   void check(const StepItem& item) const;
   void admit(std::span<const StepItem> items);
   void prepare(std::span<const StepItem> items) const;
+  std::vector<size_t> begin_feed(std::span<const StepItem> items);
   size_t take_shared(const StepItem& item);
+  void give_back_shared(Sequence& sequence, int64_t tokens);
   void leave_shared(const Piece& piece);
   void check_image(const SequenceImage& image, const std::string& what) const;
   void step_decoder(std::span<const Piece> pieces);

@@ -44,6 +44,17 @@ size_t Engine::take_shared(const StepItem& item) {
   return static_cast<size_t>(taken - marker);
 }
 
+// The text has not begun after all: `tokens` were taken, and the marker if there was one.
+void Engine::give_back_shared(Sequence& sequence, int64_t tokens) {
+  const SequenceCache& cache = *sequence.cache_;
+  const int64_t rows = cache.position(groups_[0].id);
+  sequence.marker_ = rows * spec_.block_length() > tokens;
+  sequence.length_ = sequence.published_ = sequence.shared_tokens_ = 0;
+  std::shared_ptr<const Policy> policy = cache.shared_policy();
+  sequence.cache_ =
+      std::make_unique<SequenceCache>(groups_, cache.options(), std::move(policy), *arena_);
+}
+
 void Engine::leave_shared(const Piece& piece) {
   Sequence& sequence = *piece.sequence;
   if (!sequence.chain_) return;

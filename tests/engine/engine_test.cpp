@@ -18,9 +18,6 @@ namespace {
 
 using Logits = std::vector<float>;
 
-const CodecKind kCodecs[] = {CodecKind::kF32, CodecKind::kF16, CodecKind::kBF16, CodecKind::kQ8,
-                             CodecKind::kQ4,  CodecKind::kQ3,  CodecKind::kQ2};
-
 struct Decoding {
   int threads = 1;
   int64_t chunk = 512;
@@ -152,7 +149,7 @@ void expect_contract(const std::string& name, const ModelSpec& spec,
 }
 
 TEST(Contract, ChunksStepsAndThreadsChangeNoBit) {
-  for (const auto& [name, spec] : test::basic_specs()) expect_contract(name, spec, kCodecs);
+  for (const auto& [name, spec] : test::basic_specs()) expect_contract(name, spec, kCodecKinds);
 }
 
 TEST(Contract, ChunksStepsAndThreadsChangeNoBitOfVariants) {
@@ -244,7 +241,7 @@ TEST(Contract, AWideBudgetEqualsNoPolicy) {
   for (const auto& [name, spec] : test::all_small_specs()) {
     const ModelData model = test::random_model(spec, 26);
     const auto tokens = test::random_tokens(50, spec.vocab_size, 6);
-    for (CodecKind codec : kCodecs) {
+    for (CodecKind codec : kCodecKinds) {
       Decoding run;
       run.cache = {codec, codec};
       const Logits plain = step_by_step(model, tokens, run, 20);

@@ -87,13 +87,10 @@ World random_world(Draw& draw, uint64_t seed) {
     for (int64_t r = 0; r <= draw.below(2); ++r) g.readers.push_back(2 * id + r);
     w.groups.push_back(g);
   }
-  constexpr CodecKind kCodecs[] = {CodecKind::kF32, CodecKind::kF16, CodecKind::kBF16,
-                                   CodecKind::kQ8,  CodecKind::kQ4,  CodecKind::kQ3,
-                                   CodecKind::kQ2};
   constexpr int64_t kPages[] = {1, 2, 3, 5, 8, 16, 32};
-  const bool precise = draw.one_in(2);
-  w.options.key_codec = kCodecs[precise ? 3 + draw.below(4) : draw.below(7)];
-  w.options.value_codec = kCodecs[precise ? 3 + draw.below(4) : draw.below(7)];
+  const bool precise = draw.one_in(2);  // the codecs from q8 on are coarser than fp16
+  w.options.key_codec = kCodecKinds[precise ? 3 + draw.below(4) : draw.below(7)];
+  w.options.value_codec = kCodecKinds[precise ? 3 + draw.below(4) : draw.below(7)];
   w.options.page_rows = kPages[draw.below(7)];
   if (precise) {
     w.options.precise_sinks = draw.below(20);
@@ -317,9 +314,7 @@ class Pair {
     const int64_t local = h - lane.head_begin();
     std::vector<float> expected(row.keys.begin() + local * g.key_dim,
                                 row.keys.begin() + (local + 1) * g.key_dim);
-    if (g.value_in_key) {
-      // Raw rows show the value where the key is.
-    } else {
+    if (!g.value_in_key) {
       expected.insert(expected.end(), row.values.begin() + local * g.value_dim,
                       row.values.begin() + (local + 1) * g.value_dim);
     }

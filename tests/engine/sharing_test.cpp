@@ -200,6 +200,37 @@ TEST(Admission, ATextThatDoesNotFitIsRefusedWhole) {
   }
 }
 
+// Also where a beginning had been shared already.
+TEST(Admission, RefusalsLeaveNoSharedBeginning) {
+  for (const auto& spec : {test::small_decoder(), test::small_block()}) {
+    const ModelData model = test::random_model(spec, 45);
+    const Tokens prompt = test::random_tokens(200, spec.vocab_size, 1);
+    CacheOptions cache{CodecKind::kF32, CodecKind::kF32};
+    const auto engine = make_engine(model, 1 << 20);
+    const auto first = engine->start(cache, nullptr);
+    engine->share(*first, "");
+    const std::vector<float> expected = feed(*engine, *first, prompt);
+    const auto roomy = engine->start(cache, nullptr);
+    engine->share(*roomy, "");
+    cache.max_bytes = first->kv_bytes() / 2;
+    const auto limited = engine->start(cache, nullptr);
+    engine->share(*limited, "");
+    const SequenceImage before = engine->image(*limited);
+    // One item that fits and one that does not: neither is fed.
+    const StepItem items[] = {{roomy.get(), prompt, true, nullptr},
+                              {limited.get(), prompt, true, nullptr}};
+    test::expect_error(ErrorCode::kResource, {"its limit is"}, [&] { engine->feed(items); });
+    EXPECT_TRUE(engine->image(*limited) == before);
+    EXPECT_TRUE(engine->image(*roomy) == before);
+    EXPECT_EQ(feed(*engine, *roomy, prompt), expected);
+    EXPECT_GT(roomy->shared_tokens(), 0);
+    const std::span<const int32_t> shorter = std::span(prompt).first(60);
+    const auto alone = make_engine(model);
+    const auto plain = alone->start({CodecKind::kF32, CodecKind::kF32}, nullptr);
+    EXPECT_EQ(feed(*engine, *limited, shorter), feed(*alone, *plain, shorter));
+  }
+}
+
 TEST(Admission, AMemoryTooSmallIsSaidSo) {
   const ModelData model = test::random_model(test::small_decoder(), 46);
   const int64_t weights = make_engine(model)->memory().bytes_in_use();

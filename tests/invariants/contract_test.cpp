@@ -63,16 +63,13 @@ std::vector<float> logits(const ModelData& model, const std::vector<int32_t>& fi
 
 TEST(Contract, HoldsForEverySmokeFileAndCodec) {
   ASSERT_GE(smoke_files().size(), 15u);
-  constexpr CodecKind kCodecs[] = {CodecKind::kF32, CodecKind::kF16, CodecKind::kBF16,
-                                   CodecKind::kQ8,  CodecKind::kQ4,  CodecKind::kQ3,
-                                   CodecKind::kQ2};
   for (const fs::path& path : smoke_files()) {
     const Node root = load_yaml(path);
     const ModelSpec spec = model_spec_from_config(*root.find("model"));
     const ModelData model = test::random_model(spec, 51);
     const auto first = test::random_tokens(61, spec.vocab_size, 1);
     const auto second = test::random_tokens(40, spec.vocab_size, 2);
-    for (const CodecKind codec : kCodecs) {
+    for (const CodecKind codec : kCodecKinds) {
       CacheOptions cache{codec, codec};
       // Coarse codecs also with rows that stay precise for a while.
       if (codec >= CodecKind::kQ4) cache.residual = 20, cache.precise_sinks = 4;
