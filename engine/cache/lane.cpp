@@ -127,6 +127,10 @@ int64_t Lane::reserve(PagePool& pool, int64_t position, int64_t rows, int64_t st
     return below(slot, limit) + std::max<int64_t>(0, limit - position);
   };
   const int64_t ready = count(raw_slot(), complete);
+  // Late rows that leave make the others move up, in pages of their own.
+  if (schedule_.residual > 0 && (ready > raw_gone_ || late_gone_ > 0)) {
+    put_aside(late_.page_bytes(), late_.shared_pages());
+  }
   if (ready <= raw_gone_) return bytes;
   // Pages for `more` rows, of which the store never holds more than `most` at a time.
   const auto pages = [&](const RowStore& store, int64_t more, int64_t most) {
@@ -143,8 +147,7 @@ int64_t Lane::reserve(PagePool& pool, int64_t position, int64_t rows, int64_t st
     put_aside(coded_.page_bytes(), pages(coded_, encoded, held));
     return bytes;
   }
-  put_aside(late_.page_bytes(),
-            pages(late_, encoded, schedule_.residual + in_step) + late_.shared_pages());
+  put_aside(late_.page_bytes(), pages(late_, encoded, schedule_.residual + in_step));
   const int64_t due = count(sinks_.rows() + coded_before_, schedule_.coded(end));
   put_aside(coded_.page_bytes(), pages(coded_, due - late_gone_, held));
   return bytes;

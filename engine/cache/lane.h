@@ -97,8 +97,6 @@ class Lane {
   void check_image(const LaneImage& image, int64_t position, int64_t p,
                    const std::string& what) const;
 
-  const RowStore& coded() const { return coded_; }
-
  private:
   Lane(const Lane& other, const KvGroup& group, PagePool& pool);
 

@@ -91,7 +91,7 @@ void SequenceCache::prepare(int64_t rows, int64_t step) {
       }
     }
     const int64_t tables = tables_for(rows, step), need = bytes().total() + pages + tables;
-    require(options_.max_bytes == 0 || need <= options_.max_bytes, ErrorCode::kResource,
+    require(options_.max_bytes == 0 || need <= options_.max_bytes, ErrorCode::kRequest,
             "the KV cache of this sequence may need {} bytes for {} more rows, its limit is {}",
             need, rows, options_.max_bytes);
     arena_.memory().require_room(tables);

@@ -72,8 +72,9 @@ class SequenceCache final : public KvStore {
   std::unique_ptr<SequenceCache> fork() const;
 
   /// Puts memory aside for appending `rows` rows to every group, in steps of at most `step` rows,
-  /// and ending them, so that they cannot fail for want of it. Throws Error(kResource), naming need
-  /// and limit; nothing has changed then. Before a step, or before more provisional rows.
+  /// and ending them, so that they cannot fail for want of it. Throws Error(kResource) when the
+  /// provider has no room, Error(kRequest) when CacheOptions::max_bytes would be exceeded; nothing
+  /// has changed then. Before a step, or before more provisional rows.
   void prepare(int64_t rows, int64_t step);
   /// Gives back what prepare put aside and the steps have not taken.
   void release_reserve() { pool_.release_reserve(); }

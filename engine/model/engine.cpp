@@ -121,10 +121,11 @@ void Engine::admit(std::span<const StepItem> items) {
       return prepare(items);
     } catch (const Error& error) {
       for (const StepItem& item : items) item.sequence->cache_->release_reserve();
+      if (error.code() != ErrorCode::kResource || prefixes_ == nullptr) throw;
       constexpr int kPagesAtOnce = 16;
       int evicted = 0;
-      while (prefixes_ != nullptr && evicted < kPagesAtOnce && prefixes_->evict_one()) ++evicted;
-      if (error.code() != ErrorCode::kResource || evicted == 0) throw;
+      while (evicted < kPagesAtOnce && prefixes_->evict_one()) ++evicted;
+      if (evicted == 0) throw;
     }
   }
 }

@@ -129,8 +129,8 @@ class Engine {
 
   /// Feeds tokens of several sequences, cutting long prompts. Afterwards `logits(sequence)`
   /// predicts the next token. Throws Error(kRequest) for tokens outside the vocabulary or a text
-  /// that would exceed the context length, Error(kResource) if the memory budget or a cache's limit
-  /// has no room for all of the tokens: then nothing has been fed.
+  /// that would exceed the context length or a cache's limit, Error(kResource) if the memory budget
+  /// has no room for all of the tokens. Nothing has been fed then.
   void feed(std::span<const StepItem> items);
   /// Logits after the last token fed, or after the start marker, [vocab].
   std::span<const float> logits(const Sequence& sequence) const { return sequence.next_logits_; }

@@ -193,7 +193,7 @@ TEST(Admission, ATextThatDoesNotFitIsRefusedWhole) {
     cache.max_bytes = free->kv_bytes() - 1;
     const auto limited = engine->start(cache, nullptr);
     const SequenceImage before = engine->image(*limited);
-    test::expect_error(ErrorCode::kResource, {"more rows, its limit is"},
+    test::expect_error(ErrorCode::kRequest, {"more rows, its limit is"},
                        [&] { feed(*engine, *limited, prompt); });
     EXPECT_TRUE(engine->image(*limited) == before);
     EXPECT_EQ(feed(*engine, *limited, shorter), expected);
@@ -219,12 +219,12 @@ TEST(Admission, RefusalsLeaveNoSharedBeginning) {
     // One item that fits and one that does not: neither is fed.
     const StepItem items[] = {{roomy.get(), prompt, true, nullptr},
                               {limited.get(), prompt, true, nullptr}};
-    test::expect_error(ErrorCode::kResource, {"its limit is"}, [&] { engine->feed(items); });
+    test::expect_error(ErrorCode::kRequest, {"its limit is"}, [&] { engine->feed(items); });
     EXPECT_TRUE(engine->image(*limited) == before);
     EXPECT_TRUE(engine->image(*roomy) == before);
     EXPECT_EQ(feed(*engine, *roomy, prompt), expected);
     EXPECT_GT(roomy->shared_tokens(), 0);
-    const std::span<const int32_t> shorter = std::span(prompt).first(60);
+    const std::span<const int32_t> shorter = std::span(prompt).first(30);
     const auto alone = make_engine(model);
     const auto plain = alone->start({CodecKind::kF32, CodecKind::kF32}, nullptr);
     EXPECT_EQ(feed(*engine, *limited, shorter), feed(*alone, *plain, shorter));
