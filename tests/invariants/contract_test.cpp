@@ -9,20 +9,13 @@
 #include "core/config/config.h"
 #include "engine/model/engine.h"
 #include "tests/support/random_model.h"
+#include "tests/support/smoke_files.h"
 
 namespace ashlar {
 namespace {
 namespace fs = std::filesystem;
 
-std::vector<fs::path> smoke_files() {
-  std::vector<fs::path> out;
-  for (const auto& entry : fs::directory_iterator("configs/smoke")) {
-    const fs::path& path = entry.path();
-    if (path.extension() == ".yaml" && path.filename() != "common.yaml") out.push_back(path);
-  }
-  std::sort(out.begin(), out.end());
-  return out;
-}
+using test::smoke_files;
 
 struct Way {
   int threads = 1;

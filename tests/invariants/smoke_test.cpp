@@ -13,6 +13,7 @@
 #include "tests/support/files.h"
 #include "tests/support/logit_bound.h"
 #include "tests/support/random_model.h"
+#include "tests/support/smoke_files.h"
 #include "tests/support/tolerance.h"
 #include "tests/support/train_logits.h"
 #include "train/config.h"
@@ -21,22 +22,8 @@ namespace ashlar {
 namespace {
 namespace fs = std::filesystem;
 
-std::vector<fs::path> yaml_files(const fs::path& folder) {
-  std::vector<fs::path> out;
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    if (entry.path().extension() == ".yaml") out.push_back(entry.path());
-  }
-  std::sort(out.begin(), out.end());
-  return out;
-}
-
-std::vector<fs::path> smoke_files() {
-  std::vector<fs::path> out;
-  for (const fs::path& path : yaml_files("configs/smoke")) {
-    if (path.filename() != "common.yaml") out.push_back(path);
-  }
-  return out;
-}
+using test::smoke_files;
+using test::yaml_files;
 
 TEST(Configs, EveryYamlLoads) {
   int64_t count = 0;

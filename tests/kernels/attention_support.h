@@ -106,17 +106,21 @@ class Problem {
     return run_on(view(), task(first, n, head), collected);
   }
 
+  /// Where a task writes.
+  static void direct(AttentionTask& t, std::vector<float>& out, Collected* collected) {
+    t.out = out.data();
+    t.out_stride = t.group * t.value_dim;
+    if (collected == nullptr) return;
+    t.scores = collected->scores.empty() ? nullptr : collected->scores.data();
+    t.counts = collected->counts.empty() ? nullptr : collected->counts.data();
+    t.score_from = collected->from;
+  }
+
   /// The output of a task (out and its stride are set here).
   std::vector<float> run_on(const KvHeadView& kv, AttentionTask t,
                             Collected* collected = nullptr) const {
     std::vector<float> out(static_cast<size_t>(t.rows * t.group * t.value_dim));
-    t.out = out.data();
-    t.out_stride = t.group * t.value_dim;
-    if (collected != nullptr) {
-      t.scores = collected->scores.empty() ? nullptr : collected->scores.data();
-      t.counts = collected->counts.empty() ? nullptr : collected->counts.data();
-      t.score_from = collected->from;
-    }
+    direct(t, out, collected);
     const int64_t seen = kv.encoded() + t.raw_visible + t.rows - 1;
     AlignedBytes scratch(attention_scratch_bytes(t.rows, t.group, seen, t.key_dim, t.value_dim,
                                                  t.scores != nullptr || t.counts != nullptr));
@@ -129,13 +133,7 @@ class Problem {
   std::vector<float> run_splits(const KvHeadView& kv, AttentionTask t,
                                 Collected* collected = nullptr) const {
     std::vector<float> out(static_cast<size_t>(t.rows * t.group * t.value_dim));
-    t.out = out.data();
-    t.out_stride = t.group * t.value_dim;
-    if (collected != nullptr) {
-      t.scores = collected->scores.empty() ? nullptr : collected->scores.data();
-      t.counts = collected->counts.empty() ? nullptr : collected->counts.data();
-      t.score_from = collected->from;
-    }
+    direct(t, out, collected);
     const int64_t splits = attention_splits(kv, t), bytes = attention_partial_bytes(kv, t);
     const int64_t seen = kv.encoded() + t.raw_visible + t.rows - 1;
     AlignedBytes scratch(
