@@ -15,6 +15,7 @@
 #include <functional>
 #include <iostream>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,16 @@ struct Shape {
   int64_t kv_heads, group, dim;
   std::string name() const { return fmt::format("{} x {} x {}", kv_heads, group, dim); }
 };
+
+Shape shape_from(const std::string& text) {
+  Shape s{};
+  std::istringstream in(text);
+  char x = 0, y = 0;
+  const bool read = static_cast<bool>(in >> s.kv_heads >> x >> s.group >> y >> s.dim);
+  require(read && x == 'x' && y == 'x' && std::min({s.kv_heads, s.group, s.dim}) >= 1 && in.eof(),
+          ErrorCode::kRequest, "--shape: '{}' is not KV heads x queries of each x dim", text);
+  return s;
+}
 
 /// Memory of huge pages where the system gives them, touched.
 class Memory {
@@ -186,8 +197,9 @@ void bench_decode(const Options& o, const Clock& clock, const Memory& memory, Th
   fmt::print("\n{:<12} {:<6} {:>12} {:>8} {:>12} {:>10} {:>10}\n", "KV x q x dim", "codec",
              "tokens/s", "GB/s", "of reading", "vs fp16", "scores");
   const auto bytes = static_cast<int64_t>(o.gib * 0x1p30);
-  for (const Shape& shape : {Shape{8, 4, 128}, {4, 8, 64}, {3, 3, 64}, {1, 8, 128}, {8, 1, 128}}) {
-    if (!o.shape.empty() && o.shape != shape.name()) continue;
+  std::vector<Shape> shapes = {{8, 4, 128}, {4, 8, 64}, {3, 3, 64}, {1, 8, 128}, {8, 1, 128}};
+  if (!o.shape.empty()) shapes = {shape_from(o.shape)};
+  for (const Shape& shape : shapes) {
     double fp16 = 0;
     for (const std::string& name : o.codecs) {
       const CodecKind codec = codec_from_name(name);
@@ -298,7 +310,8 @@ int main(int argc, char** argv) {
   app.add_option("--codecs", options.codecs, "Default: fp16 bf16 q8 q4 q3 q2");
   app.add_option("--only", options.only, "decode or prompt")
       ->check(CLI::IsMember({"decode", "prompt"}));
-  app.add_option("--shape", options.shape, "Only this decode shape, such as '8 x 4 x 128'");
+  app.add_option("--shape", options.shape,
+                 "Only this decode shape: KV heads x queries of each x dim, such as '8 x 4 x 128'");
   app.footer("Example: bench_attention --gib 2 --codecs fp16 q8 q4 --only decode");
   CLI11_PARSE(app, argc, argv);
   try {

@@ -53,8 +53,10 @@ int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int6
   int64_t floats = checked_mul(key_pad + value_pad, kAttentionTile, kWhat);
   floats = checked_add(floats, checked_mul(key_pad, kPad, kWhat), kWhat);
   floats = checked_add(floats, checked_mul(2, state_floats(queries, value_dim), kWhat), kWhat);
+  // Queries as floats and as pairs of 16 bits.
   const int64_t packed = round_up(checked_mul(queries, key_dim, kWhat), kPad);
-  floats = checked_add(floats, packed + round_up(queries, kPad), kWhat);
+  const int64_t pairs = round_up(checked_mul(queries, key_pad / 2, kWhat), kPad);
+  floats = checked_add(floats, packed + pairs + 2 * round_up(queries, kPad), kWhat);
   if (collect_scores) {
     // Every run and the raw rows may end in a tile of fewer rows.
     const int64_t tiles = slots / kAttentionTile + kMaxKvRuns + 1;

@@ -82,9 +82,11 @@ int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int6
                                 int64_t value_dim, bool collect_scores = true);
 
 /// out = softmax(scale·q·Kᵀ)·V by online softmax over tiles in ascending slot order. A row's result
-/// depends only on its q and the slots it sees. `scratch` is 64-byte aligned. Allocates nothing.
-/// Every row must see at least one slot; a row that sees none is a programmer error
-/// (Error(kInternal)). e^x is accurate to 2 ulp (kernels/simd/math_impl.h).
+/// depends only on its q and the slots it sees. Keys and values in codes (q8 … q2) are multiplied
+/// as integers with q and the probabilities rounded to 16 bits:
+/// kernels/simd/attention_block_impl.h. `scratch` is 64-byte aligned. Allocates nothing. Every row
+/// must see at least one slot; a row that sees none is a programmer error (Error(kInternal)). e^x
+/// is accurate to 2 ulp (kernels/simd/math_impl.h).
 void attention_run(const KvHeadView& kv, const AttentionTask& task, std::byte* scratch);
 
 // One long task on several threads: its splits as separate jobs, which write to partial results,

@@ -30,16 +30,38 @@ PackedQueries query_scratch(const AttentionTask& task, float*& p) {
   PackedQueries q;
   q.stride = queries;
   q.q = take(p, pad16(task.key_dim * queries));
+  q.pairs = reinterpret_cast<int32_t*>(take(p, pad16(pad16(task.key_dim) / 2 * queries)));
   q.sum = take(p, pad16(queries));
+  q.unit = take(p, pad16(queries));
   return q;
 }
 
-void pack_queries(const AttentionTask& task, const PackedQueries& packed) {
+/// Q and u of one query.
+void round_query(const float* q, int64_t dim, const PackedQueries& packed, int64_t query) {
+  Vf top = vzero();
+  for_spans(dim, [&](int64_t i, int64_t n) { top = vmax(top, vabs(vload_span(q + i, n))); });
+  const float levels = query_levels(dim);
+  const Rounding r = rounding_of(vmax_all(top), levels);
+  packed.unit[query] = r.unit;
+  int32_t* out = packed.pairs + query;
+  for_spans(dim, [&](int64_t i, int64_t n) {
+    const Vf scaled = vmul(vload_span(q + i, n), vset(r.inverse));
+    int16_t rounded[kLanes];
+    istore_i16(rounded, iround(vmax(vmin(scaled, vset(levels)), vset(-levels))));
+    for (int64_t j = 0; j < kLanes; j += 2, out += packed.stride) {
+      __builtin_memcpy(out, rounded + j, sizeof(*out));
+    }
+  });
+}
+
+/// codes: the keys of some run are codes.
+void pack_queries(const AttentionTask& task, const PackedQueries& packed, bool codes) {
   for (int64_t query = 0; query < packed.stride; ++query) {
     const float* q =
         task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
     for (int64_t i = 0; i < task.key_dim; ++i) packed.q[i * packed.stride + query] = q[i];
     packed.sum[query] = sum_elements(q, task.key_dim);
+    if (codes) round_query(q, task.key_dim, packed, query);
   }
 }
 
@@ -91,7 +113,7 @@ ASHLAR_INLINE int64_t split_tiles(const AttentionTask& task, const TileMap& map)
 /// Every query against the loaded tile, in blocks that see the same of it.
 void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQueries& packed,
                  const SoftmaxState& s, const Kept& kept, int64_t split, int64_t in_split,
-                 const Tile& tile, Ahead& ahead) {
+                 Tile& tile) {
   const int64_t queries = task.rows * task.group;
   alignas(64) float local[kQueryBlock][kAttentionTile];
   const auto live_of = [&](int64_t query) {
@@ -106,6 +128,7 @@ void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQuer
     }
     b.first = query;
     b.q = packed.q + query;
+    b.pairs = packed.pairs + query;
     b.q_stride = packed.stride;
     int n = 0;
     for (; n < kQueryBlock && query < queries; ++n, ++query) {
@@ -115,41 +138,15 @@ void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQuer
       b.p[n] = kept.p != nullptr && row >= task.score_from ? kept.tile(query, split, in_split)
                                                            : local[n];
       b.sum[n] = packed.sum[query];
+      b.unit[n] = packed.unit[query];
     }
-    attend_queries(n, task, s, tile, b, ahead);
+    attend_queries(n, task, s, tile, b);
+    tile.ahead = false;  // once is enough
     for (int i = 0; kept.p != nullptr && i < n; ++i) {
       if ((b.first + i) / task.group < task.score_from) continue;
       *kept.tile_max(b.first + i, split, in_split) = s.max[b.first + i];
     }
   }
-}
-
-/// How often a block of queries calls Ahead::fetch for one tile.
-int64_t block_steps(const AttentionTask& task, const Tile& tile) {
-  int64_t steps = 0;
-  with_codec(tile.key_kind, [&](auto tag) {
-    constexpr int kElements = kKeyElements<decltype(tag)::value>;
-    steps += (task.key_dim + kElements - 1) / kElements * (kTileBlocks / kQueryColumns);
-  });
-  with_codec(tile.value_kind, [&](auto tag) {
-    constexpr int R = kValueRegisters<decltype(tag)::value>;
-    constexpr int kElements = (R < kQueryColumns ? kQueryColumns : R) * kLanes;
-    steps += (task.value_dim + kElements - 1) / kElements * kAttentionTile;
-  });
-  return steps;
-}
-
-/// Plans to fetch tile `next` (−1: none) during the work on `tile`. With many queries it does not
-/// pay, and raw rows were written a moment ago.
-void plan_ahead(const KvHeadView& kv, const AttentionTask& task, const TileMap& map,
-                const Tile& tile, int64_t next, Ahead& ahead) {
-  const int64_t queries = task.rows * task.group;
-  ahead.plan_nothing();
-  if (queries > kDirectQueries || next < 0) return;
-  const TilePlace place = tile_at(map, next);
-  if (place.run < 0) return;
-  const int64_t blocks = (queries + kQueryBlock - 1) / kQueryBlock;
-  ahead.plan(kv, task, place, blocks * block_steps(task, tile));
 }
 
 /// One split of a few rows from beginning to end.
@@ -168,17 +165,17 @@ void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& m
   const int64_t end = begin + tiles < map.tiles ? begin + tiles : map.tiles;
   // The first row sees the oldest slots.
   const int64_t oldest = tile_of_slot(map, first_seen(task, map.encoded + task.raw_visible));
+  const bool few = queries <= kDirectQueries;
   Tile tile;
-  Ahead ahead;
   for (int64_t t = oldest > begin ? oldest : begin; t < end; ++t) {
     tile.place = tile_at(map, t);
-    if (queries <= kDirectQueries && direct(kv, tile.place)) {
-      direct_tile(kv, task, tile);
+    if (few && direct(kv, tile.place)) {
+      const TilePlace next = tile_at(map, t + 1);
+      direct_tile(kv, task, tile.place, t + 1 < map.tiles ? &next : nullptr, tile);
     } else {
       scratch_tile(kv, task, scratch, tile);
     }
-    plan_ahead(kv, task, map, tile, t + 1 < end ? t + 1 : -1, ahead);
-    attend_tile(task, map, packed, s, kept, split, t - begin, tile, ahead);
+    attend_tile(task, map, packed, s, kept, split, t - begin, tile);
   }
   for (int64_t i = 0; i < queries; ++i) {
     const Vf base = vset(s.base[i]);
@@ -273,7 +270,7 @@ void attention_kernel(const KvHeadView& kv, const AttentionTask& whole, std::byt
     const SoftmaxState first = softmax_state(task, p), later = softmax_state(task, p);
     const PackedQueries packed = query_scratch(task, p);
     const Kept kept = kept_in_scratch(task, map, p);
-    pack_queries(task, packed);
+    pack_queries(task, packed, has_codes(kv));
     const int64_t per_split = split_tiles(task, map);
     for (int64_t split = 0; split * per_split < map.tiles; ++split) {
       run_split(kv, task, map, split, split == 0 ? first : later, kept, packed, tiles);
@@ -292,7 +289,7 @@ void attention_split_kernel(const KvHeadView& kv, const AttentionTask& whole, in
     float* buffer = reinterpret_cast<float*>(scratch);
     const TileScratch tiles = tile_scratch(task, buffer);
     const PackedQueries packed = query_scratch(task, buffer);
-    pack_queries(task, packed);
+    pack_queries(task, packed, has_codes(kv));
     const int64_t query = row * whole.group;
     Kept part = kept;
     if (kept.p != nullptr) {

@@ -68,6 +68,14 @@ TilePlace tile_at(const TileMap& m, int64_t index) {
   return {run, row, rows - row < kAttentionTile ? rows - row : kAttentionTile, slot + row, index};
 }
 
+/// Whether the keys of some run are codes.
+ASHLAR_INLINE bool has_codes(const KvHeadView& kv) {
+  for (int64_t r = 0; r < kv.run_count; ++r) {
+    if (is_affine(kv.runs[r].key_codec)) return true;
+  }
+  return false;
+}
+
 /// The tile that holds `slot`.
 int64_t tile_of_slot(const TileMap& m, int64_t slot) {
   int64_t before = 0;
@@ -87,14 +95,22 @@ struct TileParameters {
   alignas(64) float step[kAttentionTile];
 };
 
+/// Where the sixteens of rows of a tile lie.
+struct TileRows {
+  KeyColumns keys[kTileBlocks];
+  const std::byte* values[kTileBlocks];
+};
+
 /// A tile as the blocks of queries read it: straight from its pages, or from scratch, where it lies
-/// as floats (codes where the parameters are affine) in the layout of an fp32 page of 64 rows.
+/// as floats in the layout of an fp32 page of 64 rows, or as pairs of codes.
 struct Tile {
   TilePlace place;
-  CodecKind key_kind, value_kind;
-  KeyColumns keys[kTileBlocks];  ///< sixteen rows each
-  int64_t key_stride;            ///< bytes between units
-  const std::byte* values[kTileBlocks];
+  TileKind key_kind, value_kind;
+  TileRows at;
+  TileRows next;         ///< of the tile after it, to be fetched meanwhile, if `ahead`
+  bool ahead;            ///< the next tile lies in its pages like this one
+  bool wide;             ///< a unit of all 64 rows lies side by side
+  int64_t key_stride;    ///< bytes between units
   int64_t value_stride;  ///< bytes between rows
   int64_t value_high;    ///< from a row to its second plane
   int64_t value_dim;     ///< elements that may be read of each value
@@ -102,8 +118,8 @@ struct Tile {
 };
 
 struct TileScratch {
-  float* keys_t;  ///< [pad16(key_dim), 64]
-  float* values;  ///< [64, pad16(value_dim)]
+  float* keys_t;  ///< [pad16(key_dim), 64], or pairs of elements [pad16(key_dim) / 2, 64]
+  float* values;  ///< [64, pad16(value_dim)], or pairs of rows [32, pad16(value_dim)]
   float* rows;    ///< [16, pad16(key_dim)]: keys before transposition
 };
 
@@ -158,14 +174,19 @@ ASHLAR_INLINE void copy_rows(const float* from, int64_t from_stride, int64_t n, 
   }
 }
 
-/// Brings a tile into scratch. Columns of keys beyond the tile's rows hold anything.
+/// Brings a tile into scratch. Columns of keys beyond the tile's rows are zero: what lay there
+/// before may be denormal as floats, which are slow.
 void copy_tile(const KvHeadView& kv, const AttentionTask& task, const TileScratch& s, Tile& tile) {
   const TilePlace& at = tile.place;
   const int64_t key_pad = pad16(task.key_dim), value_pad = pad16(task.value_dim);
   const KvRun* run = at.run < 0 ? nullptr : &kv.runs[at.run];
   const bool shared = run != nullptr && run->value_in_key;
+  for (int64_t j = pad16(at.rows); j < kAttentionTile; j += kLanes) {
+    for (int64_t i = 0; i < key_pad; ++i) vstore(s.keys_t + i * kAttentionTile + j, vzero());
+  }
   for (int64_t j = 0; j < at.rows; j += kLanes) {
     const int64_t live = at.rows - j < kLanes ? at.rows - j : kLanes;
+    for (int64_t i = live * key_pad; i < kLanes * key_pad; i += kLanes) vstore(s.rows + i, vzero());
     if (run != nullptr) {
       load_codes(*run, run_keys(*run, task.key_dim), run->key_offset, at.row + j, live, s.rows,
                  key_pad);
@@ -189,20 +210,19 @@ void copy_tile(const KvHeadView& kv, const AttentionTask& task, const TileScratc
   }
 }
 
-/// A tile in scratch, for many queries and for rows that no register can be filled with.
-void scratch_tile(const KvHeadView& kv, const AttentionTask& task, const TileScratch& s,
-                  Tile& tile) {
-  copy_tile(kv, task, s, tile);
-  tile.key_kind = tile.value_kind = CodecKind::kF32;
-  tile.key_stride = kAttentionTile * 4;
-  tile.value_dim = pad16(task.value_dim);
-  tile.value_stride = tile.value_dim * 4;
-  tile.value_high = 0;
-  for (int64_t c = 0; c < kTileBlocks; ++c) {
-    tile.keys[c].plane[0] = tile.keys[c].plane[1] =
-        reinterpret_cast<const std::byte*>(s.keys_t + c * kLanes);
-    tile.values[c] = reinterpret_cast<const std::byte*>(s.values + c * kLanes * tile.value_dim);
+/// Codes in floats, rows of `width` of them side by side: rows 2i and 2i + 1 become one row of
+/// pairs. In place: the pairs never overtake the floats.
+void join_rows(float* x, int64_t rows, int64_t width) {
+  auto* out = reinterpret_cast<std::byte*>(x);
+  for (int64_t r = 0; r < rows; r += 2, x += 2 * width) {
+    for (int64_t i = 0; i < width; i += kLanes, out += 4 * kLanes) {
+      const Vi low = iround(vload(x + i)), high = iround(vload(x + width + i));
+      istore(out, ijoin<16>(low, high, iset(-1)));
+    }
   }
+}
+
+void parameters_of(const KvHeadView& kv, const AttentionTask& task, Tile& tile) {
   tile.key.affine = tile.value.affine = false;
   if (tile.place.run < 0) return;
   const KvRun& run = kv.runs[tile.place.run];
@@ -211,6 +231,32 @@ void scratch_tile(const KvHeadView& kv, const AttentionTask& task, const TileScr
     tile.value = tile.key;
   } else {
     load_parameters(run, run_values(run, task.value_dim), run.value_offset, tile.place, tile.value);
+  }
+}
+
+/// A tile in scratch, for many queries and for rows that no register can be filled with.
+void scratch_tile(const KvHeadView& kv, const AttentionTask& task, const TileScratch& s,
+                  Tile& tile) {
+  const int64_t key_pad = pad16(task.key_dim), value_pad = pad16(task.value_dim);
+  if (tile.place.rows % 2 != 0) {  // the other half of the last pair of values
+    for (int64_t i = 0; i < value_pad; ++i) s.values[tile.place.rows * value_pad + i] = 0.0f;
+  }
+  copy_tile(kv, task, s, tile);
+  parameters_of(kv, task, tile);
+  if (tile.key.affine) join_rows(s.keys_t, key_pad, kAttentionTile);
+  if (tile.value.affine) join_rows(s.values, tile.place.rows, value_pad);
+  tile.key_kind = tile.key.affine ? TileKind::kPairs : TileKind::kF32;
+  tile.value_kind = tile.value.affine ? TileKind::kPairs : TileKind::kF32;
+  tile.key_stride = kAttentionTile * 4;
+  tile.value_dim = value_pad;
+  tile.value_stride = value_pad * (tile.value.affine ? 2 : 4);
+  tile.value_high = 0;
+  tile.ahead = false;
+  for (int64_t c = 0; c < kTileBlocks; ++c) {
+    tile.at.keys[c].plane[0] = tile.at.keys[c].plane[1] =
+        reinterpret_cast<const std::byte*>(s.keys_t + c * kLanes);
+    tile.at.values[c] =
+        reinterpret_cast<const std::byte*>(s.values) + c * kLanes * tile.value_stride;
   }
 }
 
@@ -229,112 +275,103 @@ ASHLAR_INLINE void direct_parameters(const std::byte* side, const KvLayout& l, i
   for (int64_t i = live; i < kLanes; ++i) p.min[j + i] = p.step[j + i] = 0.0f;
 }
 
-/// A tile where it lies. Blocks beyond the tile's rows repeat the first: nobody sees them.
-void direct_tile(const KvHeadView& kv, const AttentionTask& task, Tile& tile) {
-  const KvRun& run = kv.runs[tile.place.run];
-  const KvLayout k = kv_layout(run_keys(run, task.key_dim));
-  const KvLayout v = kv_layout(run_values(run, task.value_dim));
-  tile.key_kind = run.key_codec;
-  tile.value_kind = run.value_codec;
-  tile.key.affine = is_affine(run.key_codec);
-  tile.value.affine = is_affine(run.value_codec);
-  tile.key_stride = k.unit_stride[0];
-  tile.value_stride = v.row_stride[0];
-  tile.value_high = v.code[1] - v.code[0];
-  tile.value_dim = task.value_dim;
-  for (int64_t c = 0; c < kTileBlocks; ++c) {
-    const int64_t j = c * kLanes, left = tile.place.rows - j;
-    const int64_t at = run.first + tile.place.row + (left > 0 ? j : 0);
-    const int64_t row = at % run.page_rows, live = left < kLanes ? left : kLanes;
-    const std::byte* page = run.pages[at / run.page_rows];
-    const std::byte *keys = page + run.key_offset, *values = page + run.value_offset;
-    tile.keys[c].plane[0] = keys + k.code[0] + row * k.row_stride[0];
-    tile.keys[c].plane[1] = keys + k.code[1] + row * k.row_stride[1];
-    tile.values[c] = values + v.code[0] + row * v.row_stride[0];
-    if (tile.key.affine) direct_parameters(keys, k, row, live > 0 ? live : 0, j, tile.key);
-    if (tile.value.affine) direct_parameters(values, v, row, live > 0 ? live : 0, j, tile.value);
-  }
-}
-
-/// Lines of the next tile, fetched a few at a time while the queries work on the present one: its
-/// bytes come in short pieces, which the processor's own prefetchers learn too late.
-class Ahead {
+/// A tile of a run, read where it lies. Sixteens beyond its rows repeat the first: nobody sees
+/// them.
+class DirectRun {
  public:
-  /// `steps`: how many of them fetch() will be told of, about.
-  void plan(const KvHeadView& kv, const AttentionTask& task, const TilePlace& at, int64_t steps) {
-    const KvRun& run = kv.runs[at.run];
-    pieces_ = 0;
-    lines_ = 0;
-    const KvSide keys = run_keys(run, task.key_dim), values = run_values(run, task.value_dim);
-    const KvLayout k = kv_layout(keys), v = kv_layout(values);
-    for (int64_t done = 0; done < at.rows;) {
-      const int64_t first = run.first + at.row + done, row = first % run.page_rows;
-      const int64_t left = run.page_rows - row, n = left < at.rows - done ? left : at.rows - done;
-      const std::byte* page = run.pages[first / run.page_rows];
-      if (keys.by_column && run.page_rows > kAttentionTile) {
-        add(page + run.key_offset + k.code[0] + row * k.row_stride[0], k.units[0],
-            k.unit_stride[0]);
-      } else if (keys.by_column) {
-        const int64_t end =
-            k.code[k.planes - 1] + k.units[k.planes - 1] * k.unit_stride[k.planes - 1];
-        add(page + run.key_offset, (end + 63) / 64, 64);
-      } else {
-        add(page + run.key_offset + k.code[0] + row * k.row_stride[0],
-            (n * k.row_stride[0] + 63) / 64, 64);
-      }
-      if (!run.value_in_key) {
-        add(page + run.value_offset + v.code[0] + row * v.row_stride[0],
-            (n * v.row_stride[0] + 63) / 64, 64);
-      }
-      done += n;
+  DirectRun(const KvRun& run, const AttentionTask& task)
+      : run_(run),
+        k_(kv_layout(run_keys(run, task.key_dim))),
+        v_(kv_layout(run_values(run, task.value_dim))) {}
+
+  TileRows rows(const TilePlace& place) const {
+    TileRows t;
+    for (int64_t c = 0; c < kTileBlocks; ++c) {
+      const At at = sixteen(place, c);
+      const std::byte *keys = at.page + run_.key_offset, *values = at.page + run_.value_offset;
+      t.keys[c].plane[0] = keys + k_.code[0] + at.row * k_.row_stride[0];
+      t.keys[c].plane[1] = keys + k_.code[1] + at.row * k_.row_stride[1];
+      t.values[c] = values + v_.code[0] + at.row * v_.row_stride[0];
     }
-    steps_ = steps;
-    credit_ = 0;
-    piece_ = 0;
-    take();
+    return t;
   }
-  void plan_nothing() {
-    pieces_ = piece_ = 0;
-    lines_ = left_ = credit_ = 0;
-    steps_ = 1;
-  }
-  /// The lines that `steps` of the planned steps are worth. Called between short loops, never in
-  /// them: its stores would make the compiler load every pointer of the loop again.
-  void fetch(int64_t steps) {
-    for (credit_ += steps * lines_; credit_ >= steps_; credit_ -= steps_) {
-      if (left_ == 0) {
-        if (piece_ == pieces_) return;
-        take();
+
+  /// Everything but `ahead` and `next`.
+  void load(const TilePlace& place, int64_t value_dim, Tile& tile) const {
+    tile.place = place;
+    tile.at = rows(place);
+    tile.key_kind = tile_kind(run_.key_codec);
+    tile.value_kind = tile_kind(run_.value_codec);
+    tile.key.affine = is_affine(run_.key_codec);
+    tile.value.affine = is_affine(run_.value_codec);
+    tile.wide = run_.page_rows % kAttentionTile == 0 && run_.first % kAttentionTile == 0;
+    tile.key_stride = k_.unit_stride[0];
+    tile.value_stride = v_.row_stride[0];
+    tile.value_high = v_.code[1] - v_.code[0];
+    tile.value_dim = value_dim;
+    for (int64_t c = 0; c < kTileBlocks; ++c) {
+      const At at = sixteen(place, c);
+      const int64_t j = c * kLanes, left = place.rows - j;
+      const int64_t live = left < 0 ? 0 : left < kLanes ? left : kLanes;
+      if (tile.key.affine) {
+        direct_parameters(at.page + run_.key_offset, k_, at.row, live, j, tile.key);
       }
-      __builtin_prefetch(at_, 0, kLocality);
-      at_ += stride_;
-      --left_;
+      if (tile.value.affine) {
+        direct_parameters(at.page + run_.value_offset, v_, at.row, live, j, tile.value);
+      }
     }
   }
 
  private:
-  static constexpr int kLocality = 2;
-  static constexpr int kPieces = 2 * kTileBlocks + 2;
-  void add(const std::byte* at, int64_t lines, int64_t stride) {
-    if (pieces_ == kPieces) return;
-    piece_list_[pieces_++] = {at, lines, stride};
-    lines_ += lines;
-  }
-  ASHLAR_INLINE void take() {
-    at_ = piece_list_[piece_].at;
-    left_ = piece_list_[piece_].lines;
-    stride_ = piece_list_[piece_].stride;
-    ++piece_;
-  }
-  struct Piece {
-    const std::byte* at;
-    int64_t lines, stride;
+  struct At {
+    const std::byte* page;
+    int64_t row;
   };
-  const std::byte* at_ = nullptr;
-  int64_t left_ = 0, stride_ = 0, lines_ = 0, steps_ = 1, credit_ = 0;
-  int piece_ = 0, pieces_ = 0;
-  Piece piece_list_[kPieces];
+  ASHLAR_INLINE At sixteen(const TilePlace& place, int64_t c) const {
+    const int64_t j = c * kLanes, at = run_.first + place.row + (j < place.rows ? j : 0);
+    return {run_.pages[at / run_.page_rows], at % run_.page_rows};
+  }
+
+  const KvRun& run_;
+  KvLayout k_, v_;
 };
+
+/// A tile where it lies; `next`: the tile after it, whose lines are fetched during the work on this
+/// one, since the processor's own prefetchers learn too late of short pieces.
+void direct_tile(const KvHeadView& kv, const AttentionTask& task, const TilePlace& place,
+                 const TilePlace* next, Tile& tile) {
+  const DirectRun run(kv.runs[place.run], task);
+  run.load(place, task.value_dim, tile);
+  tile.ahead = next != nullptr && next->run == place.run;
+  if (tile.ahead) tile.next = run.rows(*next);
+}
+
+/// The lines of the next tile's keys that lie where step `step` of this one's does; kBytes: of
+/// sixteen rows of the step.
+template <int kBytes>
+ASHLAR_INLINE void fetch_keys(const Tile& tile, int64_t step) {
+  if (!tile.ahead) return;
+  const int64_t offset = step * tile.key_stride;
+  if (tile.wide) {
+#pragma GCC unroll 16
+    for (int c = 0; c < kTileBlocks * kBytes; c += 64) {
+      __builtin_prefetch(tile.next.keys[0].plane[0] + offset + c, 0, 2);
+    }
+  } else if (offset % 64 < kBytes) {
+    for (int c = 0; c < kTileBlocks; ++c) {
+      __builtin_prefetch(tile.next.keys[c].plane[0] + offset, 0, 2);
+    }
+  }
+}
+
+/// Likewise of its values: `bytes` bytes of row j from `offset` on.
+template <int kBytes>
+ASHLAR_INLINE void fetch_value(const Tile& tile, int64_t j, int64_t offset) {
+  if (!tile.ahead || offset % 64 != 0) return;
+  const std::byte* p = tile.next.values[j / kLanes] + j % kLanes * tile.value_stride + offset;
+#pragma GCC unroll 16
+  for (int c = 0; c < kBytes; c += 64) __builtin_prefetch(p + c, 0, 2);
+}
 
 }  // namespace
 }  // namespace ashlar

@@ -187,6 +187,20 @@ ASHLAR_INLINE void istore_u8(std::byte* p, Vi x) {
                    _mm_packus_epi16(_mm256_castsi256_si128(o), _mm256_extracti128_si256(o, 1)));
 }
 
+ASHLAR_INLINE void istore(std::byte* p, Vi x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), x.b);
+}
+ASHLAR_INLINE void istore_i16(int16_t* p, Vi x) {
+  const __m256i w = _mm256_packs_epi32(x.a, x.b);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(w, 0xd8));
+}
+template <int kShift>
+ASHLAR_INLINE Vi ijoin(Vi x, Vi y, Vi mask) {
+  return {_mm256_and_si256(_mm256_or_si256(x.a, _mm256_slli_epi32(y.a, kShift)), mask.a),
+          _mm256_and_si256(_mm256_or_si256(x.b, _mm256_slli_epi32(y.b, kShift)), mask.b)};
+}
+
 template <int kShift, bool kSigned>
 ASHLAR_INLINE Vf vbyte(Vi w) {
   if constexpr (kSigned) return vfrom_int(isar<24>(ishl<24 - kShift>(w)));
@@ -198,15 +212,6 @@ ASHLAR_INLINE Vf vnibble(Vi w) {
   return vfrom_int(iand(ishr<kShift>(w), iset(15)));
 }
 
-template <int kShift>
-ASHLAR_INLINE Vf vpair(Vi w) {
-  return vfrom_int(iand(ishr<kShift>(w), iset(3)));
-}
-template <int kShift, int kHigh>
-ASHLAR_INLINE Vf vtriple(Vi w, Vi high) {
-  const Vi top = iand(ishl<2>(ishr<kHigh>(high)), iset(4));
-  return vfrom_int(iadd(iand(ishr<kShift>(w), iset(3)), top));
-}
 ASHLAR_INLINE Vi spread_nibbles(Vi v) {
   const __m256i low = _mm256_and_si256(v.a, _mm256_set1_epi32(15));
   const __m256i high = _mm256_srli_epi32(v.a, 4);
@@ -218,18 +223,9 @@ ASHLAR_INLINE void zip8(__m256 a, __m256 b, __m256& lo, __m256& hi) {
   lo = _mm256_permute2f128_ps(x, y, 0x20);
   hi = _mm256_permute2f128_ps(x, y, 0x31);
 }
-ASHLAR_INLINE void unzip8(__m256 lo, __m256 hi, __m256& a, __m256& b) {
-  const __m256 x = _mm256_permute2f128_ps(lo, hi, 0x20), y = _mm256_permute2f128_ps(lo, hi, 0x31);
-  a = _mm256_shuffle_ps(x, y, 0x88);
-  b = _mm256_shuffle_ps(x, y, 0xdd);
-}
 ASHLAR_INLINE void vzip(Vf x, Vf y, Vf& lo, Vf& hi) {
   zip8(x.a, y.a, lo.a, lo.b);
   zip8(x.b, y.b, hi.a, hi.b);
-}
-ASHLAR_INLINE void vunzip(Vf lo, Vf hi, Vf& x, Vf& y) {
-  unzip8(lo.a, lo.b, x.a, y.a);
-  unzip8(hi.a, hi.b, x.b, y.b);
 }
 
 ASHLAR_INLINE void transpose8(const float* src, int64_t src_stride, float* dst,
@@ -262,6 +258,10 @@ ASHLAR_INLINE void transpose16(const float* src, int64_t src_stride, float* dst,
       transpose8(src + i * src_stride + j, src_stride, dst + j * dst_stride + i, dst_stride);
     }
   }
+}
+
+ASHLAR_INLINE Vi idot2(Vi acc, Vi x, Vi y) {
+  return iadd(acc, {_mm256_madd_epi16(x.a, y.a), _mm256_madd_epi16(x.b, y.b)});
 }
 
 // Bytes are widened to 16 bits: maddubs would saturate at 255·127·2.

@@ -137,6 +137,15 @@ ASHLAR_INLINE void istore_u8(std::byte* p, Vi a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
 }
 
+ASHLAR_INLINE void istore(std::byte* p, Vi a) { _mm512_storeu_si512(p, a.v); }
+ASHLAR_INLINE void istore_i16(int16_t* p, Vi a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a.v));
+}
+template <int kShift>
+ASHLAR_INLINE Vi ijoin(Vi a, Vi b, Vi mask) {
+  return {_mm512_ternarylogic_epi32(a.v, _mm512_slli_epi32(b.v, kShift), mask.v, 0xa8)};
+}
+
 template <int kShift, bool kSigned>
 ASHLAR_INLINE Vf vbyte(Vi w) {
   if constexpr (kSigned) return vfrom_int(isar<24>(ishl<24 - kShift>(w)));
@@ -151,22 +160,6 @@ ASHLAR_INLINE Vf vnibble(Vi w) {
   return {_mm512_permutexvar_ps(ishr<kShift>(w).v, table)};
 }
 
-template <int kShift>
-ASHLAR_INLINE Vf vpair(Vi w) {
-  const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
-  return {_mm512_permutexvar_ps(ishr<kShift>(w).v, table)};
-}
-template <int kShift, int kHigh>
-ASHLAR_INLINE Vf vtriple(Vi w, Vi high) {
-  const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
-  const __m512i top = kHigh < 2          ? ishl < kHigh < 2 ? 2 - kHigh : 0 > (high).v
-                      : ishr < kHigh < 2 ? 0
-                                         : kHigh - 2 > (high).v;
-  // Two bits of w below, the others of `top`: the table ignores the fourth and above.
-  const __m512i code =
-      _mm512_ternarylogic_epi32(_mm512_set1_epi32(3), ishr<kShift>(w).v, top, 0xca);
-  return {_mm512_permutexvar_ps(code, table)};
-}
 ASHLAR_INLINE Vi spread_nibbles(Vi a) {
   const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
   const __m512i shift = _mm512_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4);
@@ -178,12 +171,6 @@ ASHLAR_INLINE void vzip(Vf a, Vf b, Vf& lo, Vf& hi) {
   const __m512i h = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
   lo.v = _mm512_permutex2var_ps(a.v, l, b.v);
   hi.v = _mm512_permutex2var_ps(a.v, h, b.v);
-}
-ASHLAR_INLINE void vunzip(Vf lo, Vf hi, Vf& a, Vf& b) {
-  const __m512i e = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const __m512i o = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  a.v = _mm512_permutex2var_ps(lo.v, e, hi.v);
-  b.v = _mm512_permutex2var_ps(lo.v, o, hi.v);
 }
 
 ASHLAR_INLINE void transpose16(const float* src, int64_t src_stride, float* dst,

@@ -7,6 +7,10 @@
 namespace ashlar {
 namespace {
 
+ASHLAR_INLINE Vi idot2(Vi acc, Vi a, Vi b) {
+  return {_mm512_add_epi32(acc.v, _mm512_madd_epi16(a.v, b.v))};
+}
+
 struct DotWeights {
   __m512i even, odd;
 };

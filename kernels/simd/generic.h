@@ -266,6 +266,16 @@ ASHLAR_INLINE Vi iload_u8_n(const std::byte* p, int64_t n) {
   __builtin_memcpy(b, p, static_cast<size_t>(n));
   return iload_u8(b);
 }
+ASHLAR_INLINE void istore(std::byte* p, Vi a) { __builtin_memcpy(p, &a, sizeof(a)); }
+/// The low sixteen bits of each lane.
+ASHLAR_INLINE void istore_i16(int16_t* p, Vi a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int16_t>(a.q[i / 4][i % 4]);
+}
+/// (a | b << kShift) & mask.
+template <int kShift>
+ASHLAR_INLINE Vi ijoin(Vi a, Vi b, Vi mask) {
+  return map_i([&](int i) { return (a.q[i] | (i32x4)((u32x4)b.q[i] << kShift)) & mask.q[i]; });
+}
 /// Sixteen nibbles of eight bytes as floats, low nibble first.
 ASHLAR_INLINE Vf vload_u4(const std::byte* p) {
   float x[kLanes];
@@ -293,16 +303,6 @@ ASHLAR_INLINE Vf vnibble(Vi w) {
   return vfrom_int(iand(ishr<kShift>(w), iset(15)));
 }
 
-/// Two bits from bit kShift on of each lane as float; three with a third from bit kHigh of `high`.
-template <int kShift>
-ASHLAR_INLINE Vf vpair(Vi w) {
-  return vfrom_int(iand(ishr<kShift>(w), iset(3)));
-}
-template <int kShift, int kHigh>
-ASHLAR_INLINE Vf vtriple(Vi w, Vi high) {
-  const Vi top = iand(ishl<2>(ishr<kHigh>(high)), iset(4));
-  return vfrom_int(iadd(iand(ishr<kShift>(w), iset(3)), top));
-}
 /// Lanes 2i and 2i + 1 take the low and the high nibble of lane i < 8.
 ASHLAR_INLINE Vi spread_nibbles(Vi a) {
   Vi r;
@@ -312,7 +312,7 @@ ASHLAR_INLINE Vi spread_nibbles(Vi a) {
   }
   return r;
 }
-/// {a_0, b_0, a_1, b_1, …} in lo and hi; vunzip is the inverse.
+/// {a_0, b_0, a_1, b_1, …} in lo and hi.
 ASHLAR_INLINE void vzip(Vf a, Vf b, Vf& lo, Vf& hi) {
   float x[kLanes], y[kLanes], z[2 * kLanes];
   vstore(x, a);
@@ -321,14 +321,6 @@ ASHLAR_INLINE void vzip(Vf a, Vf b, Vf& lo, Vf& hi) {
   lo = vload(z);
   hi = vload(z + kLanes);
 }
-ASHLAR_INLINE void vunzip(Vf lo, Vf hi, Vf& a, Vf& b) {
-  float x[kLanes], y[kLanes], z[2 * kLanes];
-  vstore(z, lo);
-  vstore(z + kLanes, hi);
-  for (int i = 0; i < kLanes; ++i) x[i] = z[2 * i], y[i] = z[2 * i + 1];
-  a = vload(x);
-  b = vload(y);
-}
 
 /// dst[j·dst_stride + i] = src[i·src_stride + j] for a block of 16 × 16.
 ASHLAR_INLINE void transpose16(const float* src, int64_t src_stride, float* dst,
@@ -336,6 +328,15 @@ ASHLAR_INLINE void transpose16(const float* src, int64_t src_stride, float* dst,
   for (int i = 0; i < kLanes; ++i) {
     for (int j = 0; j < kLanes; ++j) dst[j * dst_stride + i] = src[i * src_stride + j];
   }
+}
+
+/// acc + low·low + high·high of the signed sixteen-bit halves of each lane, exact in int32.
+ASHLAR_INLINE Vi idot2(Vi acc, Vi a, Vi b) {
+  return map_i([&](int i) {
+    const i32x4 low = (i32x4)((u32x4)a.q[i] << 16) >> 16, high = a.q[i] >> 16;
+    const i32x4 x = (i32x4)((u32x4)b.q[i] << 16) >> 16, y = b.q[i] >> 16;
+    return acc.q[i] + low * x + high * y;
+  });
 }
 
 // Integer dot products of four unsigned weight bytes per lane with four activation codes that all

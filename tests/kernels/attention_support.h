@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 #include <memory>
 
+#include "core/base/dtype.h"
 #include "kernels/attention.h"
 #include "kernels/kv_page.h"
 #include "tests/kernels/kernel_support.h"
@@ -49,6 +51,8 @@ class Problem {
     keys_ = normals(slots * c_.key_dim, c_.seed);
     values_ = normals(slots * c_.value_dim, c_.seed + 1);
     q_ = normals(c_.rows * c_.group * c_.key_dim, c_.seed + 2, 2.0);
+    round_queries();
+    mins_.assign(static_cast<size_t>(slots), NAN);
     if (c_.sinks) sinks_ = normals(c_.group, c_.seed + 3, 2.0);
     if (c_.latent) {
       for (int64_t s = 0; s < slots; ++s) {
@@ -152,17 +156,13 @@ class Problem {
   std::vector<double> probabilities(int64_t r, int64_t h) const {
     const int64_t visible = c_.slots() - c_.rows + 1 + r;
     const int64_t first = c_.window > 0 ? std::max<int64_t>(0, visible - c_.window) : 0;
-    const float* q = q_.data() + (r * c_.group + h) * c_.key_dim;
     std::vector<double> p(static_cast<size_t>(c_.slots()));
     const double sink = c_.sinks ? sinks_[static_cast<size_t>(h)] : -INFINITY;
     double top = std::max(-1e300, sink);
     for (int64_t j = first; j < visible; ++j) {
-      double dot = 0;
-      for (int64_t i = 0; i < c_.key_dim; ++i) {
-        dot += static_cast<double>(q[i]) * keys_[static_cast<size_t>(j * c_.key_dim + i)];
-      }
-      p[static_cast<size_t>(j)] = dot * scale();
-      top = std::max(top, dot * scale());
+      const double s = dot(r * c_.group + h, j) * scale();
+      p[static_cast<size_t>(j)] = s;
+      top = std::max(top, s);
     }
     double sum = std::exp(sink - top);
     for (int64_t j = first; j < visible; ++j) {
@@ -189,6 +189,34 @@ class Problem {
   }
 
  private:
+  /// Queries as codes are multiplied with them: 16 bits of the largest (kernels/attention.h).
+  void round_queries() {
+    const auto levels =
+        static_cast<float>(std::min<int64_t>(32767, INT32_MAX / (255 * c_.key_dim)));
+    rounded_.resize(q_.size());
+    for (size_t first = 0; first < q_.size(); first += static_cast<size_t>(c_.key_dim)) {
+      const std::span<const float> q(q_.data() + first, static_cast<size_t>(c_.key_dim));
+      float largest = 0;
+      for (const float x : q) largest = std::max(largest, std::abs(x));
+      for (size_t i = 0; i < q.size(); ++i) {
+        rounded_[first + i] =
+            static_cast<double>(std::nearbyint(q[i] * (levels / largest))) * (largest / levels);
+      }
+    }
+  }
+
+  /// q·k of a query and a slot: with codes Σ q'·(k − min) + min·Σ q, q' rounded.
+  double dot(int64_t query, int64_t slot) const {
+    const double min = mins_[static_cast<size_t>(slot)];
+    double total = 0;
+    for (int64_t i = 0; i < c_.key_dim; ++i) {
+      const auto at = static_cast<size_t>(query * c_.key_dim + i);
+      const double k = keys_[static_cast<size_t>(slot * c_.key_dim + i)], q = q_[at];
+      total += std::isnan(min) ? q * k : rounded_[at] * (k - min) + q * min;
+    }
+    return total;
+  }
+
   /// Encodes a run's rows into pages and replaces them by what decoding gives.
   void add_run(size_t r, int64_t slot) {
     const RunCase& run = c_.runs[r];
@@ -216,6 +244,11 @@ class Problem {
       kv_page_decode(kernels_, shape, bytes, at % run.page_rows, 1, keys.data(), 0,
                      c_.latent ? nullptr : values.data(), 0);
       std::copy_n(keys.begin() + c_.key_dim, c_.key_dim, key);
+      if (codec_levels(run.key) > 0) {
+        uint16_t min = 0;
+        std::memcpy(&min, bytes + runs_.back().key_offset + 2 * (at % run.page_rows), sizeof(min));
+        mins_[static_cast<size_t>(slot)] = half_to_float(min);
+      }
       if (c_.latent) {
         std::copy_n(key, c_.value_dim, value);
       } else {
@@ -227,6 +260,8 @@ class Problem {
   AttentionCase c_;
   const KernelTable& kernels_;
   std::vector<float> keys_, values_, q_, sinks_;
+  std::vector<double> rounded_,
+      mins_;  // of each query's element; of each slot's key, NaN: no codes
   std::vector<KvRun> runs_;
   std::vector<std::unique_ptr<AlignedBytes>> storage_;
   std::vector<std::vector<const std::byte*>> page_lists_;
@@ -239,6 +274,18 @@ inline Bound attention_bound(const AttentionCase& c) {
   const double terms = static_cast<double>(c.key_dim) / 8 + largest_score / 4 + 64 +
                        static_cast<double>(c.slots()) / 64;
   return reordered<float>(terms, 5.0, 1);
+}
+
+/// What rounding the weights p·step of codes to 16 bits of the largest of their tile costs: half a
+/// unit of each, times a code, times the step: 64 codes of a tile, range 10, and the largest p of
+/// all tiles add up to 1 at most. Errors of rounding are independent, each at most half a unit, so
+/// six times √(64/12) of a unit is more than any of these sums reach.
+inline Bound weights_bound(const AttentionCase& c) {
+  bool codes = false;
+  for (const RunCase& run : c.runs) {
+    codes = codes || codec_levels(c.latent ? run.key : run.value) > 0;
+  }
+  return statistical(codes ? 6 * std::sqrt(64.0 / 12) * 10.0 / 32767 : 0, c.seed, 64);
 }
 
 /// Every codec, several runs, raw rows, windows, sinks, odd sizes.

@@ -1,0 +1,90 @@
+#pragma once
+
+// Included after one ISA header. Products with keys and values that are numbers, in floats.
+
+#include "kernels/simd/attention_query_impl.h"
+
+namespace ashlar {
+namespace {
+
+ASHLAR_INLINE void clear(Vf& a) { a = vzero(); }
+ASHLAR_INLINE void clear(Vi& a) { a = iset(0); }
+
+/// q·k of the keys from slot j on, of what a loop over their elements has summed up.
+ASHLAR_INLINE Vf product(const Tile&, int64_t, Vf sum, float, float) { return sum; }
+ASHLAR_INLINE Vf product(const Tile& tile, int64_t j, Vi sum, float unit, float query_sum) {
+  const Vf base = vmul(vload(tile.key.min + j), vset(query_sum));
+  return vfma(vload(tile.key.step + j), vmul(vfrom_int(sum), vset(unit)), base);
+}
+
+/// Bytes of a step of sixteen keys in their first plane.
+template <TileKind kKind>
+constexpr int kStepBytes = kLanes*(kKind == TileKind::kF32 || kKind == TileKind::kPairs ? 4
+                                   : TileTag<kKind>::numbers || kKind == TileKind::kQ8 ||
+                                           kKind == TileKind::kQ3
+                                       ? 2
+                                       : 1);
+/// Likewise of a register of numbers, or a step of codes, of one value.
+template <TileKind kKind>
+constexpr int kValueBytes = kLanes*(kKind == TileKind::kF32 || kKind == TileKind::kPairs ? 4
+                                    : TileTag<kKind>::numbers                            ? 2
+                                                                                         : 1);
+
+/// a[n][c] ← q_n·element, one step of C registers of keys.
+template <TileKind kKind, int N, int C>
+ASHLAR_INLINE void score_step(const QueryBlock& b, const Tile& tile, int64_t block, int64_t step,
+                              int64_t, Vf (&a)[N][C]) {
+  const float* query = b.q + step * b.q_stride;
+  Vf k[C];
+#pragma GCC unroll 16
+  for (int c = 0; c < C; ++c) {
+    k[c] = key_numbers<kKind>(tile.at.keys[block + c], tile.key_stride, step);
+  }
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+    const Vf q = vset(query[n]);
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) a[n][c] = vfma(q, k[c], a[n][c]);
+  }
+}
+
+/// acc_n ← acc_n·alpha_n + Σ_j p_{n,j}·v_j for N queries (from query n0 of the block on) and C
+/// registers of numbers; kTail: one that fewer elements fill.
+template <TileKind kKind, int N, int C, bool kTail>
+ASHLAR_INLINE void accumulate_numbers(const QueryBlock& b, int n0, const Tile& tile, int64_t step,
+                                      float* acc, int64_t stride) {
+  const int64_t left = kTail ? tile.value_dim - step * kLanes : kLanes;
+  Vf a[N][C];
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) {
+      a[n][c] = vmul(vload(acc + n * stride + c * kLanes), vset(b.alpha[n0 + n]));
+    }
+  }
+  for (int64_t j = b.live.begin; j < b.live.end;) {
+    const std::byte* row = tile.at.values[j / kLanes] + j % kLanes * tile.value_stride;
+    const int64_t border = (j / kLanes + 1) * kLanes;
+    const int64_t end = border < b.live.end ? border : b.live.end;
+    for (; j < end; ++j, row += tile.value_stride) {
+      fetch_value<C * kValueBytes<kKind>>(tile, j, step * kValueBytes<kKind>);
+      Vf v[C];
+#pragma GCC unroll 16
+      for (int c = 0; c < C; ++c) v[c] = value_numbers<kKind>(row, step + c, left);
+#pragma GCC unroll 16
+      for (int n = 0; n < N; ++n) {
+        const Vf weight = vset(b.p[n0 + n][j]);
+#pragma GCC unroll 16
+        for (int c = 0; c < C; ++c) a[n][c] = vfma(weight, v[c], a[n][c]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) vstore(acc + n * stride + c * kLanes, a[n][c]);
+  }
+}
+
+}  // namespace
+}  // namespace ashlar

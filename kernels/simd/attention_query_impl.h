@@ -1,0 +1,66 @@
+#pragma once
+
+// Included after one ISA header. What attention keeps of its queries while it goes through tiles.
+
+#include "kernels/simd/attention_tile_impl.h"
+
+namespace ashlar {
+namespace {
+
+/// The slots [begin, end) of a tile that a row sees; end ≤ begin: none.
+struct Span {
+  int64_t begin;
+  int64_t end;
+};
+
+/// The online softmax of some queries, one entry per query.
+struct SoftmaxState {
+  float* max;
+  float* sum;
+  float* base;  ///< Σ p_j·min_j, which every element of acc lacks
+  float* acc;   ///< [queries, stride]
+  int64_t stride;
+};
+
+/// The queries of a chunk of rows, element by element, so that one pointer serves a block of them.
+struct PackedQueries {
+  float* q;        ///< [key_dim, stride]
+  int32_t* pairs;  ///< Q in pairs of elements, [pad16(key_dim) / 2, stride], zeros behind key_dim
+  int64_t stride;  ///< queries
+  float* sum;      ///< Σ_i q_i of each
+  float* unit;     ///< u of each
+};
+
+struct QueryBlock {
+  const float* q;        ///< element 0 of the first query; element i is i·q_stride floats on
+  const int32_t* pairs;  ///< likewise
+  int64_t q_stride;
+  float sum[kQueryBlock];   ///< Σ_i q_i
+  float unit[kQueryBlock];  ///< u
+  float* p[kQueryBlock];    ///< 64 each: scaled scores, then probabilities before normalisation
+  float alpha[kQueryBlock];
+  float weight_unit[kQueryBlock];                            ///< w
+  alignas(64) int16_t weights[kQueryBlock][kAttentionTile];  ///< W
+  int64_t first;  ///< index of the first query; the others follow
+  Span live;
+};
+
+/// Codes are multiplied with numbers of this size at most.
+constexpr int64_t kLevels = 32767;
+/// Sums of q8 codes and queries stay below 2^31 for keys of any width.
+ASHLAR_INLINE float query_levels(int64_t dim) {
+  const int64_t most = 0x7fffffff / (255 * dim);
+  return static_cast<float>(most < kLevels ? most : kLevels);
+}
+/// What largest / levels is rounded to, and what to multiply with for it: 0 where the largest is
+/// too small to divide by, and nothing is lost by leaving it out.
+struct Rounding {
+  float unit, inverse;
+};
+ASHLAR_INLINE Rounding rounding_of(float largest, float levels) {
+  if (largest < 1e-30f) return {0.0f, 0.0f};
+  return {largest / levels, levels / largest};
+}
+
+}  // namespace
+}  // namespace ashlar
