@@ -34,7 +34,7 @@ struct SumOf<false> {
 template <TileKind kKind, int N>
 ASHLAR_INLINE void tile_scores(const QueryBlock& b, const Tile& tile, int64_t dim, float scale) {
   using Sum = typename SumOf<TileTag<kKind>::numbers>::Type;
-  constexpr int C = kQueryColumns, kElements = kKeyElements<kKind>;
+  constexpr int C = kQueryColumns, kElements = kKeyElements<kKind>, kBlocks = kTileBlocks / C;
   for (int64_t block = 0; block < kTileBlocks; block += C) {
     Sum a[N][C];
 #pragma GCC unroll 16
@@ -44,7 +44,9 @@ ASHLAR_INLINE void tile_scores(const QueryBlock& b, const Tile& tile, int64_t di
     }
     const int64_t whole = dim / kElements;
     for (int64_t step = 0; step < whole; ++step) {
-      if (block == 0) fetch_keys<kStepBytes<kKind>>(tile, step);
+      // One fetch in as many steps as there are blocks.
+      const int64_t place = block / C * whole + step;
+      if (place % kBlocks == 0) fetch_keys<kStepBytes<kKind>>(tile, place / kBlocks);
       score_step<kKind, N, C>(b, tile, block, step, kElements, a);
     }
     if (whole * kElements < dim) {
