@@ -61,7 +61,7 @@ CacheChoice choose_cache(const EngineArguments& a, const ModelData& model, int64
   choice.options = cache_options(a.cache, model.spec, model.kv_codec.key, model.kv_codec.value);
   const int64_t text = std::min(text_tokens, model.spec.context_length);
   choice.policy_options = policy_options(a.cache, model.spec, choice.options, text);
-  choice.policy = make_policy(choice.policy_options);
+  choice.policy = make_policy(choice.policy_options, kv_groups(model.spec));
   return choice;
 }
 

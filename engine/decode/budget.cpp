@@ -79,11 +79,12 @@ double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const P
     const int64_t own = row_bytes(group, cache), fp16 = row_bytes(group, cache, CodecKind::kF16);
     total += static_cast<double>(p) * static_cast<double>(held * own + precise * (fp16 - own)) +
              static_cast<double>(p * group.heads * 4 * group.entry_width());
-    const int64_t lanes = !windowed && policy.per_head() ? group.heads : 1;
+    const ScoreReducer reducer = policy.needs().reducer;
+    const int64_t lanes = !windowed && policy.needs().per_head ? group.heads : 1;
     const auto readers = static_cast<int64_t>(group.readers.size());
-    const int64_t channels = policy.reducer() == ScoreReducer::kNone          ? 0
-                             : policy.reducer() == ScoreReducer::kSumAndCount ? 2
-                                                                              : 1;
+    const int64_t channels = reducer == ScoreReducer::kNone          ? 0
+                             : reducer == ScoreReducer::kSumAndCount ? 2
+                                                                     : 1;
     const int64_t buffers = windowed ? 0 : readers * group.heads * channels;
     const double rows = static_cast<double>(round_up((held + 1) * p, kTableRows));
     const double entries = static_cast<double>(round_up(held + 1, kTablePages));
@@ -98,7 +99,7 @@ int64_t rows_for_bytes(double bytes, const std::string& text, const ModelSpec& s
                        const CacheOptions& cache, const PolicyOptions& options) {
   PolicyOptions wide = options;
   wide.budget = INT32_MAX;
-  const std::unique_ptr<Policy> policy = make_policy(wide);
+  const std::unique_ptr<Policy> policy = make_policy(wide, kv_groups(spec));
   const auto fits = [&](int64_t pages) {
     return bytes_for_pages(spec, cache, *policy, pages) <= bytes;
   };

@@ -62,8 +62,7 @@ TEST(Arena, ABudgetIsKept) {
 // Drops rows at random; whatever stays must be byte for byte what was appended at its position.
 class RandomDrops final : public Policy {
  public:
-  explicit RandomDrops(uint64_t seed, bool per_head) : rng_(seed), per_head_(per_head) {}
-  bool per_head() const override { return per_head_; }
+  RandomDrops(uint64_t seed, bool per_head) : Policy({.per_head = per_head}), rng_(seed) {}
   void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
     for (size_t i = 0; i < lanes.size(); ++i) {
       const size_t rows = lanes[i].positions.size();
@@ -76,7 +75,6 @@ class RandomDrops final : public Policy {
 
  private:
   Philox rng_;
-  bool per_head_;
   mutable uint64_t counter_ = 0;
 };
 
@@ -148,10 +146,8 @@ TEST(SequenceCache, RowsSurviveRandomAppendsAndDrops) {
 // H2O that keeps every score it was shown.
 class Recording final : public Policy {
  public:
-  explicit Recording(ScoreReducer reducer = ScoreReducer::kSum, int64_t budget = 21)
-      : reducer_(reducer), h2o_(make_policy({"h2o", budget, 2, 3})) {}
-  ScoreReducer reducer() const override { return reducer_; }
-  bool per_head() const override { return true; }
+  Recording(std::span<const KvGroup> groups, const PolicyNeeds& needs, int64_t budget = 21)
+      : Policy(needs), h2o_(make_policy({"h2o", budget, 2, 3}, groups)) {}
   void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
     for (const LaneView& lane : lanes) {
       seen.insert(seen.end(), lane.scores.begin(), lane.scores.end());
@@ -163,7 +159,6 @@ class Recording final : public Policy {
   mutable std::vector<float> seen;
 
  private:
-  ScoreReducer reducer_;
   std::unique_ptr<Policy> h2o_;
 };
 
@@ -195,7 +190,7 @@ void append_rows(SequenceCache& cache, std::span<const KvGroup> groups, int64_t 
           ASSERT_EQ(tile.row, next);
           next += tile.rows;
           const ScoreRows scores = cache.scores(g.id, h, static_cast<int64_t>(reader), tile);
-          for (int64_t r = 0; r < tile.rows; ++r) {
+          for (int64_t r = scores.from; r < tile.rows; ++r) {
             for (int64_t s = 0; s < tile.visible() + r; ++s) {
               const float p = attention(first + tile.row + r, s, h, reader);
               if (scores.sums != nullptr) scores.sums[s] += p;
@@ -255,8 +250,9 @@ TEST(SequenceCache, OnlyCommittedRowsCount) {
     constexpr ScoreReducer kReducers[] = {ScoreReducer::kSum, ScoreReducer::kLast,
                                           ScoreReducer::kSumAndCount};
     const ScoreReducer reducer = kReducers[round / 3 % 3];
-    const auto held_policy = std::make_shared<Recording>(reducer);
-    const auto plain_policy = std::make_shared<Recording>(reducer);
+    const PolicyNeeds needs{.reducer = reducer, .per_head = true};
+    const auto held_policy = std::make_shared<Recording>(groups, needs);
+    const auto plain_policy = std::make_shared<Recording>(groups, needs);
     SequenceCache held(groups, options, held_policy, arena);
     SequenceCache plain(groups, options, plain_policy, arena);
     held.set_holding(true);
@@ -303,7 +299,8 @@ TEST(SequenceCache, LastScoresAreTheNewestRows) {
   const auto groups = kv_groups(test::small_decoder("cla2"));
   const auto memory = make_host_memory();
   Arena arena(*memory);
-  const auto policy = std::make_shared<Recording>(ScoreReducer::kLast, 1000);
+  const auto policy = std::make_shared<Recording>(
+      groups, PolicyNeeds{.reducer = ScoreReducer::kLast, .per_head = true}, 1000);
   SequenceCache cache(groups, {CodecKind::kF32, CodecKind::kF32}, policy, arena);
   int64_t first = 0;
   for (int64_t rows : {1, 5, 30, 2, 16, 1}) {
@@ -334,19 +331,21 @@ TEST(SequenceCache, LastScoresAreTheNewestRows) {
 }
 
 TEST(Policy, UnknownNamesAndImpossibleBudgetsAreRefused) {
-  const auto refuses = [](const PolicyOptions& options, const std::vector<std::string>& fragments) {
-    test::expect_error(ErrorCode::kRequest, fragments, [&] { make_policy(options); });
+  const auto groups = kv_groups(test::small_decoder());
+  const auto refuses = [&](const PolicyOptions& options,
+                           const std::vector<std::string>& fragments) {
+    test::expect_error(ErrorCode::kRequest, fragments, [&] { make_policy(options, groups); });
   };
   refuses({"lru", 8, 1, 1}, {"'lru' is not one of none, streaming, h2o"});
   refuses({"h2o", 0, 1, 1}, {"positive --kv-budget"});
   refuses({"h2o", 5, 4, 2}, {"budget of 5 rows is smaller than sink + recent = 4 + 2"});
   refuses({"streaming", 4, 4, -1}, {"smaller than sink + recent = 4 + 1"});
   refuses({"h2o", 8, INT64_MAX, -1}, {"smaller than sink + recent"});
-  EXPECT_EQ(make_policy({"none", 0, 0, 0}), nullptr);
+  EXPECT_EQ(make_policy({"none", 0, 0, 0}, groups), nullptr);
 }
 
 TEST(Policy, H2oDropsTheLightestUnprotectedRow) {
-  const auto policy = make_policy({"h2o", 5, 1, 2});
+  const auto policy = make_policy({"h2o", 5, 1, 2}, kv_groups(test::small_decoder()));
   const std::vector<int32_t> positions = {0, 4, 2, 3, 1, 5, 6};
   const std::vector<float> scores = {0.f, 5.f, 3.f, 1.f, 1.f, 0.f, 0.f};
   const LaneView view{0, 6, positions, scores, {}};

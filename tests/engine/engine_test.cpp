@@ -191,7 +191,7 @@ TEST(Contract, SplitsChangeNoBit) {
       Decoding run;
       run.threads = threads;
       run.cache = {CodecKind::kQ4, CodecKind::kF16};
-      run.policy = make_policy({policy, 4205, 2, 4});
+      run.policy = make_policy({policy, 4205, 2, 4}, kv_groups(spec));
       const auto engine = make_engine(model, run);
       const auto sequence = engine->start(run.cache, run.policy, false);
       Logits out(10 * static_cast<size_t>(spec.vocab_size));
@@ -247,7 +247,7 @@ TEST(Contract, AWideBudgetEqualsNoPolicy) {
       const Logits plain = step_by_step(model, tokens, run, 20);
       for (const std::string& policy : policy_names()) {
         SCOPED_TRACE(name + " " + policy + " " + std::string(codec_name(codec)));
-        run.policy = make_policy({policy, 51, 2, 3});
+        run.policy = make_policy({policy, 51, 2, 3}, kv_groups(spec));
         EXPECT_TRUE(test::within(step_by_step(model, tokens, run, 20), plain, test::exact()));
       }
     }
@@ -288,7 +288,7 @@ TEST(Policies, KeepTheBudgetTheSinksAndTheNewestRows) {
       SCOPED_TRACE(name + " " + policy);
       Decoding run;
       run.cache = {CodecKind::kQ8, CodecKind::kQ8};
-      run.policy = make_policy({policy, 9, 2, 3});
+      run.policy = make_policy({policy, 9, 2, 3}, kv_groups(spec));
       const auto engine = make_engine(model, run);
       const auto sequence = engine->start(run.cache, run.policy, false);
       for (size_t t = 0; t < tokens.size();) {

@@ -54,8 +54,8 @@ std::vector<std::vector<float>> decode(Engine& engine, Sequence& sequence, const
   return out;
 }
 
-std::shared_ptr<const Policy> policy_of(const std::string& name) {
-  return make_policy({name, 20, 2, 4});
+std::shared_ptr<const Policy> policy_of(const std::string& name, const ModelSpec& spec) {
+  return make_policy({name, 20, 2, 4}, kv_groups(spec));
 }
 
 TEST(Sharing, ForksGoTheirOwnWays) {
@@ -69,13 +69,13 @@ TEST(Sharing, ForksGoTheirOwnWays) {
         SCOPED_TRACE(name + " " + policy);
         const auto engine = make_engine(model);
         const auto alone = [&](const Tokens& rest) {
-          const auto sequence = engine->start(cache, policy_of(policy));
+          const auto sequence = engine->start(cache, policy_of(policy, model.spec));
           auto logits = decode(*engine, *sequence, prompt, rest);
           logits.erase(logits.begin());
           return logits;
         };
         const auto expected_one = alone(one), expected_two = alone(two);
-        const auto first = engine->start(cache, policy_of(policy));
+        const auto first = engine->start(cache, policy_of(policy, model.spec));
         feed(*engine, *first, prompt);
         const int64_t before = engine->cache_page_bytes();
         auto second = engine->fork(*first);
@@ -107,8 +107,8 @@ TEST(Sharing, CommonBeginningsChangeNoBit) {
         for (const auto& [shared, seed] :
              {std::pair<size_t, uint64_t>{130, 2}, {130, 3}, {130, 2}, {100, 4}, {17, 5}, {0, 6}}) {
           const Tokens prompt = text(shared, seed);
-          const auto expected = plain->start(cache, policy_of(policy));
-          const auto actual = sharing->start(cache, policy_of(policy));
+          const auto expected = plain->start(cache, policy_of(policy, model.spec));
+          const auto actual = sharing->start(cache, policy_of(policy, model.spec));
           sharing->share(*actual, "tenant");
           ASSERT_EQ(decode(*sharing, *actual, prompt, rest),
                     decode(*plain, *expected, prompt, rest))
@@ -132,7 +132,7 @@ TEST(Sharing, OnlyTheSameTenantAndCacheShare) {
   const CacheOptions cache{CodecKind::kQ4, CodecKind::kQ4};
   const auto shared = [&](const std::string& tenant, const CacheOptions& options,
                           const char* policy) {
-    const auto sequence = engine->start(options, policy_of(policy));
+    const auto sequence = engine->start(options, policy_of(policy, model.spec));
     engine->share(*sequence, tenant);
     feed(*engine, *sequence, prompt);
     return sequence->shared_tokens();
@@ -278,12 +278,13 @@ TEST_F(Sessions, GoOnWithTheSameBits) {
         SCOPED_TRACE(name + " " + policy.name);
         const SessionOrigin origin{"of this model", cache, policy};
         const auto engine = make_engine(model);
-        const auto first = engine->start(cache, make_policy(policy));
+        const auto first = engine->start(cache, make_policy(policy, kv_groups(model.spec)));
         feed(*engine, *first, prompt);
         save_session(*engine, *first, origin, path());
         const auto expected = decode(*engine, *first, {}, rest);
         const auto other = make_engine(model);
-        const auto again = restore_session(*other, origin, make_policy(policy), path());
+        const auto again =
+            restore_session(*other, origin, make_policy(policy, kv_groups(model.spec)), path());
         EXPECT_EQ(again->length(), first->length() - 11);
         EXPECT_EQ(decode(*other, *again, {}, rest), expected);
       }
@@ -296,11 +297,11 @@ TEST_F(Sessions, DamagedAndForeignOnesAreRefused) {
   const auto engine = make_engine(model);
   const PolicyOptions policy{"h2o", 12, 2, 4};
   const SessionOrigin origin{"m", {CodecKind::kQ4, CodecKind::kQ8}, policy};
-  const auto sequence = engine->start(origin.cache, make_policy(policy));
+  const auto sequence = engine->start(origin.cache, make_policy(policy, kv_groups(model.spec)));
   feed(*engine, *sequence, test::random_tokens(150, model.spec.vocab_size, 1));
   save_session(*engine, *sequence, origin, path());
   const auto restore = [&](const SessionOrigin& from) {
-    return restore_session(*engine, from, make_policy(policy), path());
+    return restore_session(*engine, from, make_policy(policy, kv_groups(model.spec)), path());
   };
   ASSERT_NO_THROW(restore(origin));
   SessionOrigin other = origin;
@@ -342,11 +343,11 @@ TEST(Images, NonsenseIsRefused) {
   cache.page_rows = 4;
   cache.residual = 8;
   cache.precise_sinks = 4;
-  const auto sequence = engine->start(cache, policy_of("h2o"));
+  const auto sequence = engine->start(cache, policy_of("h2o", model.spec));
   feed(*engine, *sequence, test::random_tokens(150, model.spec.vocab_size, 1));
   const SequenceImage good = engine->image(*sequence);
   const auto resume = [&](const SequenceImage& image) {
-    return engine->resume(image, cache, policy_of("h2o"), "image");
+    return engine->resume(image, cache, policy_of("h2o", model.spec), "image");
   };
   ASSERT_NO_THROW(resume(good));
   const int64_t before = engine->cache_page_bytes();
