@@ -4,6 +4,7 @@
 
 #include "core/base/error.h"
 #include "engine/policy/policy.h"
+#include "engine/policy/policy_uses.h"
 
 namespace ashlar {
 
@@ -12,42 +13,46 @@ using MakePolicy = std::unique_ptr<Policy>(const PolicyOptions& options,
                                            std::span<const KvGroup> governed);
 MakePolicy make_streaming;
 MakePolicy make_h2o;
+MakePolicy make_scissorhands;
+MakePolicy make_snapkv;
+MakePolicy make_pyramidkv;
+MakePolicy make_tova;
+MakePolicy make_keydiff;
+MakePolicy make_snapstream;
+MakePolicy make_random;
 
 namespace {
-
-// Options beside name, budget, sink and recent that a policy can use.
-enum Option : unsigned {
-  kNothing = 0,
-  kWindow = 1,
-  kPool = 2,
-  kDrop = 4,
-  kLayers = 8,
-  kSeed = 16,
-  kByAge = 32,
-};
 
 struct Entry {
   const char* name;
   MakePolicy* make;
-  unsigned options;
+  unsigned uses;
 };
 
 constexpr Entry kRegistry[] = {
-    {"streaming", make_streaming, kNothing},
-    {"h2o", make_h2o, kDrop | kLayers},
+    {"streaming", make_streaming, kUsesNothing},
+    {"h2o", make_h2o, kUsesDrop | kUsesLayers},
+    {"scissorhands", make_scissorhands, kUsesWindow | kUsesDrop | kUsesLayers | kUsesAge},
+    {"snapkv", make_snapkv, kUsesWindow | kUsesPool | kUsesLayers},
+    {"pyramidkv", make_pyramidkv, kUsesWindow | kUsesPool | kUsesLayers},
+    {"tova", make_tova, kUsesDrop | kUsesLayers},
+    {"keydiff", make_keydiff, kUsesDrop | kUsesLayers},
+    {"snapstream", make_snapstream, kUsesWindow | kUsesPool},
+    {"random", make_random, kUsesDrop | kUsesLayers | kUsesSeed},
 };
 
 void check_uses(const PolicyOptions& o, unsigned uses) {
-  const auto refuse = [&](bool given, Option option, const char* name, const char* reason) {
+  const auto refuse = [&](bool given, PolicyUses option, const char* name, const char* reason) {
     require(!given || (uses & option) != 0, ErrorCode::kRequest,
             "--kv-policy {}: {}: the policy {}", o.name, name, reason);
   };
-  refuse(o.window != -1, kWindow, "--kv-window", "looks at no window of query rows");
-  refuse(o.pool != PoolKind::kDefault || o.pool_rows != -1, kPool, "--kv-pool", "pools no scores");
-  refuse(o.drop != -1, kDrop, "--kv-drop", "has no number of rows to drop at once");
-  refuse(!o.layers.empty(), kLayers, "--kv-layers", "keeps as many rows in every layer");
-  refuse(o.seed.has_value(), kSeed, "--kv-seed", "draws nothing at random");
-  refuse(o.by_age, kByAge, "--kv-by-age", "keeps no counts");
+  refuse(o.window != -1, kUsesWindow, "--kv-window", "looks at no window of query rows");
+  refuse(o.pool != PoolKind::kDefault || o.pool_rows != -1, kUsesPool, "--kv-pool",
+         "pools no scores");
+  refuse(o.drop != -1, kUsesDrop, "--kv-drop", "has no number of rows to drop at once");
+  refuse(!o.layers.empty(), kUsesLayers, "--kv-layers", "keeps as many rows in every layer");
+  refuse(o.seed.has_value(), kUsesSeed, "--kv-seed", "draws nothing at random");
+  refuse(o.by_age, kUsesAge, "--kv-by-age", "keeps no counts");
 }
 
 void check_ranges(const PolicyOptions& o) {
@@ -73,6 +78,11 @@ void check_ranges(const PolicyOptions& o) {
 
 }  // namespace
 
+void check_policy_options(const PolicyOptions& options, unsigned uses) {
+  check_uses(options, uses);
+  check_ranges(options);
+}
+
 std::vector<KvGroup> governed_groups(std::span<const KvGroup> groups) {
   std::vector<KvGroup> out;
   for (const KvGroup& group : groups) {
@@ -89,15 +99,17 @@ std::vector<std::string> policy_names() {
 
 std::unique_ptr<Policy> make_policy(const PolicyOptions& options, std::span<const KvGroup> groups) {
   if (options.name == "none") {
-    check_uses(options, kNothing);
+    check_uses(options, kUsesNothing);
     return nullptr;
   }
   for (const Entry& entry : kRegistry) {
     if (options.name != entry.name) continue;
-    check_uses(options, entry.options);
-    check_ranges(options);
+    check_policy_options(options, entry.uses);
     return entry.make(options, governed_groups(groups));
   }
+  require(options.name != "oracle", ErrorCode::kRequest,
+          "--kv-policy oracle: needs the attention of queries to come, which a text being decoded "
+          "does not have (engine/policy/oracle.h)");
   fail(ErrorCode::kRequest, "--kv-policy: '{}' is not one of {}", options.name,
        fmt::join(policy_names(), ", "));
 }

@@ -21,26 +21,37 @@ double positive(const std::string& text, const std::string& layers) {
   return value;
 }
 
-// Weights whose mean is 1.
-std::vector<double> layer_weights(const std::string& layers, size_t groups) {
+double beta_of(const std::string& layers, size_t kind) {
+  constexpr double kPyramidBeta = 20;
+  if (kind == layers.size()) return kPyramidBeta;
+  const double beta = positive(layers.substr(kind + 1), layers);
+  require(beta >= 1, ErrorCode::kRequest,
+          "--kv-layers {}: a β below 1 would turn the order round; use 1 (uniform) or more",
+          layers);
+  return beta;
+}
+
+}  // namespace
+
+std::vector<double> falling_weights(double beta, size_t groups) {
   std::vector<double> weights(groups, 1.0);
-  if (layers.empty() || layers == "uniform") return weights;
-  const std::string kind = layers.substr(0, layers.find(':'));
-  if (kind == "falling" || kind == "rising") {
-    constexpr double kPyramidBeta = 20;
-    const bool given = kind.size() < layers.size();
-    const double beta = given ? positive(layers.substr(kind.size() + 1), layers) : kPyramidBeta;
-    require(beta >= 1, ErrorCode::kRequest,
-            "--kv-layers {}: a β below 1 would turn the order round; use 1 (uniform) or more",
-            layers);
-    for (size_t g = 0; g < groups && groups > 1; ++g) {
-      const double down = static_cast<double>(g) / static_cast<double>(groups - 1);
-      const double at = kind == "falling" ? down : 1 - down;
-      weights[g] = (2 - 1 / beta) - at * (2 - 2 / beta);
-    }
+  for (size_t g = 0; g < groups && groups > 1; ++g) {
+    const double down = static_cast<double>(g) / static_cast<double>(groups - 1);
+    weights[g] = (2 - 1 / beta) - down * (2 - 2 / beta);
+  }
+  return weights;
+}
+
+std::vector<double> layer_weights(const std::string& layers, size_t groups) {
+  if (layers.empty() || layers == "uniform") return std::vector<double>(groups, 1.0);
+  const size_t kind = std::min(layers.find(':'), layers.size());
+  const std::string name = layers.substr(0, kind);
+  if (name == "falling" || name == "rising") {
+    std::vector<double> weights = falling_weights(beta_of(layers, kind), groups);
+    if (name == "rising") std::reverse(weights.begin(), weights.end());
     return weights;
   }
-  weights.clear();
+  std::vector<double> weights;
   for (size_t at = 0; at <= layers.size();) {
     const size_t end = std::min(layers.find(',', at), layers.size());
     weights.push_back(positive(layers.substr(at, end - at), layers));
@@ -55,11 +66,8 @@ std::vector<double> layer_weights(const std::string& layers, size_t groups) {
   return weights;
 }
 
-}  // namespace
-
-std::vector<int64_t> layer_budgets(const std::string& layers, int64_t budget, int64_t fixed,
-                                   size_t groups) {
-  const std::vector<double> weights = layer_weights(layers, groups);
+std::vector<int64_t> share_out(std::span<const double> weights, int64_t budget, int64_t fixed) {
+  const size_t groups = weights.size();
   const int64_t spare = std::max<int64_t>(0, budget - fixed);
   std::vector<int64_t> rows(groups);
   std::vector<double> rest(groups);
@@ -84,7 +92,7 @@ RowBudget::RowBudget(const PolicyOptions& options, size_t groups, int64_t recent
   require(std::max<int64_t>(recent_, 1) <= budget_ - sink_, ErrorCode::kRequest,
           "--kv-policy {}: budget of {} rows is smaller than sink + recent = {} + {}", options.name,
           budget_, sink_, recent_);
-  budgets_ = layer_budgets(options.layers, budget_, sink_ + recent_, groups);
+  budgets_ = share_out(layer_weights(options.layers, groups), budget_, sink_ + recent_);
   for (const int64_t rows : budgets_) {
     const int64_t most = rows + 1 - sink_ - recent_;
     const int64_t own = drop == -1 ? std::max<int64_t>(1, std::min(rows / 2, most)) : drop;
@@ -111,11 +119,14 @@ std::vector<int64_t> RowBudget::candidates(const LaneView& lane) const {
   return slots;
 }
 
+int64_t rows_of_tokens(std::span<const KvGroup> governed, int64_t tokens) {
+  return governed.empty() ? tokens : ceil_div(tokens, governed.front().entry_tokens);
+}
+
 int64_t default_rows(const PolicyOptions& options, std::span<const KvGroup> governed,
                      int64_t tokens) {
-  const int64_t entry = governed.empty() ? 1 : governed.front().entry_tokens;
-  return std::max<int64_t>(1,
-                           std::min(ceil_div(tokens, entry), (options.budget - options.sink) / 2));
+  const int64_t half = (options.budget - options.sink) / 2;
+  return std::max<int64_t>(1, std::min(rows_of_tokens(governed, tokens), half));
 }
 
 std::vector<int64_t> least_slots(const LaneView& lane, std::vector<int64_t> candidates,

@@ -13,13 +13,16 @@
 
 namespace ashlar {
 
-/// Rows of each governed group, by place, whose mean is the budget (layers of PolicyOptions). What
-/// differs is only what `fixed` rows, sinks and newest ones, leave. "falling:β" is PyramidKV's
-/// (arXiv 2406.02069): with s = budget − fixed from 2s − s/β down to s/β in equal steps;
-/// "rising:β" the other way round. Rounded down, then the largest fractions up (earlier groups
-/// first), so that the sum is groups · budget. Throws Error(kRequest) naming `--kv-layers`.
-std::vector<int64_t> layer_budgets(const std::string& layers, int64_t budget, int64_t fixed,
-                                   size_t groups);
+/// What weighs the budgets of `groups` groups; their mean is 1 (layers of PolicyOptions).
+/// "falling:β" is PyramidKV's (arXiv 2406.02069): from 2 − 1/β down to 1/β in equal steps, β 20
+/// unless given; "rising:β" the other way round. Throws Error(kRequest) naming `--kv-layers`.
+std::vector<double> layer_weights(const std::string& layers, size_t groups);
+std::vector<double> falling_weights(double beta, size_t groups);
+
+/// Rows of each group: `fixed` ones, sinks and newest rows, and its weight's share of what the
+/// budget leaves beside them. Rounded down, then the largest fractions up (earlier groups first),
+/// so that the sum is groups · budget.
+std::vector<int64_t> share_out(std::span<const double> weights, int64_t budget, int64_t fixed);
 
 /// Sinks, newest rows and budgets of a policy.
 class RowBudget {
@@ -50,6 +53,8 @@ class RowBudget {
   std::vector<int64_t> budgets_, drops_;  // by place
 };
 
+/// Tokens in rows of the governed groups, rounded up.
+int64_t rows_of_tokens(std::span<const KvGroup> governed, int64_t tokens);
 /// The default of a number of tokens, in rows, but at most half of what the budget leaves beside
 /// the sinks; at least 1.
 int64_t default_rows(const PolicyOptions& options, std::span<const KvGroup> governed,
