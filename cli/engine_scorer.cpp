@@ -103,6 +103,12 @@ Node EngineScorer::settings() const {
   out.set("kv_budget", cache.budget);
   out.set("kv_sink", cache.sink);
   out.set("kv_recent", cache.recent);
+  if (cache.window >= 0) out.set("kv_window", cache.window);
+  if (!cache.pool.empty()) out.set("kv_pool", cache.pool);
+  if (!cache.drop.empty()) out.set("kv_drop", cache.drop);
+  if (!cache.layers.empty()) out.set("kv_layers", cache.layers);
+  if (cache.seed) out.set("kv_seed", std::to_string(*cache.seed));
+  if (cache.by_age) out.set("kv_by_age", true);
   return out;
 }
 
