@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
+#include <numeric>
 
 #include "core/base/rng.h"
 #include "engine/cache/arena.h"
@@ -328,6 +330,98 @@ TEST(SequenceCache, LastScoresAreTheNewestRows) {
   append_rows(cache, groups, first, 20);
   const float one = attention(first + 19, 0, 0, 0) + attention(first + 19, 0, 0, 1);
   EXPECT_EQ(policy->seen[0], one);
+}
+
+// Compares the features it is shown with those of the rows as attention would read them.
+class Watching final : public Policy {
+ public:
+  Watching(const PolicyNeeds& needs, std::span<const KvGroup> groups)
+      : Policy(needs), groups_(groups) {}
+  void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
+    for (size_t i = 0; i < lanes.size(); ++i) {
+      const LaneView& lane = lanes[i];
+      if (lane.rows() > 40) edits[i].drop = {1, 7, 38};
+      if (lane.rows() <= need_of(needs().features_above, lane.place)) {
+        EXPECT_TRUE(lane.key_cosines.empty() && lane.value_norms.empty());
+        continue;
+      }
+      for (int64_t h = 0; h < lane.heads; ++h) check(lane, lane.head + h);
+    }
+  }
+  const SequenceCache* cache = nullptr;
+  mutable int64_t checked = 0;
+
+ private:
+  void check(const LaneView& lane, int64_t head) const {
+    const KvGroup& g = groups_[static_cast<size_t>(lane.group)];
+    const auto lanes = cache->lanes();
+    const auto own = std::find_if(lanes.begin(), lanes.end(), [&](const Lane* l) {
+      return l->positions().data() == lane.positions.data();
+    });
+    const KvHeadView view = (*own)->view(head, (*own)->everything());
+    std::vector<std::vector<double>> keys, values;
+    std::vector<double> mean(static_cast<size_t>(g.key_dim));
+    const auto norm = [](const std::vector<double>& x) {
+      return std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0));
+    };
+    for (int64_t s = 0; s < lane.rows(); ++s) {
+      const auto row = test::slot_values(view, g, lane.heads, head - lane.head, s);
+      keys.emplace_back(row.begin(), row.begin() + g.key_dim);
+      const auto value = g.value_in_key ? row.begin() : row.begin() + g.key_dim;
+      values.emplace_back(value, value + g.value_dim);
+      for (size_t j = 0; j < mean.size(); ++j) mean[j] += keys.back()[j] / norm(keys.back());
+    }
+    for (int64_t s = 0; s < lane.rows(); ++s) {
+      const auto at = static_cast<size_t>((head - lane.head) * lane.rows() + s);
+      const auto& key = keys[static_cast<size_t>(s)];
+      const double dot = std::inner_product(key.begin(), key.end(), mean.begin(), 0.0);
+      EXPECT_NEAR(lane.key_cosines[at], dot / norm(key) / norm(mean), 1e-5);
+      EXPECT_NEAR(lane.value_norms[at], norm(values[static_cast<size_t>(s)]), 1e-5);
+    }
+    ++checked;
+  }
+
+  std::span<const KvGroup> groups_;
+};
+
+// Features are of the rows as attention reads them, whatever their form, of each head of a lane.
+TEST(SequenceCache, FeaturesAreOfTheRowsAsTheyAreHeld) {
+  const auto memory = make_host_memory();
+  for (const bool per_head : {false, true}) {
+    for (const ModelSpec& spec : {test::small_decoder("cla2"), test::small_latent()}) {
+      const auto groups = kv_groups(spec);
+      Arena arena(*memory);
+      PolicyNeeds needs;
+      needs.per_head = per_head;
+      needs.key_cosines = needs.value_norms = true;
+      needs.features_above.assign(groups.size(), 0);
+      needs.features_above[1] = 1000;
+      const auto policy = std::make_shared<Watching>(needs, groups);
+      CacheOptions options{CodecKind::kQ4, CodecKind::kQ8};
+      options.precise_sinks = 3;
+      options.residual = 20;
+      SequenceCache cache(groups, options, policy, arena);
+      policy->cache = &cache;
+      SequenceCache* const caches[] = {&cache};
+      const Philox rng(8);
+      for (int64_t step = 0; step < 40; ++step) {
+        const int64_t rows = step == 0 ? 70 : 1;
+        cache.set_acting(true);
+        for (const KvGroup& g : groups) {
+          std::vector<float> keys(static_cast<size_t>(rows * g.heads * g.key_dim));
+          std::vector<float> values(static_cast<size_t>(rows * g.heads * g.value_dim));
+          const auto salt = static_cast<uint64_t>(step * 100000 + g.id * 10000);
+          for (size_t i = 0; i < keys.size(); ++i)
+            keys[i] = static_cast<float>(rng.normal(salt + i));
+          for (size_t i = 0; i < values.size(); ++i)
+            values[i] = static_cast<float>(rng.normal(salt + i + 5000));
+          cache.append(g.id, keys.data(), values.data(), rows);
+          SequenceCache::close(caches, g.id);
+        }
+      }
+      EXPECT_GE(policy->checked, 40);
+    }
+  }
 }
 
 TEST(Policy, UnknownNamesAndImpossibleBudgetsAreRefused) {
