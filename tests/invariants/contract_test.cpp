@@ -169,7 +169,7 @@ TEST(Contract, HoldsForPoliciesToo) {
       drops[which] += expected.dropped ? 1 : 0;
       ASSERT_EQ(run({2, 512, {}, false}).logits, expected.logits) << "threads";
       ASSERT_EQ(run({1, 9, {}, false}).logits, expected.logits) << "chunks";
-      ASSERT_EQ(run({1, 11, {1, 3, 19, 2}, true}).logits, expected.logits) << "feeds in a batch";
+      ASSERT_EQ(run({1, 11, {1, 3, 19, 11}, true}).logits, expected.logits) << "feeds in a batch";
       options.budget = static_cast<int64_t>(first.size()) + 1;
       const Evicted wide = run({});
       EXPECT_FALSE(wide.dropped);
