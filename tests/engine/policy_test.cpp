@@ -245,8 +245,11 @@ TEST(Policies, DecideAsTheirReferences) {
       {{57, true}},       {{1}, {40}, {3}},
       {{11, true}},       {{90, true}, {2, true}, {30, false}, {1}, {15, true}},
       {{24}, {25, true}},
+      {{25, true}},
+      {{30}, {4}},
+      {{38, true}},
   };
-  const int64_t decoded[] = {60, 9, 70, 8, 30};
+  const int64_t decoded[] = {60, 9, 70, 8, 30, 9, 2, 3};
   for (const Case& c : cases()) {
     for (const Attention attention :
          {Attention::kRandom, Attention::kTies, Attention::kEqual, Attention::kBroken}) {
