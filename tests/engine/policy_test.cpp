@@ -244,10 +244,8 @@ TEST(Policies, DecideAsTheirReferences) {
   const std::vector<Feed> texts[] = {
       {{57, true}},       {{1}, {40}, {3}},
       {{11, true}},       {{90, true}, {2, true}, {30, false}, {1}, {15, true}},
-      {{24}, {25, true}},
-      {{25, true}},
-      {{30}, {4}},
-      {{38, true}},
+      {{24}, {25, true}}, {{25, true}},
+      {{30}, {4}},        {{38, true}},
   };
   const int64_t decoded[] = {60, 9, 70, 8, 30, 9, 2, 3};
   for (const Case& c : cases()) {

@@ -362,6 +362,16 @@ TEST_F(Sessions, DamagedAndForeignOnesAreRefused) {
   other.model = "n";
   test::expect_error(ErrorCode::kRequest, {"chat.session", "another model, cache or policy"},
                      [&] { restore(other); });
+  for (const auto& change :
+       {+[](PolicyOptions& o) { o.window = 3; }, +[](PolicyOptions& o) { o.pool_rows = 3; },
+        +[](PolicyOptions& o) { o.pool = PoolKind::kMax; }, +[](PolicyOptions& o) { o.drop = 3; },
+        +[](PolicyOptions& o) { o.layers = "rising"; }, +[](PolicyOptions& o) { o.seed = 0; },
+        +[](PolicyOptions& o) { o.by_age = true; }}) {
+    other = origin;
+    change(other.policy);
+    test::expect_error(ErrorCode::kRequest, {"another model, cache or policy"},
+                       [&] { restore(other); });
+  }
   other = origin;
   other.cache.residual = 16;
   test::expect_error(ErrorCode::kRequest, {"another model, cache or policy"},

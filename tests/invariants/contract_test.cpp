@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <set>
 
 #include "core/config/config.h"
@@ -152,6 +153,7 @@ TEST(Contract, HoldsForPoliciesToo) {
     const auto first = test::random_tokens(kPrompt + kDecoded, spec.vocab_size, 1);
     const auto second = test::random_tokens(47, spec.vocab_size, 2);
     std::set<size_t> of_file;
+    std::map<CodecKind, std::vector<float>> plain;  // without a policy
     ++turn;
     for (size_t i = 0; i < 3 * std::size(kCodecKinds); ++i) {
       const CodecKind codec = kCodecKinds[i / 3];
@@ -173,7 +175,8 @@ TEST(Contract, HoldsForPoliciesToo) {
       options.budget = static_cast<int64_t>(first.size()) + 1;
       const Evicted wide = run({});
       EXPECT_FALSE(wide.dropped);
-      ASSERT_EQ(wide.logits, evict(model, first, second, cache, {}, {}).logits) << "wide budget";
+      if (!plain.contains(codec)) plain[codec] = evict(model, first, second, cache, {}, {}).logits;
+      ASSERT_EQ(wide.logits, plain[codec]) << "wide budget";
     }
     EXPECT_EQ(of_file.size(), names.size());
   }
