@@ -18,8 +18,7 @@ class AttentionRecorder final : public Policy {
     std::vector<int32_t> positions;
     std::vector<float> probabilities;
   };
-  ScoreReducer reducer() const override { return ScoreReducer::kLast; }
-  bool per_head() const override { return true; }
+  AttentionRecorder() : Policy({.reducer = ScoreReducer::kLast, .per_head = true}) {}
   void select(std::span<const LaneView> lanes, std::span<LaneEdit>) const override {
     std::vector<Lane>& out = lanes_[lanes.front().group];
     out.clear();

@@ -25,10 +25,15 @@ struct Piece {
   bool acts = false;  ///< the prompt ends here, or a token came alone
 };
 
-/// How a text is read. Its last token is only predicted, never read.
-std::vector<Piece> plan(const ScoreText& text, int64_t rows_at_once) {
+/// Tokens that are read as a prompt. A text's last token is only predicted, never read.
+int64_t prompt_of(const ScoreText& text) {
   const int64_t last = static_cast<int64_t>(text.tokens.size()) - 1;
-  const int64_t prompt = text.prompt < 0 ? last : std::min(text.prompt, last);
+  return text.prompt < 0 ? last : std::min(text.prompt, last);
+}
+
+/// How a text is read.
+std::vector<Piece> plan(const ScoreText& text, int64_t rows_at_once) {
+  const int64_t last = static_cast<int64_t>(text.tokens.size()) - 1, prompt = prompt_of(text);
   const int64_t unscored = std::min(prompt, std::max<int64_t>(0, text.scored - 1));
   std::vector<Piece> pieces;
   if (text.scored == 0) pieces.push_back({0, 0, true, false});
@@ -98,6 +103,12 @@ Node EngineScorer::settings() const {
   out.set("kv_budget", cache.budget);
   out.set("kv_sink", cache.sink);
   out.set("kv_recent", cache.recent);
+  if (cache.window >= 0) out.set("kv_window", cache.window);
+  if (!cache.pool.empty()) out.set("kv_pool", cache.pool);
+  if (!cache.drop.empty()) out.set("kv_drop", cache.drop);
+  if (!cache.layers.empty()) out.set("kv_layers", cache.layers);
+  if (cache.seed) out.set("kv_seed", std::to_string(*cache.seed));
+  if (cache.by_age) out.set("kv_by_age", true);
   return out;
 }
 
@@ -133,8 +144,9 @@ std::vector<TextScore> EngineScorer::score(std::span<const ScoreText> texts) {
       const auto part = std::span(reading.text.tokens)
                             .subspan(static_cast<size_t>(piece.begin),
                                      static_cast<size_t>(piece.end - piece.begin));
-      items.push_back(
-          {reading.sequence.get(), part, piece.acts, piece.rows ? reading.rows.data() : nullptr});
+      items.push_back({reading.sequence.get(), part, piece.acts,
+                       piece.rows ? reading.rows.data() : nullptr,
+                       piece.acts ? 0 : prompt_of(reading.text) - piece.end});
     }
     engine_.feed(items);
     for (Reading& reading : readings) {

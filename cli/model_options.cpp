@@ -1,5 +1,7 @@
 #include "cli/model_options.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "cli/app.h"
@@ -25,6 +27,41 @@ void add_sampling_options(CLI::App* command, SamplingOptions& sampling) {
   command->add_option("--seed", sampling.seed, "Seed of the sampler")->capture_default_str();
 }
 
+namespace {
+
+// What a cache keeps (docs/kv-cache.md).
+void add_policy_options(CLI::App* command, CacheRequest& cache) {
+  command
+      ->add_option("--kv-policy", cache.policy,
+                   fmt::format("{} (docs/kv-cache.md)", fmt::join(policy_names(), ", ")))
+      ->capture_default_str();
+  command->add_option("--kv-budget", cache.budget,
+                      "Rows to keep: tokens (256), percent of the text (25%) or bytes (64KiB)");
+  command->add_option("--kv-sink", cache.sink, "First tokens that are never evicted")
+      ->capture_default_str();
+  command->add_option("--kv-recent", cache.recent,
+                      "Newest tokens that are never evicted (default: the policy's)");
+  command
+      ->add_option("--kv-window", cache.window,
+                   "Query tokens that score: the last of a prompt (snapkv, pyramidkv, "
+                   "snapstream: 32), of the history (scissorhands: 400)")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--kv-pool", cache.pool,
+                      "How snapkv, pyramidkv and snapstream pool neighbouring scores: none, avg:5 "
+                      "(default), max:7");
+  command->add_option("--kv-drop", cache.drop,
+                      "Dropped at once when the budget is passed: tokens or percent of it "
+                      "(scissorhands: 50%, h2o, tova, keydiff, random: one row)");
+  command->add_option("--kv-layers", cache.layers,
+                      "How budgets differ between groups of layers, their mean unchanged: uniform, "
+                      "falling:20, rising:20 or one weight each (3,2,1)");
+  command->add_option("--kv-seed", cache.seed, "Seed of the random policy (default: 0)");
+  command->add_flag("--kv-by-age", cache.by_age,
+                    "scissorhands: divide counts by the queries that could have counted");
+}
+
+}  // namespace
+
 void add_engine_options(CLI::App* command, EngineArguments& a) {
   add_threads_option(command, a.threads);
   command
@@ -35,14 +72,7 @@ void add_engine_options(CLI::App* command, EngineArguments& a) {
   command->add_option("--kv-codec", a.cache.codec,
                       "fp32, fp16, bf16, q8, q4, q3, q2, or KEY:VALUE such as q4:q8 (default: the "
                       "package's)");
-  command->add_option("--kv-policy", a.cache.policy, "none, streaming or h2o")
-      ->capture_default_str();
-  command->add_option("--kv-budget", a.cache.budget,
-                      "Rows to keep: tokens (256), percent of the text (25%) or bytes (64KiB)");
-  command->add_option("--kv-sink", a.cache.sink, "First tokens that are never evicted")
-      ->capture_default_str();
-  command->add_option("--kv-recent", a.cache.recent,
-                      "Newest tokens that are never evicted (default: the policy's)");
+  add_policy_options(command, a.cache);
   command->add_option("--kv-fp16-first", a.cache.fp16_first, "First tokens that stay fp16")
       ->capture_default_str();
   command
@@ -61,7 +91,7 @@ CacheChoice choose_cache(const EngineArguments& a, const ModelData& model, int64
   choice.options = cache_options(a.cache, model.spec, model.kv_codec.key, model.kv_codec.value);
   const int64_t text = std::min(text_tokens, model.spec.context_length);
   choice.policy_options = policy_options(a.cache, model.spec, choice.options, text);
-  choice.policy = make_policy(choice.policy_options);
+  choice.policy = make_policy(choice.policy_options, kv_groups(model.spec));
   return choice;
 }
 

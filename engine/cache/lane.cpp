@@ -32,7 +32,7 @@ Lane::Lane(const KvGroup& group, int64_t head_begin, int64_t heads, const CacheO
              pool),
       late_(precise_shape(group, heads, options.page_rows), pool),
       raw_(group, heads, options.page_rows, pool),
-      scores_(reducer, static_cast<int64_t>(group.readers.size()) * heads) {}
+      scores_(reducer, static_cast<int64_t>(group.readers.size()), heads) {}
 
 Lane::Lane(const Lane& other, const KvGroup& group, PagePool& pool)
     : group_(&group),
@@ -182,6 +182,16 @@ QueryTile Lane::tile(int64_t position, int64_t p) const {
   }
   tile.raw_offset = at.ready;
   tile.raw_visible = raw_before_ + p - position - at.ready + 1;
+  return tile;
+}
+
+QueryTile Lane::everything() const {
+  QueryTile tile;
+  tile.rows = 1;
+  tile.sinks = sinks_.rows();
+  tile.coded = coded_.rows();
+  tile.late = late_.rows();
+  tile.raw_visible = raw_.rows();
   return tile;
 }
 

@@ -21,7 +21,8 @@ struct LaneImage {
   int64_t sinks = 0, coded = 0, late = 0;  ///< rows of each store; the others are raw
   std::vector<std::byte> sink_pages, coded_pages, late_pages;
   std::vector<float> raw;
-  std::vector<std::vector<float>> scores;
+  std::vector<std::vector<float>> scores;   ///< empty ones while no query row has scored
+  int64_t scored_rows = 0, scored_end = 0;  ///< LaneScores
   int64_t front = 0;
 
   bool operator==(const LaneImage&) const = default;
@@ -63,6 +64,8 @@ class Lane {
               const float* values);
   /// What query rows from `p` on see that lie in one page of positions.
   QueryTile tile(int64_t position, int64_t p) const;
+  /// What a query would see that sees every row, between steps or once a step was retired.
+  QueryTile everything() const;
   KvHeadView view(int64_t head, const QueryTile& tile) const;
 
   /// Forgets all but the first `rows` rows of the step.

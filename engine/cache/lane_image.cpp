@@ -20,6 +20,8 @@ LaneImage Lane::image() const {
   image.late_pages = late_.image();
   image.raw = raw_.image();
   image.scores = scores_.image();
+  image.scored_rows = scores_.scored_rows();
+  image.scored_end = scores_.scored_end();
   image.front = front_;
   return image;
 }
@@ -31,7 +33,7 @@ void Lane::load(const LaneImage& image) {
   coded_.load(image.coded_pages, image.coded);
   late_.load(image.late_pages, image.late);
   raw_.load(image.raw);
-  scores_.load(image.scores);
+  scores_.load(image.scores, image.scored_rows, image.scored_end);
   front_ = image.front;
   begin_step();
 }
@@ -66,8 +68,13 @@ void Lane::check_image(const LaneImage& image, int64_t position, int64_t p,
          static_cast<int64_t>(image.raw.size()) == raw * raw_.row_floats(),
      "the rows' bytes do not fit their number");
   ok(image.scores.size() == scores_.image().size(), "scores of another policy");
+  ok(image.scored_rows >= 0 && image.scored_rows <= image.scored_end &&
+         image.scored_end <= position && (image.scored_rows > 0 || image.scored_end == 0) &&
+         (image.scored_rows == 0 || !image.scores.empty()),
+     "the rows that have scored do not fit the text");
   for (const auto& scores : image.scores) {
-    ok(static_cast<int64_t>(scores.size()) == rows, "scores do not fit the rows");
+    ok(static_cast<int64_t>(scores.size()) == (image.scored_rows > 0 ? rows : 0),
+       "scores do not fit the rows");
   }
   // Every row where the schedule wants it, none twice.
   std::vector<int32_t> sorted = image.positions;

@@ -26,7 +26,7 @@ void PrefixChain::add(std::span<const int32_t> tokens) {
 }
 
 bool PrefixIndex::shares(const Policy* policy) {
-  return policy == nullptr || policy->reducer() == ScoreReducer::kNone;
+  return policy == nullptr || policy->needs().reducer == ScoreReducer::kNone;
 }
 
 int64_t PrefixIndex::match(std::span<const PrefixHash> chain, int64_t most,

@@ -13,11 +13,13 @@ SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions
     : options_(options), policy_(std::move(policy)), arena_(arena), pool_(arena) {
   validate(options);
   groups_.resize(groups.size());
+  int64_t places = 0;
   for (const KvGroup& info : groups) {
     Group& group = at(info.id);
     group.info = info;
     group.cached = info.lifetime == KvLifetime::kSequence;
-    group.governed = group.cached && policy_ != nullptr && info.window == 0;
+    group.governed = policy_ != nullptr && governs(info);
+    if (group.governed) group.place = places++;
     if (group.cached) add_lanes(group);
     recount(group);
   }
@@ -26,12 +28,12 @@ SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions
 SequenceCache::~SequenceCache() { arena_.memory().count(-tables_); }
 
 int64_t SequenceCache::lane_width(const Group& group) const {
-  return group.governed && policy_->per_head() ? 1 : group.info.heads;
+  return group.governed && policy_->needs().per_head ? 1 : group.info.heads;
 }
 
 void SequenceCache::add_lanes(Group& group) {
   const int64_t width = lane_width(group);
-  const ScoreReducer reducer = group.governed ? policy_->reducer() : ScoreReducer::kNone;
+  const ScoreReducer reducer = group.governed ? policy_->needs().reducer : ScoreReducer::kNone;
   for (int64_t h = 0; h < group.info.heads; h += width) {
     group.lanes.emplace_back(group.info, h, width, options_, reducer, pool_);
   }
@@ -45,6 +47,7 @@ std::unique_ptr<SequenceCache> SequenceCache::fork() const {
   for (size_t g = 0; g < groups_.size(); ++g) {
     Group& group = copy->groups_[g];
     group.position = groups_[g].position;
+    group.acted = groups_[g].acted;
     group.lanes.clear();
     for (const Lane& lane : groups_[g].lanes) {
       group.lanes.push_back(lane.fork(group.info, copy->pool_));
@@ -53,7 +56,7 @@ std::unique_ptr<SequenceCache> SequenceCache::fork() const {
   }
   copy->acting_ = acting_;
   copy->holding_ = holding_;
-  copy->unsettled_ = unsettled_;
+  copy->prompt_end_ = prompt_end_;
   return copy;
 }
 
@@ -65,9 +68,11 @@ int64_t SequenceCache::tables_for(int64_t rows, int64_t step) const {
   for (const Group& group : groups_) {
     int64_t of_group = 0;
     for (const Lane& lane : group.lanes) {
-      const auto buffers = static_cast<int64_t>(lane.scores().image().size());
+      const int64_t buffers = sleeps(group, lane, rows) ? 0 : lane.scores().buffers();
       const int64_t held = holding_ ? buffers * step : 0;
       grown += 4 * (rows + kTableRows) * (1 + buffers) + 4 * held * (lane.rows() + rows);
+      // Scores of the rows that are there, if they begin anew.
+      if (lane.scores().scored_rows() == 0) grown += 4 * buffers * lane.rows();
       grown += 2 * static_cast<int64_t>(sizeof(PageId) + sizeof(void*)) *
                (ceil_div(rows, options_.page_rows) + 2 * kTablePages);
       of_group += lane.staging_bytes(step);
@@ -124,6 +129,11 @@ void SequenceCache::append(int64_t id, const float* keys, const float* values, i
   }
   group.step_rows += rows;
   group.last_rows = rows;
+  for (Lane& lane : group.lanes) {
+    const bool scores =
+        scored(id) && !holding_ && scored_from(group, lane) < group.position + group.step_rows;
+    lane.scores().resize(lane.rows(), scores);
+  }
   recount(group);
 }
 
@@ -133,13 +143,11 @@ void SequenceCache::query_tiles(int64_t id, int64_t head, std::vector<QueryTile>
   const int64_t last = group.position + group.step_rows, p_rows = options_.page_rows;
   // Held scores are kept after every row, so every row is a tile; the newest row's are its tile's.
   const int64_t widest = holding_ && scored(id) ? 1 : p_rows;
-  const bool newest_alone = scored(id) && policy_->reducer() == ScoreReducer::kLast;
   tiles.clear();
   for (int64_t p = last - group.last_rows; p < last; p += tiles.back().rows) {
     QueryTile tile = lane.tile(group.position, p);
     tile.row = p - (last - group.last_rows);
     tile.rows = std::min({widest, last - p, p / p_rows * p_rows + p_rows - p});
-    if (newest_alone && p + tile.rows == last && tile.rows > 1) --tile.rows;
     tiles.push_back(tile);
   }
 }
@@ -147,22 +155,6 @@ void SequenceCache::query_tiles(int64_t id, int64_t head, std::vector<QueryTile>
 KvHeadView SequenceCache::view(int64_t id, int64_t head, const QueryTile& tile) const {
   const Group& group = at(id);
   return group.lanes[lane_index(group, head)].view(head, tile);
-}
-
-bool SequenceCache::scored(int64_t group) const {
-  return at(group).governed && policy_->reducer() != ScoreReducer::kNone;
-}
-
-ScoreRows SequenceCache::scores(int64_t id, int64_t head, int64_t reader, const QueryTile& tile) {
-  if (!scored(id)) return {};
-  Group& group = at(id);
-  Lane& lane = group.lanes[lane_index(group, head)];
-  const int64_t buffer = reader * lane.heads() + head - lane.head_begin();
-  if (!holding_) {
-    return lane.scores().add_to(buffer, tile.row + tile.rows == group.last_rows);
-  }
-  const int64_t row = group.step_rows - group.last_rows + tile.row;
-  return lane.scores().hold(buffer, row, lane.rows());
 }
 
 int64_t SequenceCache::position(int64_t group) const { return at(group).position; }

@@ -48,11 +48,11 @@ struct CacheBytes {
 struct CacheImage {
   struct Group {
     int64_t position = 0;
+    int64_t acted = 0;  ///< position when the policy last acted
     std::vector<LaneImage> lanes;
     bool operator==(const Group&) const = default;
   };
   std::vector<Group> groups;  ///< by id; empty for groups that are not cached here
-  bool unsettled = false;
 
   bool operator==(const CacheImage&) const = default;
 };
@@ -88,9 +88,15 @@ class SequenceCache final : public KvStore {
   /// Whether the policy acts when steps end: false while a prompt is still being fed. All rows of a
   /// step see what was kept before it.
   void set_acting(bool acting) { acting_ = acting; }
+  /// The position behind the last row of the prompt that is being fed, for policies that score the
+  /// last query rows of a prompt only; −1: the prompt ends with the step (of provisional rows, with
+  /// any of them). A step of one row right after the policy acted, which acts itself and ends its
+  /// prompt, is no prompt but a decoded row; so are provisional rows after which it acts. Set
+  /// before each step.
+  void set_prompt_end(int64_t position) { prompt_end_ = position; }
   /// True if rows came in since the policy last acted: a prompt that ends without adding a row (a
   /// Block Transformer's last, incomplete block) must still close its groups.
-  bool unsettled() const { return unsettled_; }
+  bool unsettled() const;
   const CacheOptions& options() const { return options_; }
   const Policy* policy() const { return policy_.get(); }
   const std::shared_ptr<const Policy>& shared_policy() const { return policy_; }
@@ -146,7 +152,9 @@ class SequenceCache final : public KvStore {
     KvGroup info;
     bool cached = false;
     bool governed = false;  // policies act on it
+    int64_t place = 0;      // among the governed ones
     int64_t position = 0;
+    int64_t acted = 0;      // position when the policy last acted
     int64_t step_rows = 0;  // provisional rows
     int64_t last_rows = 0;  // those of the last append
     int64_t tables = 0;     // bytes counted in the provider
@@ -165,7 +173,11 @@ class SequenceCache final : public KvStore {
   static void apply_policy(const Policy& policy, std::span<SequenceCache* const> caches,
                            int64_t group);
   void finish(Group& group);
-  static int64_t encoded_for(const Group& group, int64_t position, bool unsettled);
+  static int64_t encoded_for(const Group& group, int64_t position, int64_t acted);
+  bool decodes(const Group& group) const;
+  int64_t scored_from(const Group& group, const Lane& lane) const;
+  bool sleeps(const Group& group, const Lane& lane, int64_t rows) const;
+  void advance_scores(Group& group);
   bool between_steps() const;
 
   CacheOptions options_;
@@ -177,7 +189,7 @@ class SequenceCache final : public KvStore {
   std::optional<CacheImage> swapped_;
   bool acting_ = false;
   bool holding_ = false;
-  bool unsettled_ = false;
+  int64_t prompt_end_ = -1;
 };
 
 }  // namespace ashlar

@@ -31,17 +31,16 @@ void SequenceCache::adopt(int64_t pages,
     }
     recount(group);
   }
-  unsettled_ = pages > 0;
 }
 
 CacheImage SequenceCache::image() const {
   if (swapped_) return *swapped_;
   ASHLAR_CHECK(between_steps());
   CacheImage image;
-  image.unsettled = unsettled_;
   for (const Group& group : groups_) {
     CacheImage::Group& out = image.groups.emplace_back();
     out.position = group.position;
+    out.acted = group.acted;
     for (const Lane& lane : group.lanes) out.lanes.push_back(lane.image());
   }
   return image;
@@ -52,11 +51,12 @@ void SequenceCache::load(const CacheImage& image, const std::string& what) {
           "{}: {} KV groups, but the model has {}", what, image.groups.size(), groups_.size());
   for (const Group& group : groups_) {
     const CacheImage::Group& from = image.groups[static_cast<size_t>(group.info.id)];
-    require(
-        from.lanes.size() == group.lanes.size() && from.position >= 0 && from.position <= INT32_MAX,
-        ErrorCode::kData, "{}: KV group {} has another number of lanes, or no possible position",
-        what, group.info.id);
-    const int64_t p = encoded_for(group, from.position, image.unsettled);
+    require(from.lanes.size() == group.lanes.size() && from.position >= 0 &&
+                from.position <= INT32_MAX && from.acted >= 0 && from.acted <= from.position,
+            ErrorCode::kData,
+            "{}: KV group {} has another number of lanes, or no possible position", what,
+            group.info.id);
+    const int64_t p = encoded_for(group, from.position, from.acted);
     for (size_t l = 0; l < group.lanes.size(); ++l) {
       group.lanes[l].check_image(
           from.lanes[l], from.position, p,
@@ -77,11 +77,11 @@ void SequenceCache::load(const CacheImage& image, const std::string& what) {
   for (Group& group : groups_) {
     const CacheImage::Group& from = image.groups[static_cast<size_t>(group.info.id)];
     group.position = from.position;
+    group.acted = from.acted;
     for (size_t l = 0; l < group.lanes.size(); ++l) group.lanes[l].load(from.lanes[l]);
     recount(group);
   }
   release_reserve();
-  unsettled_ = image.unsettled;
 }
 
 void SequenceCache::swap_out() {

@@ -2,7 +2,6 @@
 // rows are not committed.
 
 #include <algorithm>
-#include <deque>
 
 #include "core/base/error.h"
 #include "engine/cache/sequence_cache.h"
@@ -14,49 +13,31 @@ bool SequenceCache::between_steps() const {
                      [](const Group& group) { return group.step_rows == 0; });
 }
 
+bool SequenceCache::unsettled() const {
+  return std::any_of(groups_.begin(), groups_.end(),
+                     [](const Group& group) { return group.acted < group.position; });
+}
+
 // The query whose view rows are encoded for once a step has ended: the next one. While a policy has
 // still to act, the newest one: it drops rows before others are encoded, whether it acts with the
 // step that brought the last row or a prompt ends without another.
-int64_t SequenceCache::encoded_for(const Group& group, int64_t position, bool unsettled) {
-  return std::max<int64_t>(0, position - (group.governed && unsettled ? 1 : 0));
+int64_t SequenceCache::encoded_for(const Group& group, int64_t position, int64_t acted) {
+  return std::max<int64_t>(0, position - (group.governed && acted < position ? 1 : 0));
 }
 
 void SequenceCache::finish(Group& group) {
   group.position += group.step_rows;
   group.step_rows = group.last_rows = 0;
-  const int64_t p = encoded_for(group, group.position, !acting_);
+  if (acting_) group.acted = group.position;
+  const int64_t p = encoded_for(group, group.position, group.acted);
   for (Lane& lane : group.lanes) lane.finish(group.position, p);
   recount(group);
 }
 
-void SequenceCache::apply_policy(const Policy& policy, std::span<SequenceCache* const> caches,
-                                 int64_t id) {
-  std::vector<LaneView> views;
-  std::vector<Lane*> lanes;
-  std::deque<std::vector<float>> scratch;  // views point into it
-  for (SequenceCache* cache : caches) {
-    Group& group = cache->at(id);
-    if (cache->policy_.get() != &policy || !cache->acting_ || !group.governed) continue;
-    for (Lane& lane : group.lanes) {
-      LaneView view{id, group.position + group.step_rows - 1, lane.positions(), {}, {}};
-      view.scores = lane.scores().sums(scratch.emplace_back());
-      view.counts = lane.scores().counts(scratch.emplace_back());
-      views.push_back(view);
-      lanes.push_back(&lane);
-    }
-  }
-  if (views.empty()) return;
-  std::vector<LaneEdit> edits(views.size());
-  policy.select(views, edits);
-  for (size_t i = 0; i < edits.size(); ++i) lanes[i]->drop(edits[i].drop);
-}
-
 void SequenceCache::end_step(std::span<SequenceCache* const> caches, int64_t id) {
   for (SequenceCache* cache : caches) {
-    for (Lane& lane : cache->at(id).lanes) {
-      lane.retire();
-      lane.scores().adopt_held(lane.rows());
-    }
+    for (Lane& lane : cache->at(id).lanes) lane.retire();
+    cache->advance_scores(cache->at(id));
   }
   std::vector<const Policy*> done;
   for (SequenceCache* cache : caches) {
@@ -65,10 +46,7 @@ void SequenceCache::end_step(std::span<SequenceCache* const> caches, int64_t id)
     done.push_back(policy);
     apply_policy(*policy, caches, id);
   }
-  for (SequenceCache* cache : caches) {
-    cache->finish(cache->at(id));
-    cache->unsettled_ = !cache->acting_;
-  }
+  for (SequenceCache* cache : caches) cache->finish(cache->at(id));
 }
 
 void SequenceCache::close(std::span<SequenceCache* const> caches, int64_t id) {

@@ -79,11 +79,12 @@ double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const P
     const int64_t own = row_bytes(group, cache), fp16 = row_bytes(group, cache, CodecKind::kF16);
     total += static_cast<double>(p) * static_cast<double>(held * own + precise * (fp16 - own)) +
              static_cast<double>(p * group.heads * 4 * group.entry_width());
-    const int64_t lanes = !windowed && policy.per_head() ? group.heads : 1;
+    const ScoreReducer reducer = policy.needs().reducer;
+    const int64_t lanes = !windowed && policy.needs().per_head ? group.heads : 1;
     const auto readers = static_cast<int64_t>(group.readers.size());
-    const int64_t channels = policy.reducer() == ScoreReducer::kNone          ? 0
-                             : policy.reducer() == ScoreReducer::kSumAndCount ? 2
-                                                                              : 1;
+    const int64_t channels = reducer == ScoreReducer::kNone          ? 0
+                             : reducer == ScoreReducer::kSumAndCount ? 2
+                                                                     : 1;
     const int64_t buffers = windowed ? 0 : readers * group.heads * channels;
     const double rows = static_cast<double>(round_up((held + 1) * p, kTableRows));
     const double entries = static_cast<double>(round_up(held + 1, kTablePages));
@@ -96,9 +97,14 @@ double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const P
 // Rows that `bytes` buy.
 int64_t rows_for_bytes(double bytes, const std::string& text, const ModelSpec& spec,
                        const CacheOptions& cache, const PolicyOptions& options) {
+  require(
+      options.layers.empty() && options.name != "pyramidkv", ErrorCode::kRequest,
+      "--kv-budget {}: bytes buy the same rows in every layer; where layers differ, give tokens "
+      "or percent",
+      text);
   PolicyOptions wide = options;
   wide.budget = INT32_MAX;
-  const std::unique_ptr<Policy> policy = make_policy(wide);
+  const std::unique_ptr<Policy> policy = make_policy(wide, kv_groups(spec));
   const auto fits = [&](int64_t pages) {
     return bytes_for_pages(spec, cache, *policy, pages) <= bytes;
   };
@@ -113,6 +119,61 @@ int64_t rows_for_bytes(double bytes, const std::string& text, const ModelSpec& s
     (fits(middle) ? low : high) = middle;
   }
   return low * cache.page_rows;
+}
+
+// "max:7"
+void read_pool(const std::string& text, PolicyOptions& options) {
+  if (text.empty()) return;
+  const size_t colon = std::min(text.find(':'), text.size());
+  const std::string kind = text.substr(0, colon);
+  options.pool = kind == "none"  ? PoolKind::kNone
+                 : kind == "avg" ? PoolKind::kAverage
+                 : kind == "max" ? PoolKind::kMax
+                                 : PoolKind::kDefault;
+  bool ok = options.pool != PoolKind::kDefault;
+  if (colon < text.size()) {
+    const char *begin = text.data() + colon + 1, *end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(begin, end, options.pool_rows);
+    ok = ok && error == std::errc{} && stop == end && options.pool_rows >= 1;
+  }
+  require(ok, ErrorCode::kRequest,
+          "--kv-pool: '{}' is not none, avg or max, or one of the latter with rows (max:7)", text);
+}
+
+// Tokens or percent of the budget, in rows; at least one.
+void read_drop(const std::string& text, int64_t block_length, PolicyOptions& options) {
+  if (text.empty()) return;
+  const std::optional<Amount> amount = amount_of(text);
+  const bool percent = amount && amount->unit == "%";
+  require(amount && (percent || amount->unit.empty()) && amount->value < 1e12 &&
+              (!percent || amount->value <= 100),
+          ErrorCode::kRequest,
+          "--kv-drop: '{}' is no positive number of tokens or percent of the budget (50%)", text);
+  const double rows = percent ? amount->value / 100 * static_cast<double>(options.budget)
+                              : std::ceil(amount->value / static_cast<double>(block_length));
+  options.drop = std::max<int64_t>(1, static_cast<int64_t>(rows));
+}
+
+// The budget in rows of the governed stack.
+int64_t read_budget(const CacheRequest& request, const ModelSpec& spec, const CacheOptions& cache,
+                    const PolicyOptions& options, int64_t text_tokens) {
+  const std::optional<Amount> amount = amount_of(request.budget);
+  require(amount.has_value(), ErrorCode::kRequest,
+          "--kv-budget: '{}' is no positive amount of tokens, percent (25%) or bytes (64KiB, 1MiB)",
+          request.budget);
+  if (amount->unit.empty() || amount->unit == "%") {
+    const double tokens = amount->unit.empty()
+                              ? amount->value
+                              : amount->value / 100 * static_cast<double>(text_tokens);
+    require(tokens < 1e12, ErrorCode::kRequest, "--kv-budget {}: larger than any context",
+            request.budget);
+    return ceil_div(static_cast<int64_t>(std::ceil(tokens)), spec.block_length());
+  }
+  const std::optional<double> bytes = bytes_of(*amount);
+  require(bytes.has_value(), ErrorCode::kRequest,
+          "--kv-budget: unknown unit '{}' (use none for tokens, %, B, KiB, MiB, GiB)",
+          amount->unit);
+  return rows_for_bytes(*bytes, request.budget, spec, cache, options);
 }
 
 bool governs_something(const ModelSpec& spec) {
@@ -176,9 +237,15 @@ PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
   };
   options.sink = rows(request.sink);
   options.recent = rows(request.recent);
+  options.window = rows(request.window);
+  options.layers = request.layers;
+  options.seed = request.seed;
+  options.by_age = request.by_age;
+  read_pool(request.pool, options);
   if (request.policy == "none") {
     require(request.budget.empty(), ErrorCode::kRequest,
             "--kv-budget {}: needs a --kv-policy that evicts", request.budget);
+    read_drop(request.drop, length, options);
     return options;
   }
   require(!request.budget.empty(), ErrorCode::kRequest, "--kv-policy {}: needs a --kv-budget",
@@ -188,24 +255,8 @@ PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
       "--kv-policy {}: every layer of this model has a window, which bounds its cache: there is "
       "nothing to evict",
       request.policy);
-  const std::optional<Amount> amount = amount_of(request.budget);
-  require(amount.has_value(), ErrorCode::kRequest,
-          "--kv-budget: '{}' is no positive amount of tokens, percent (25%) or bytes (64KiB, 1MiB)",
-          request.budget);
-  if (amount->unit.empty() || amount->unit == "%") {
-    const double tokens = amount->unit.empty()
-                              ? amount->value
-                              : amount->value / 100 * static_cast<double>(text_tokens);
-    require(tokens < 1e12, ErrorCode::kRequest, "--kv-budget {}: larger than any context",
-            request.budget);
-    options.budget = rows(static_cast<int64_t>(std::ceil(tokens)));
-    return options;
-  }
-  const std::optional<double> bytes = bytes_of(*amount);
-  require(bytes.has_value(), ErrorCode::kRequest,
-          "--kv-budget: unknown unit '{}' (use none for tokens, %, B, KiB, MiB, GiB)",
-          amount->unit);
-  options.budget = rows_for_bytes(*bytes, request.budget, spec, cache, options);
+  options.budget = read_budget(request, spec, cache, options, text_tokens);
+  read_drop(request.drop, length, options);
   return options;
 }
 

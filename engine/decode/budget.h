@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "engine/cache/sequence_cache.h"
@@ -18,6 +19,13 @@ struct CacheRequest {
   int64_t fp16_first = 0;   ///< tokens at the beginning that stay fp16
   int64_t fp16_newest = 0;  ///< newest tokens that are fp16 until others follow
   std::string limit = {};   ///< bytes of one text's cache ("64MiB"); empty: none
+  // What some policies take beside budget, sink and recent (PolicyOptions).
+  int64_t window = -1;                ///< tokens whose queries score; −1: the policy's default
+  std::string pool = {};              ///< "none", "avg" or "max", with rows as in "max:7"
+  std::string drop = {};              ///< at once: tokens, or percent of the budget ("50%")
+  std::string layers = {};            ///< PolicyOptions::layers
+  std::optional<uint64_t> seed = {};  ///< of what is drawn
+  bool by_age = false;                ///< counts are divided by the queries that could have counted
 };
 
 /// A positive number of bytes ("4096", "64KiB", "1.5GiB"). Throws Error(kRequest) naming `option`.
@@ -38,8 +46,8 @@ double cache_bytes_per_token(const ModelSpec& spec, const CacheOptions& cache);
 /// window, one raw page per lane, positions, scores and page tables, and whole encoded pages of all
 /// governed groups. `text_tokens` is
 /// the length that percents refer to (prompt and what may be generated). Throws Error(kRequest) for
-/// a malformed or missing budget, a budget without a policy, or a policy where every group has a
-/// window.
+/// a malformed or missing budget, a budget without a policy, a policy where every group has a
+/// window, or a budget in bytes for budgets that differ between layers.
 PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
                              const CacheOptions& cache, int64_t text_tokens);
 

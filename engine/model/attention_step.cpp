@@ -86,6 +86,7 @@ AttentionTask task_of(const Attend& call, const AttentionJob& job) {
   const ScoreRows scores = job.item->kv->scores(group.id, job.head, call.reader, job.tile);
   task.scores = scores.sums;
   task.counts = scores.counts;
+  task.score_from = scores.from;
   task.window = group.window;
   if (call.sinks != nullptr) task.sinks = call.sinks + first_head;
   return task;

@@ -93,6 +93,8 @@ void Engine::check(const StepItem& item) const {
     require(token >= 0 && token < spec_.vocab_size, ErrorCode::kRequest,
             "token {} is outside the vocabulary of {}", token, spec_.vocab_size);
   }
+  require(item.follow >= 0 && (item.follow == 0 || !item.acts), ErrorCode::kRequest,
+          "{} tokens cannot follow a prompt that ends", item.follow);
   const Sequence& sequence = *item.sequence;
   // A decoder's marker takes a position; a Block Transformer's block of them does not count as
   // text.
@@ -152,9 +154,20 @@ std::vector<size_t> Engine::begin_feed(std::span<const StepItem> items) {
   return done;
 }
 
+// Tells the cache where the item's prompt ends, of which `taken` tokens need not be fed.
+void Engine::set_prompt_end(const StepItem& item, size_t taken) const {
+  const Sequence& sequence = *item.sequence;
+  const int64_t length = spec_.block_length();
+  auto tokens = static_cast<int64_t>(item.tokens.size() - taken + sequence.pending_.size());
+  if (sequence.marker_) tokens += length;
+  SequenceCache& cache = *sequence.cache_;
+  cache.set_prompt_end(cache.position(groups_[0].id) + (tokens + item.follow) / length);
+}
+
 void Engine::feed(std::span<const StepItem> items) {
   for (const StepItem& item : items) check(item);
   std::vector<size_t> done = begin_feed(items);
+  for (size_t i = 0; i < items.size(); ++i) set_prompt_end(items[i], done[i]);
   for (;;) {
     std::vector<Piece> pieces;
     for (size_t i = 0; i < items.size(); ++i) {

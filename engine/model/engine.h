@@ -85,6 +85,10 @@ struct StepItem {
   bool acts = true;
   /// If set, receives the logits after every token, [tokens, vocab].
   float* all_logits = nullptr;
+  /// Where `acts` is false: tokens of the same prompt that later feeds will bring. Policies that
+  /// look at the last query rows of a prompt need to know where it ends; with 0, each feed's last
+  /// rows are taken for the prompt's, and those of the feed before count on where they adjoin.
+  int64_t follow = 0;
 };
 
 /// A model ready to decode: packed weights, threads, memory. Results never depend on how sequences
@@ -157,6 +161,7 @@ class Engine {
   std::vector<size_t> begin_feed(std::span<const StepItem> items);
   size_t take_shared(const StepItem& item);
   void give_back_shared(Sequence& sequence, int64_t tokens);
+  void set_prompt_end(const StepItem& item, size_t taken) const;
   void leave_shared(const Piece& piece);
   void check_image(const SequenceImage& image, const std::string& what) const;
   void step_decoder(std::span<const Piece> pieces);

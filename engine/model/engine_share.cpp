@@ -10,10 +10,13 @@ void Engine::share(Sequence& sequence, const std::string& tenant) {
   const CacheOptions& o = sequence.cache_->options();
   if (prefixes_ == nullptr || !PrefixIndex::shares(sequence.cache_->policy())) return;
   if (options_.chunk_tokens < spec_.block_length() || sequence.length_ > 0) return;
-  // The tenant comes last, so that no choice of a name can look like another cache.
+  // A page holds the heads of its lane. The tenant comes last, so that no choice of a name can look
+  // like another cache.
+  const Policy* policy = sequence.cache_->policy();
+  const bool per_head = policy != nullptr && policy->needs().per_head;
   const std::string scope =
-      fmt::format("{}:{}:{}:{}:{}:{}", codec_name(o.key_codec), codec_name(o.value_codec),
-                  o.page_rows, o.precise_sinks, o.residual, tenant);
+      fmt::format("{}:{}:{}:{}:{}:{}:{}", codec_name(o.key_codec), codec_name(o.value_codec),
+                  o.page_rows, o.precise_sinks, o.residual, per_head ? "head" : "all", tenant);
   sequence.chain_.emplace(scope, o.page_rows * spec_.block_length());
 }
 

@@ -12,7 +12,7 @@ namespace ashlar {
 namespace {
 
 constexpr const char* kFormat = "ashlar-session";
-constexpr const char* kVersion = "1";
+constexpr const char* kVersion = "2";
 
 std::string describe(const SessionOrigin& o) {
   const auto codec = [](CodecKind kind) { return std::string(codec_name(kind)); };
@@ -26,7 +26,14 @@ std::string describe(const SessionOrigin& o) {
       {"policy", Node::Map{{"name", o.policy.name},
                            {"budget", o.policy.budget},
                            {"sink", o.policy.sink},
-                           {"recent", o.policy.recent}}},
+                           {"recent", o.policy.recent},
+                           {"window", o.policy.window},
+                           {"pool", static_cast<int64_t>(o.policy.pool)},
+                           {"pool_rows", o.policy.pool_rows},
+                           {"drop", o.policy.drop},
+                           {"layers", o.policy.layers},
+                           {"seed", o.policy.seed ? std::to_string(*o.policy.seed) : ""},
+                           {"by_age", o.policy.by_age}}},
   });
 }
 
@@ -39,9 +46,12 @@ Node cache_tree(const CacheImage& cache) {
                                    {"coded", lane.coded},
                                    {"late", lane.late},
                                    {"front", lane.front},
-                                   {"scores", static_cast<int64_t>(lane.scores.size())}});
+                                   {"scores", static_cast<int64_t>(lane.scores.size())},
+                                   {"scored_rows", lane.scored_rows},
+                                   {"scored_end", lane.scored_end}});
     }
-    groups.emplace_back(Node::Map{{"position", group.position}, {"lanes", Node(std::move(lanes))}});
+    groups.emplace_back(Node::Map{
+        {"position", group.position}, {"acted", group.acted}, {"lanes", Node(std::move(lanes))}});
   }
   return Node(std::move(groups));
 }
@@ -100,10 +110,10 @@ SequenceImage skeleton(const Node& state, const std::string& what) {
   SequenceImage image;
   image.length = count_of(state, "length", INT32_MAX, what);
   image.marker = flag_of(state, "marker", what);
-  image.cache.unsettled = flag_of(state, "unsettled", what);
   for (const Node& group : list_of(state, "groups", what)) {
     CacheImage::Group& out = image.cache.groups.emplace_back();
     out.position = count_of(group, "position", INT32_MAX, what);
+    out.acted = count_of(group, "acted", INT32_MAX, what);
     for (const Node& lane : list_of(group, "lanes", what)) {
       LaneImage& to = out.lanes.emplace_back();
       to.sinks = count_of(lane, "sinks", INT32_MAX, what);
@@ -111,6 +121,8 @@ SequenceImage skeleton(const Node& state, const std::string& what) {
       to.late = count_of(lane, "late", INT32_MAX, what);
       to.front = count_of(lane, "front", INT32_MAX, what);
       to.scores.resize(static_cast<size_t>(count_of(lane, "scores", 1 << 20, what)));
+      to.scored_rows = count_of(lane, "scored_rows", INT32_MAX, what);
+      to.scored_end = count_of(lane, "scored_end", INT32_MAX, what);
     }
   }
   if (!flag_of(state, "block", what)) return image;
@@ -125,7 +137,6 @@ SequenceImage skeleton(const Node& state, const std::string& what) {
 Node state_tree(const SequenceImage& image) {
   Node state = Node::Map{{"length", image.length},
                          {"marker", image.marker ? 1 : 0},
-                         {"unsettled", image.cache.unsettled ? 1 : 0},
                          {"groups", cache_tree(image.cache)},
                          {"block", image.block ? 1 : 0}};
   if (image.block) {

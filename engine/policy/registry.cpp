@@ -4,18 +4,92 @@
 
 #include "core/base/error.h"
 #include "engine/policy/policy.h"
+#include "engine/policy/policy_uses.h"
 
 namespace ashlar {
+
+// One per policy source. `governed`: the groups that policies act on, by place.
+using MakePolicy = std::unique_ptr<Policy>(const PolicyOptions& options,
+                                           std::span<const KvGroup> governed);
+MakePolicy make_streaming;
+MakePolicy make_h2o;
+MakePolicy make_scissorhands;
+MakePolicy make_snapkv;
+MakePolicy make_pyramidkv;
+MakePolicy make_tova;
+MakePolicy make_keydiff;
+MakePolicy make_snapstream;
+MakePolicy make_random;
+
 namespace {
 
 struct Entry {
   const char* name;
-  std::unique_ptr<Policy> (*make)(const PolicyOptions&);
+  MakePolicy* make;
+  unsigned uses;
 };
 
-constexpr Entry kRegistry[] = {{"streaming", make_streaming}, {"h2o", make_h2o}};
+constexpr Entry kRegistry[] = {
+    {"streaming", make_streaming, kUsesNothing},
+    {"h2o", make_h2o, kUsesDrop | kUsesLayers},
+    {"scissorhands", make_scissorhands, kUsesWindow | kUsesDrop | kUsesLayers | kUsesAge},
+    {"snapkv", make_snapkv, kUsesWindow | kUsesPool | kUsesLayers},
+    {"pyramidkv", make_pyramidkv, kUsesWindow | kUsesPool | kUsesLayers},
+    {"tova", make_tova, kUsesDrop | kUsesLayers},
+    {"keydiff", make_keydiff, kUsesDrop | kUsesLayers},
+    {"snapstream", make_snapstream, kUsesWindow | kUsesPool},
+    {"random", make_random, kUsesDrop | kUsesLayers | kUsesSeed},
+};
+
+void check_uses(const PolicyOptions& o, unsigned uses) {
+  const auto refuse = [&](bool given, PolicyUses option, const char* name, const char* reason) {
+    require(!given || (uses & option) != 0, ErrorCode::kRequest,
+            "--kv-policy {}: {}: the policy {}", o.name, name, reason);
+  };
+  refuse(o.window != -1, kUsesWindow, "--kv-window", "looks at no window of query rows");
+  refuse(o.pool != PoolKind::kDefault || o.pool_rows != -1, kUsesPool, "--kv-pool",
+         "pools no scores");
+  refuse(o.drop != -1, kUsesDrop, "--kv-drop", "has no number of rows to drop at once");
+  refuse(!o.layers.empty(), kUsesLayers, "--kv-layers", "keeps as many rows in every layer");
+  refuse(o.seed.has_value(), kUsesSeed, "--kv-seed", "draws nothing at random");
+  refuse(o.by_age, kUsesAge, "--kv-by-age", "keeps no counts");
+}
+
+void check_ranges(const PolicyOptions& o) {
+  require(o.budget >= 1, ErrorCode::kRequest,
+          "--kv-policy {}: needs a positive --kv-budget, not {}", o.name, o.budget);
+  require(o.sink >= 0 && o.recent >= -1, ErrorCode::kRequest,
+          "--kv-policy {}: sink {} and recent {} must not be negative", o.name, o.sink, o.recent);
+  const int64_t recent = std::max<int64_t>(o.recent, 1);
+  require(o.sink <= o.budget && recent <= o.budget - o.sink, ErrorCode::kRequest,
+          "--kv-policy {}: budget of {} rows is smaller than sink + recent = {} + {}", o.name,
+          o.budget, o.sink, recent);
+  require(o.window == -1 || o.window >= 1, ErrorCode::kRequest,
+          "--kv-policy {}: --kv-window {}: needs at least one query row", o.name, o.window);
+  require(
+      o.pool_rows == -1 || (o.pool_rows >= 1 && o.pool_rows % 2 == 1 && o.pool_rows <= 1023),
+      ErrorCode::kRequest,
+      "--kv-policy {}: --kv-pool of {} rows: use an odd number from 1 to 1023, so that a row is "
+      "in the middle of its neighbours",
+      o.name, o.pool_rows);
+  require(o.drop == -1 || o.drop >= 1, ErrorCode::kRequest,
+          "--kv-policy {}: --kv-drop {}: needs at least one row", o.name, o.drop);
+}
 
 }  // namespace
+
+void check_policy_options(const PolicyOptions& options, unsigned uses) {
+  check_uses(options, uses);
+  check_ranges(options);
+}
+
+std::vector<KvGroup> governed_groups(std::span<const KvGroup> groups) {
+  std::vector<KvGroup> out;
+  for (const KvGroup& group : groups) {
+    if (governs(group)) out.push_back(group);
+  }
+  return out;
+}
 
 std::vector<std::string> policy_names() {
   std::vector<std::string> names = {"none"};
@@ -23,22 +97,19 @@ std::vector<std::string> policy_names() {
   return names;
 }
 
-std::unique_ptr<Policy> make_policy(const PolicyOptions& options) {
-  if (options.name == "none") return nullptr;
+std::unique_ptr<Policy> make_policy(const PolicyOptions& options, std::span<const KvGroup> groups) {
+  if (options.name == "none") {
+    check_uses(options, kUsesNothing);
+    return nullptr;
+  }
   for (const Entry& entry : kRegistry) {
     if (options.name != entry.name) continue;
-    require(options.budget >= 1, ErrorCode::kRequest,
-            "--kv-policy {}: needs a positive --kv-budget, not {}", options.name, options.budget);
-    require(options.sink >= 0 && options.recent >= -1, ErrorCode::kRequest,
-            "--kv-policy {}: sink {} and recent {} must not be negative", options.name,
-            options.sink, options.recent);
-    const int64_t recent = std::max<int64_t>(options.recent, 1);
-    require(options.sink <= options.budget && recent <= options.budget - options.sink,
-            ErrorCode::kRequest,
-            "--kv-policy {}: budget of {} rows is smaller than sink + recent = {} + {}",
-            options.name, options.budget, options.sink, recent);
-    return entry.make(options);
+    check_policy_options(options, entry.uses);
+    return entry.make(options, governed_groups(groups));
   }
+  require(options.name != "oracle", ErrorCode::kRequest,
+          "--kv-policy oracle: needs the attention of queries to come, which a text being decoded "
+          "does not have (engine/policy/oracle.h)");
   fail(ErrorCode::kRequest, "--kv-policy: '{}' is not one of {}", options.name,
        fmt::join(policy_names(), ", "));
 }

@@ -32,7 +32,8 @@ class Streaming final : public Policy {
 
 }  // namespace
 
-std::unique_ptr<Policy> make_streaming(const PolicyOptions& options) {
+std::unique_ptr<Policy> make_streaming(const PolicyOptions& options,
+                                       std::span<const KvGroup> /*governed*/) {
   return std::make_unique<Streaming>(options);
 }
 

@@ -92,6 +92,12 @@ class EngineCommandLine(unittest.TestCase):
                 result = self.generate("--kv-codec", "q4:q8", "--kv-policy", policy, "--kv-budget", budget,
                                        "--kv-sink", 1, "--json")
                 self.assertEqual(result.returncode, 0, result.stderr)
+        for options in (["scissorhands", "--kv-window", 5, "--kv-drop", "25%", "--kv-by-age", "--kv-layers", "rising:3"],
+                        ["snapkv", "--kv-window", 2, "--kv-pool", "max:7"], ["pyramidkv", "--kv-layers", "falling:2"],
+                        ["snapstream", "--kv-pool", "none"], ["tova", "--kv-drop", 2], ["keydiff"],
+                        ["random", "--kv-seed", 18446744073709551615]):
+            result = self.generate("--kv-budget", 8, "--kv-sink", 1, "--json", "--kv-policy", *options)
+            self.assertEqual(result.returncode, 0, result.stderr)
 
     def test_eval_and_bench_and_inspect(self):
         text = self.dir / "text.txt"
@@ -177,6 +183,13 @@ class EngineCommandLine(unittest.TestCase):
                      "--kv-budget", 5, "--kv-sink", 4, "--kv-recent", 4)
         self.refused(2, ["needs a --kv-budget"], *prompt, "a", "--kv-policy", "h2o")
         self.refused(2, ["'lru' is not one of none, streaming, h2o"], *prompt, "a", "--kv-policy", "lru", "--kv-budget", 9)
+        tight = ["--kv-budget", 9, "--kv-policy"]
+        self.refused(2, ["--kv-window", "h2o", "looks at no window"], *prompt, "a", *tight, "h2o", "--kv-window", 3)
+        self.refused(2, ["--kv-pool", "'mean' is not"], *prompt, "a", *tight, "snapkv", "--kv-pool", "mean")
+        self.refused(2, ["--kv-window"], *prompt, "a", *tight, "snapkv", "--kv-window", -1)
+        self.refused(2, ["--kv-drop", "'0'"], *prompt, "a", *tight, "h2o", "--kv-drop", 0)
+        self.refused(2, ["--kv-seed", "draws nothing"], *prompt, "a", *tight, "tova", "--kv-seed", 1)
+        self.refused(2, ["oracle", "attention of queries to come"], *prompt, "a", *tight, "oracle")
         self.refused(2, ["q5"], *prompt, "a", "--kv-codec", "q5")
         self.refused(2, ["--temperature"], *prompt, "a", "--temperature", -1)
         self.refused(2, ["--task nonsense"], "eval", self.package, "--task", "nonsense:x")

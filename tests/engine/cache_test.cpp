@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
+#include <numeric>
 
 #include "core/base/rng.h"
 #include "engine/cache/arena.h"
@@ -62,8 +64,7 @@ TEST(Arena, ABudgetIsKept) {
 // Drops rows at random; whatever stays must be byte for byte what was appended at its position.
 class RandomDrops final : public Policy {
  public:
-  explicit RandomDrops(uint64_t seed, bool per_head) : rng_(seed), per_head_(per_head) {}
-  bool per_head() const override { return per_head_; }
+  RandomDrops(uint64_t seed, bool per_head) : Policy({.per_head = per_head}), rng_(seed) {}
   void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
     for (size_t i = 0; i < lanes.size(); ++i) {
       const size_t rows = lanes[i].positions.size();
@@ -76,7 +77,6 @@ class RandomDrops final : public Policy {
 
  private:
   Philox rng_;
-  bool per_head_;
   mutable uint64_t counter_ = 0;
 };
 
@@ -148,10 +148,8 @@ TEST(SequenceCache, RowsSurviveRandomAppendsAndDrops) {
 // H2O that keeps every score it was shown.
 class Recording final : public Policy {
  public:
-  explicit Recording(ScoreReducer reducer = ScoreReducer::kSum, int64_t budget = 21)
-      : reducer_(reducer), h2o_(make_policy({"h2o", budget, 2, 3})) {}
-  ScoreReducer reducer() const override { return reducer_; }
-  bool per_head() const override { return true; }
+  Recording(std::span<const KvGroup> groups, const PolicyNeeds& needs, int64_t budget = 21)
+      : Policy(needs), h2o_(make_policy({"h2o", budget, 2, 3}, groups)) {}
   void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
     for (const LaneView& lane : lanes) {
       seen.insert(seen.end(), lane.scores.begin(), lane.scores.end());
@@ -163,7 +161,6 @@ class Recording final : public Policy {
   mutable std::vector<float> seen;
 
  private:
-  ScoreReducer reducer_;
   std::unique_ptr<Policy> h2o_;
 };
 
@@ -195,7 +192,7 @@ void append_rows(SequenceCache& cache, std::span<const KvGroup> groups, int64_t 
           ASSERT_EQ(tile.row, next);
           next += tile.rows;
           const ScoreRows scores = cache.scores(g.id, h, static_cast<int64_t>(reader), tile);
-          for (int64_t r = 0; r < tile.rows; ++r) {
+          for (int64_t r = scores.from; r < tile.rows; ++r) {
             for (int64_t s = 0; s < tile.visible() + r; ++s) {
               const float p = attention(first + tile.row + r, s, h, reader);
               if (scores.sums != nullptr) scores.sums[s] += p;
@@ -255,8 +252,9 @@ TEST(SequenceCache, OnlyCommittedRowsCount) {
     constexpr ScoreReducer kReducers[] = {ScoreReducer::kSum, ScoreReducer::kLast,
                                           ScoreReducer::kSumAndCount};
     const ScoreReducer reducer = kReducers[round / 3 % 3];
-    const auto held_policy = std::make_shared<Recording>(reducer);
-    const auto plain_policy = std::make_shared<Recording>(reducer);
+    const PolicyNeeds needs{.reducer = reducer, .per_head = true};
+    const auto held_policy = std::make_shared<Recording>(groups, needs);
+    const auto plain_policy = std::make_shared<Recording>(groups, needs);
     SequenceCache held(groups, options, held_policy, arena);
     SequenceCache plain(groups, options, plain_policy, arena);
     held.set_holding(true);
@@ -303,7 +301,8 @@ TEST(SequenceCache, LastScoresAreTheNewestRows) {
   const auto groups = kv_groups(test::small_decoder("cla2"));
   const auto memory = make_host_memory();
   Arena arena(*memory);
-  const auto policy = std::make_shared<Recording>(ScoreReducer::kLast, 1000);
+  const auto policy = std::make_shared<Recording>(
+      groups, PolicyNeeds{.reducer = ScoreReducer::kLast, .per_head = true}, 1000);
   SequenceCache cache(groups, {CodecKind::kF32, CodecKind::kF32}, policy, arena);
   int64_t first = 0;
   for (int64_t rows : {1, 5, 30, 2, 16, 1}) {
@@ -333,20 +332,114 @@ TEST(SequenceCache, LastScoresAreTheNewestRows) {
   EXPECT_EQ(policy->seen[0], one);
 }
 
+// Compares the features it is shown with those of the rows as attention would read them.
+class Watching final : public Policy {
+ public:
+  Watching(const PolicyNeeds& needs, std::span<const KvGroup> groups)
+      : Policy(needs), groups_(groups) {}
+  void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
+    for (size_t i = 0; i < lanes.size(); ++i) {
+      const LaneView& lane = lanes[i];
+      if (lane.rows() > 40) edits[i].drop = {1, 7, 38};
+      if (lane.rows() <= need_of(needs().features_above, lane.place)) {
+        EXPECT_TRUE(lane.key_cosines.empty() && lane.value_norms.empty());
+        continue;
+      }
+      for (int64_t h = 0; h < lane.heads; ++h) check(lane, lane.head + h);
+    }
+  }
+  const SequenceCache* cache = nullptr;
+  mutable int64_t checked = 0;
+
+ private:
+  void check(const LaneView& lane, int64_t head) const {
+    const KvGroup& g = groups_[static_cast<size_t>(lane.group)];
+    const auto lanes = cache->lanes();
+    const auto own = std::find_if(lanes.begin(), lanes.end(), [&](const Lane* l) {
+      return l->positions().data() == lane.positions.data();
+    });
+    const KvHeadView view = (*own)->view(head, (*own)->everything());
+    std::vector<std::vector<double>> keys, values;
+    std::vector<double> mean(static_cast<size_t>(g.key_dim));
+    const auto norm = [](const std::vector<double>& x) {
+      return std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0));
+    };
+    for (int64_t s = 0; s < lane.rows(); ++s) {
+      const auto row = test::slot_values(view, g, lane.heads, head - lane.head, s);
+      keys.emplace_back(row.begin(), row.begin() + g.key_dim);
+      const auto value = g.value_in_key ? row.begin() : row.begin() + g.key_dim;
+      values.emplace_back(value, value + g.value_dim);
+      for (size_t j = 0; j < mean.size(); ++j) mean[j] += keys.back()[j] / norm(keys.back());
+    }
+    for (int64_t s = 0; s < lane.rows(); ++s) {
+      const auto at = static_cast<size_t>((head - lane.head) * lane.rows() + s);
+      const auto& key = keys[static_cast<size_t>(s)];
+      const double dot = std::inner_product(key.begin(), key.end(), mean.begin(), 0.0);
+      EXPECT_NEAR(lane.key_cosines[at], dot / norm(key) / norm(mean), 1e-5);
+      EXPECT_NEAR(lane.value_norms[at], norm(values[static_cast<size_t>(s)]), 1e-5);
+    }
+    ++checked;
+  }
+
+  std::span<const KvGroup> groups_;
+};
+
+// Features are of the rows as attention reads them, whatever their form, of each head of a lane.
+TEST(SequenceCache, FeaturesAreOfTheRowsAsTheyAreHeld) {
+  const auto memory = make_host_memory();
+  for (const bool per_head : {false, true}) {
+    for (const ModelSpec& spec : {test::small_decoder("cla2"), test::small_latent()}) {
+      const auto groups = kv_groups(spec);
+      Arena arena(*memory);
+      PolicyNeeds needs;
+      needs.per_head = per_head;
+      needs.key_cosines = needs.value_norms = true;
+      needs.features_above.assign(groups.size(), 0);
+      needs.features_above[1] = 1000;
+      const auto policy = std::make_shared<Watching>(needs, groups);
+      CacheOptions options{CodecKind::kQ4, CodecKind::kQ8};
+      options.precise_sinks = 3;
+      options.residual = 20;
+      SequenceCache cache(groups, options, policy, arena);
+      policy->cache = &cache;
+      SequenceCache* const caches[] = {&cache};
+      const Philox rng(8);
+      for (int64_t step = 0; step < 40; ++step) {
+        const int64_t rows = step == 0 ? 70 : 1;
+        cache.set_acting(true);
+        for (const KvGroup& g : groups) {
+          std::vector<float> keys(static_cast<size_t>(rows * g.heads * g.key_dim));
+          std::vector<float> values(static_cast<size_t>(rows * g.heads * g.value_dim));
+          const auto salt = static_cast<uint64_t>(step * 100000 + g.id * 10000);
+          for (size_t i = 0; i < keys.size(); ++i)
+            keys[i] = static_cast<float>(rng.normal(salt + i));
+          for (size_t i = 0; i < values.size(); ++i)
+            values[i] = static_cast<float>(rng.normal(salt + i + 5000));
+          cache.append(g.id, keys.data(), values.data(), rows);
+          SequenceCache::close(caches, g.id);
+        }
+      }
+      EXPECT_GE(policy->checked, 40);
+    }
+  }
+}
+
 TEST(Policy, UnknownNamesAndImpossibleBudgetsAreRefused) {
-  const auto refuses = [](const PolicyOptions& options, const std::vector<std::string>& fragments) {
-    test::expect_error(ErrorCode::kRequest, fragments, [&] { make_policy(options); });
+  const auto groups = kv_groups(test::small_decoder());
+  const auto refuses = [&](const PolicyOptions& options,
+                           const std::vector<std::string>& fragments) {
+    test::expect_error(ErrorCode::kRequest, fragments, [&] { make_policy(options, groups); });
   };
   refuses({"lru", 8, 1, 1}, {"'lru' is not one of none, streaming, h2o"});
   refuses({"h2o", 0, 1, 1}, {"positive --kv-budget"});
   refuses({"h2o", 5, 4, 2}, {"budget of 5 rows is smaller than sink + recent = 4 + 2"});
   refuses({"streaming", 4, 4, -1}, {"smaller than sink + recent = 4 + 1"});
   refuses({"h2o", 8, INT64_MAX, -1}, {"smaller than sink + recent"});
-  EXPECT_EQ(make_policy({"none", 0, 0, 0}), nullptr);
+  EXPECT_EQ(make_policy({"none", 0, 0, 0}, groups), nullptr);
 }
 
 TEST(Policy, H2oDropsTheLightestUnprotectedRow) {
-  const auto policy = make_policy({"h2o", 5, 1, 2});
+  const auto policy = make_policy({"h2o", 5, 1, 2}, kv_groups(test::small_decoder()));
   const std::vector<int32_t> positions = {0, 4, 2, 3, 1, 5, 6};
   const std::vector<float> scores = {0.f, 5.f, 3.f, 1.f, 1.f, 0.f, 0.f};
   const LaneView view{0, 6, positions, scores, {}};

@@ -108,6 +108,41 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
   refuses({"", "h2o", "15871B", 4, -1}, "smaller than one raw and one encoded page");
   refuses({"", "h2o", "999999999999999GiB", 4, -1}, "larger than any cache");
   refuses({"", "h2o", "900000000000000", 4, -1}, "larger than any context");
+  const auto with = [&](const char* policy, const auto& change) {
+    CacheRequest request{"", policy, "40", 4, -1};
+    change(request);
+    return request;
+  };
+  const auto given = with("scissorhands", [](CacheRequest& r) {
+    r.window = 9;
+    r.drop = "25%";
+    r.layers = "falling:3";
+    r.by_age = true;
+  });
+  PolicyOptions options_of = policy_options(given, block, cache, 200);
+  EXPECT_EQ(options_of.window, 3);
+  EXPECT_EQ(options_of.drop, 2);  // a quarter of ten rows
+  EXPECT_EQ(options_of.layers, "falling:3");
+  EXPECT_TRUE(options_of.by_age);
+  options_of =
+      policy_options(with("h2o", [](CacheRequest& r) { r.drop = "6"; }), block, cache, 200);
+  EXPECT_EQ(options_of.drop, 2);
+  options_of = policy_options(with("snapkv", [](CacheRequest& r) { r.pool = "max:7"; }), decoder,
+                              cache, 200);
+  EXPECT_EQ(options_of.pool, PoolKind::kMax);
+  EXPECT_EQ(options_of.pool_rows, 7);
+  for (const char* pool : {"mean", "max:", "max:x", "max:-3", "avg:5 "}) {
+    refuses(with("snapkv", [&](CacheRequest& r) { r.pool = pool; }), "--kv-pool");
+  }
+  for (const char* drop : {"0", "-1", "101%", "3KiB", "x"}) {
+    refuses(with("h2o", [&](CacheRequest& r) { r.drop = drop; }), "--kv-drop");
+  }
+  const auto layered = [](CacheRequest& r) {
+    r.budget = "64KiB";
+    r.layers = "rising";
+  };
+  refuses(with("h2o", layered), "same rows in every layer");
+  refuses({"", "pyramidkv", "64KiB", 4, -1}, "same rows in every layer");
   CacheRequest whole{"q4", "none", "", 4, -1, 5, 6, "1.5KiB"};
   const CacheOptions options = cache_options(whole, block, "fp32", "fp32");
   EXPECT_EQ(options.precise_sinks, 2);

@@ -27,6 +27,26 @@ class ShadowLane {
         options_(options),
         buffers_(buffers) {}
 
+  /// Query rows that have scored without a gap, and the position behind the last of them.
+  int64_t run = 0, run_end = 0;
+
+  /// The query at p scores: its probabilities of all rows up to its own. `afresh`: only the newest
+  /// query counts.
+  template <typename Probability>
+  void score(int64_t p, bool afresh, const Probability& probability) {
+    if (afresh || run == 0 || run_end != p) forget_scores();
+    ++run;
+    run_end = p + 1;
+    for (ShadowRow* row : rows()) {
+      if (row->position > p) continue;
+      for (size_t b = 0; b < row->scores.size(); ++b) row->scores[b] += probability(*row, b);
+    }
+  }
+  void forget_scores() {
+    run = run_end = 0;
+    for (ShadowRow* row : rows()) std::fill(row->scores.begin(), row->scores.end(), 0.0f);
+  }
+
   int64_t head_begin() const { return head_begin_; }
   int64_t heads() const { return heads_; }
 

@@ -36,10 +36,7 @@ class Draw {
 // Drops are a function of what the policy sees, so that the shadow can ask it too.
 class HashedDrops final : public Policy {
  public:
-  HashedDrops(uint64_t seed, ScoreReducer reducer, bool per_head)
-      : rng_(seed), reducer_(reducer), per_head_(per_head) {}
-  ScoreReducer reducer() const override { return reducer_; }
-  bool per_head() const override { return per_head_; }
+  HashedDrops(uint64_t seed, const PolicyNeeds& needs) : Policy(needs), rng_(seed) {}
   void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
     for (size_t i = 0; i < lanes.size(); ++i) {
       const auto rows = static_cast<int64_t>(lanes[i].positions.size());
@@ -49,15 +46,20 @@ class HashedDrops final : public Policy {
         const auto at = static_cast<size_t>(s);
         uint64_t key = newest * 4096 + static_cast<uint64_t>(lanes[i].positions[at]);
         if (!lanes[i].scores.empty()) key += static_cast<uint64_t>(lanes[i].scores[at] * 64) << 20;
+        const auto n = static_cast<size_t>(rows);
+        for (size_t h = 0; h * n < lanes[i].head_scores.size(); ++h) {
+          key = key * 31 + static_cast<uint64_t>(lanes[i].head_scores[h * n + at] * 64);
+        }
+        key = key * 31 + static_cast<uint64_t>(lanes[i].scored_rows * 8 + lanes[i].place * 4 +
+                                               lanes[i].head * 2 + (lanes[i].prompt_end ? 1 : 0));
         if (rng_.below(key, rate) == 0) edits[i].drop.push_back(s);
       }
+      edits[i].forget = rng_.below(newest + 7, 5) == 0;
     }
   }
 
  private:
   Philox rng_;
-  ScoreReducer reducer_;
-  bool per_head_;
 };
 
 // What attention would add for the query at `position`.
@@ -71,7 +73,25 @@ struct World {
   CacheOptions options;
   std::shared_ptr<const Policy> policy;
   bool scored = false;
+
+  bool governs(const KvGroup& group) const { return policy != nullptr && ashlar::governs(group); }
 };
+
+PolicyNeeds random_needs(Draw& draw, size_t governed) {
+  PolicyNeeds needs;
+  needs.per_head = draw.one_in(2);
+  if (draw.one_in(2)) return needs;
+  needs.reducer = draw.one_in(4) ? ScoreReducer::kLast : ScoreReducer::kSum;
+  needs.head_scores = draw.one_in(2);
+  needs.decoded_rows = draw.one_in(2);
+  if (draw.one_in(2)) needs.prompt_rows = 1 + draw.below(30);
+  if (draw.one_in(3)) needs.scored_beyond = draw.below(60);
+  for (size_t g = 0; draw.one_in(3) && g < governed; ++g) {
+    needs.scored_above.resize(governed);
+    needs.scored_above[g] = draw.below(40);
+  }
+  return needs;
+}
 
 World random_world(Draw& draw, uint64_t seed) {
   World w;
@@ -97,9 +117,9 @@ World random_world(Draw& draw, uint64_t seed) {
     w.options.residual = draw.below(50);
   }
   if (draw.one_in(3)) return w;
-  w.scored = draw.one_in(2);
-  w.policy = std::make_shared<HashedDrops>(
-      seed, w.scored ? ScoreReducer::kSum : ScoreReducer::kNone, draw.one_in(2));
+  const PolicyNeeds needs = random_needs(draw, governed_groups(w.groups).size());
+  w.scored = needs.reducer != ScoreReducer::kNone;
+  w.policy = std::make_shared<HashedDrops>(seed, needs);
   return w;
 }
 
@@ -111,7 +131,7 @@ class Pair {
         cache_(std::make_unique<SequenceCache>(world.groups, world.options, world.policy, arena)) {
     for (const KvGroup& g : world.groups) {
       auto& lanes = shadow_.emplace_back();
-      const bool per_head = world.policy && world.policy->per_head() && g.window == 0;
+      const bool per_head = world.governs(g) && world.policy->needs().per_head;
       const int64_t width = per_head ? 1 : g.heads;
       const bool scored = world.scored && g.window == 0;
       for (int64_t h = 0; h < g.heads; h += width) {
@@ -124,7 +144,8 @@ class Pair {
       : world_(other.world_),
         cache_(other.cache_->fork()),
         shadow_(other.shadow_),
-        position_(other.position_) {}
+        position_(other.position_),
+        acted_(other.acted_) {}
 
   SequenceCache& cache() { return *cache_; }
   int64_t position() const { return position_; }
@@ -133,6 +154,10 @@ class Pair {
   void step(Draw& draw, int64_t rows, bool acts, bool holds, uint64_t salt) {
     cache_->set_holding(holds);
     cache_->set_acting(acts);
+    // More of the prompt may follow, and its end be known or not.
+    const int64_t follow = acts || draw.one_in(2) ? 0 : draw.below(40);
+    prompt_end_ = draw.one_in(3) ? -1 : position_ + rows + follow;
+    cache_->set_prompt_end(prompt_end_);
     cache_->prepare(rows, rows);
     std::vector<std::vector<float>> keys, values;
     for (const KvGroup& g : world_->groups) {
@@ -149,20 +174,22 @@ class Pair {
         cache_->append(g.id, keys[i].data(), values[i].data(), rows);
         shadow_append(g, keys[i], values[i], 0, rows);
         ASSERT_NO_FATAL_FAILURE(check_tiles(draw, g, rows));
+        add_scores(g, position_);
         SequenceCache* const caches[] = {cache_.get()};
         SequenceCache::close(caches, g.id);
-        shadow_close(g, acts, position_ + rows);
+        shadow_close(g, acts, holds, position_ + rows);
       }
     }
     for (const KvGroup& g : world_->groups) {
       if (!holds || kept == 0) continue;
       const auto i = static_cast<size_t>(g.id);
       shadow_append(g, keys[i], values[i], 0, kept);
-      shadow_close(g, acts, position_ + kept);
+      shadow_close(g, acts, holds, position_ + kept);
     }
     cache_->release_reserve();
     ASSERT_EQ(cache_->unplanned_pages(), 0);
     position_ += kept;
+    if (acts && kept > 0) acted_ = position_;
   }
 
   // Saves, and another cache takes it up.
@@ -206,6 +233,7 @@ class Pair {
         const auto i = static_cast<size_t>(g.id);
         cache_->append(g.id, keys[i].data() + done * g.heads * g.key_dim,
                        values[i].data() + done * g.heads * g.value_dim, n);
+        add_scores(g, position_ + done);
       }
       done += n;
       if (draw.one_in(4)) {
@@ -228,36 +256,80 @@ class Pair {
     }
   }
 
-  void shadow_close(const KvGroup& g, bool acts, int64_t next) {
+  // The rows of a step that ends before `next` score, by the description of PolicyNeeds.
+  void shadow_scores(ShadowLane& lane, const KvGroup& g, bool decoded, bool holds, int64_t next) {
+    const PolicyNeeds& needs = world_->policy->needs();
+    const bool afresh = needs.reducer == ScoreReducer::kLast;
+    const int64_t last = afresh ? 1 : needs.prompt_rows;
+    const int64_t place =
+        std::count_if(world_->groups.begin(), world_->groups.begin() + g.id,
+                      [&](const KvGroup& other) { return world_->governs(other); });
+    const int64_t end = prompt_end_ >= 0 ? prompt_end_ : next;
+    const bool any_may_be_last = holds && prompt_end_ < 0;
+    for (int64_t p = position_; p < next; ++p) {
+      int64_t seen = 0;
+      for (const ShadowRow* row : lane.rows()) seen += row->position <= p;
+      const bool asked =
+          decoded ? needs.decoded_rows : last == 0 || any_may_be_last || p >= end - last;
+      if (!asked || p < needs.scored_beyond || seen <= need_of(needs.scored_above, place)) continue;
+      lane.score(p, afresh, [&](const ShadowRow& row, size_t buffer) {
+        return probability(p, row.position, buffer);
+      });
+      if (afresh) lane.run = 1;
+    }
+  }
+
+  void shadow_close(const KvGroup& g, bool acts, bool holds, int64_t next) {
     auto& lanes = shadow_[static_cast<size_t>(g.id)];
     // A step's encoded forms are there when the policy acts: those its newest row sees.
     for (ShadowLane& lane : lanes) lane.age(next - 1);
-    if (acts && world_->policy && g.window == 0) {
-      for (ShadowLane& lane : lanes) {
-        std::vector<int32_t> positions;
-        std::vector<float> scores;
-        for (const ShadowRow* row : lane.rows()) {
-          positions.push_back(row->position);
-          if (!world_->scored) continue;
-          float sum = row->scores[0];
-          for (size_t b = 1; b < row->scores.size(); ++b) sum += row->scores[b];
-          scores.push_back(sum);
-        }
-        const LaneView view{g.id, next - 1, positions, scores, {}};
-        LaneEdit edit;
-        world_->policy->select(std::span(&view, 1), std::span(&edit, 1));
-        lane.drop(edit.drop);
-      }
+    const bool alone = next - position_ == 1 && prompt_end_ <= next;
+    const bool decoded = acts && acted_ > 0 && acted_ == position_ && (holds || alone);
+    for (ShadowLane& lane : lanes) {
+      if (!world_->governs(g)) continue;
+      if (world_->scored) shadow_scores(lane, g, decoded, holds, next);
+      if (acts) shadow_select(lane, g, !decoded, next);
     }
     for (ShadowLane& lane : lanes) {
       // Until a policy has acted, rows are no further than when the newest was in.
-      if (acts || !world_->policy || g.window > 0) lane.age(next);
+      if (acts || !world_->governs(g)) lane.age(next);
       lane.forget(next);
     }
   }
 
+  void shadow_select(ShadowLane& lane, const KvGroup& g, bool prompt_end, int64_t next) {
+    const PolicyNeeds& needs = world_->policy->needs();
+    const std::vector<ShadowRow*> rows = lane.rows();
+    const auto heads = static_cast<size_t>(lane.heads());
+    std::vector<int32_t> positions;
+    std::vector<float> scores, head_scores(world_->scored ? heads * rows.size() : 0);
+    for (size_t s = 0; s < rows.size(); ++s) {
+      const ShadowRow* row = rows[s];
+      positions.push_back(row->position);
+      if (!world_->scored) continue;
+      float sum = row->scores[0];
+      for (size_t b = 1; b < row->scores.size(); ++b) sum += row->scores[b];
+      scores.push_back(sum);
+      for (size_t b = 0; b < row->scores.size(); ++b) {
+        head_scores[b % heads * rows.size() + s] += row->scores[b];
+      }
+    }
+    LaneView view{g.id, next - 1, positions, scores};
+    for (const KvGroup& other : world_->groups) {
+      if (other.id < g.id && world_->governs(other)) ++view.place;
+    }
+    view.head = lane.head_begin();
+    view.heads = lane.heads();
+    view.prompt_end = prompt_end;
+    view.scored_rows = lane.run;
+    if (needs.head_scores) view.head_scores = head_scores;
+    LaneEdit edit;
+    world_->policy->select(std::span(&view, 1), std::span(&edit, 1));
+    lane.drop(edit.drop);
+    if (edit.forget) lane.forget_scores();
+  }
+
   // What the queries of a step see while it is under way: a shadow of its own for one of them.
-  // Scores are added for all.
   void check_tiles(Draw& draw, const KvGroup& g, int64_t rows) {
     const int64_t query = draw.below(rows);
     auto& lanes = shadow_[static_cast<size_t>(g.id)];
@@ -270,27 +342,29 @@ class Pair {
           ASSERT_NO_FATAL_FAILURE(
               check_seen(lane, g, h, tile, position_ + query, query - tile.row));
         }
-        for (size_t reader = 0; world_->scored && reader < g.readers.size(); ++reader) {
-          add_scores(lane, g, h, reader, tiles);
-        }
       }
     }
   }
 
-  void add_scores(ShadowLane& lane, const KvGroup& g, int64_t h, size_t reader,
-                  const std::vector<QueryTile>& tiles) {
-    const size_t buffer =
-        reader * static_cast<size_t>(lane.heads()) + static_cast<size_t>(h - lane.head_begin());
-    const std::vector<ShadowRow*> all = lane.rows();
-    for (const QueryTile& tile : tiles) {
-      const ScoreRows out = cache_->scores(g.id, h, static_cast<int64_t>(reader), tile);
-      if (out.sums == nullptr) continue;
-      for (int64_t r = 0; r < tile.rows; ++r) {
-        const int64_t p = position_ + tile.row + r;
-        for (int64_t s = 0; s < tile.visible() + r; ++s) {
-          ShadowRow& row = *all[static_cast<size_t>(s)];
-          out.sums[s] += probability(p, row.position, buffer);
-          row.scores[buffer] += probability(p, row.position, buffer);
+  // What attention adds to the cache's scores for the rows appended last, the first at `first`.
+  void add_scores(const KvGroup& g, int64_t first) {
+    std::vector<QueryTile> tiles;
+    for (size_t reader = 0; world_->scored && reader < g.readers.size(); ++reader) {
+      for (ShadowLane& lane : shadow_[static_cast<size_t>(g.id)]) {
+        const auto positions = cache_->positions(g.id, lane.head_begin());
+        for (int64_t h = lane.head_begin(); h < lane.head_begin() + lane.heads(); ++h) {
+          const size_t buffer = reader * static_cast<size_t>(lane.heads()) +
+                                static_cast<size_t>(h - lane.head_begin());
+          cache_->query_tiles(g.id, h, tiles);
+          for (const QueryTile& tile : tiles) {
+            const ScoreRows out = cache_->scores(g.id, h, static_cast<int64_t>(reader), tile);
+            for (int64_t r = out.from; out.sums != nullptr && r < tile.rows; ++r) {
+              for (int64_t s = 0; s < tile.visible() + r; ++s) {
+                out.sums[s] +=
+                    probability(first + tile.row + r, positions[static_cast<size_t>(s)], buffer);
+              }
+            }
+          }
         }
       }
     }
@@ -336,15 +410,19 @@ class Pair {
     for (size_t s = 0; s < rows.size(); ++s) {
       ASSERT_NO_FATAL_FAILURE(expect_row(view, g, lane, h, static_cast<int64_t>(s), *rows[s]));
       for (size_t b = 0; b < rows[s]->scores.size(); ++b) {
-        ASSERT_EQ(own.scores[b][s], rows[s]->scores[b]);
+        // Without a run of rows that score there are no numbers.
+        ASSERT_EQ(lane.run > 0 ? own.scores[b][s] : 0.0f, rows[s]->scores[b]);
       }
     }
+    ASSERT_EQ(own.scored_rows, lane.run);
+    ASSERT_EQ(own.scored_end, lane.run_end);
   }
 
   const World* world_;
   std::unique_ptr<SequenceCache> cache_;
   std::vector<std::vector<ShadowLane>> shadow_;  // by group
-  int64_t position_ = 0;
+  int64_t position_ = 0, acted_ = 0;
+  int64_t prompt_end_ = -1;  // of the step under way
 };
 
 // Every byte that the provider has handed out is a chunk or a table of one of the caches.

@@ -54,28 +54,35 @@ std::vector<std::vector<float>> decode(Engine& engine, Sequence& sequence, const
   return out;
 }
 
-std::shared_ptr<const Policy> policy_of(const std::string& name) {
-  return make_policy({name, 20, 2, 4});
+std::shared_ptr<const Policy> policy_of(const std::string& name, const ModelSpec& spec) {
+  return make_policy({name, 20, 2, 4}, kv_groups(spec));
+}
+
+// No policy and two others, all of them in turn.
+std::vector<std::string> some_policies(size_t turn) {
+  const std::vector<std::string> all = policy_names();
+  return {"none", all[1 + 2 * turn % (all.size() - 1)], all[1 + (2 * turn + 1) % (all.size() - 1)]};
 }
 
 TEST(Sharing, ForksGoTheirOwnWays) {
+  size_t turn = 0;
   for (const auto& [name, spec] : test::all_small_specs()) {
     const ModelData model = test::random_model(spec, 41);
     const Tokens prompt = test::random_tokens(61, spec.vocab_size, 1);
     const Tokens one = test::random_tokens(23, spec.vocab_size, 2);
     const Tokens two = test::random_tokens(23, spec.vocab_size, 3);
     for (const CacheOptions& cache : cache_kinds()) {
-      for (const char* policy : {"none", "h2o"}) {
+      for (const std::string& policy : some_policies(turn++)) {
         SCOPED_TRACE(name + " " + policy);
         const auto engine = make_engine(model);
         const auto alone = [&](const Tokens& rest) {
-          const auto sequence = engine->start(cache, policy_of(policy));
+          const auto sequence = engine->start(cache, policy_of(policy, model.spec));
           auto logits = decode(*engine, *sequence, prompt, rest);
           logits.erase(logits.begin());
           return logits;
         };
         const auto expected_one = alone(one), expected_two = alone(two);
-        const auto first = engine->start(cache, policy_of(policy));
+        const auto first = engine->start(cache, policy_of(policy, model.spec));
         feed(*engine, *first, prompt);
         const int64_t before = engine->cache_page_bytes();
         auto second = engine->fork(*first);
@@ -100,15 +107,15 @@ TEST(Sharing, CommonBeginningsChangeNoBit) {
     };
     const Tokens rest = test::random_tokens(9, spec.vocab_size, 7);
     for (const CacheOptions& cache : cache_kinds()) {
-      for (const char* policy : {"none", "streaming"}) {
+      for (const char* policy : {"none", "streaming", "keydiff"}) {
         SCOPED_TRACE(name + " " + policy);
         const auto sharing = make_engine(model, 1 << 20), plain = make_engine(model);
         int64_t taken = 0;
         for (const auto& [shared, seed] :
              {std::pair<size_t, uint64_t>{130, 2}, {130, 3}, {130, 2}, {100, 4}, {17, 5}, {0, 6}}) {
           const Tokens prompt = text(shared, seed);
-          const auto expected = plain->start(cache, policy_of(policy));
-          const auto actual = sharing->start(cache, policy_of(policy));
+          const auto expected = plain->start(cache, policy_of(policy, model.spec));
+          const auto actual = sharing->start(cache, policy_of(policy, model.spec));
           sharing->share(*actual, "tenant");
           ASSERT_EQ(decode(*sharing, *actual, prompt, rest),
                     decode(*plain, *expected, prompt, rest))
@@ -132,7 +139,7 @@ TEST(Sharing, OnlyTheSameTenantAndCacheShare) {
   const CacheOptions cache{CodecKind::kQ4, CodecKind::kQ4};
   const auto shared = [&](const std::string& tenant, const CacheOptions& options,
                           const char* policy) {
-    const auto sequence = engine->start(options, policy_of(policy));
+    const auto sequence = engine->start(options, policy_of(policy, model.spec));
     engine->share(*sequence, tenant);
     feed(*engine, *sequence, prompt);
     return sequence->shared_tokens();
@@ -144,6 +151,10 @@ TEST(Sharing, OnlyTheSameTenantAndCacheShare) {
   other.residual = 1;
   EXPECT_EQ(shared("a", other, "none"), 0);
   EXPECT_EQ(shared("a", cache, "streaming"), 95);
+  // One lane per head: other pages. The text dropped rows when its last piece was in, so its pages
+  // are those of the pieces before.
+  EXPECT_EQ(shared("a", cache, "keydiff"), 0);
+  EXPECT_EQ(shared("a", cache, "random"), 79);
   // Scores are not kept with pages, so who needs them computes.
   const int64_t kept = engine->shared_bytes();
   EXPECT_EQ(shared("a", cache, "h2o"), 0);
@@ -269,23 +280,67 @@ class Sessions : public ::testing::Test {
 };
 
 TEST_F(Sessions, GoOnWithTheSameBits) {
+  size_t turn = 0;
   for (const auto& [name, spec] : test::all_small_specs()) {
     const ModelData model = test::random_model(spec, 47);
     const Tokens prompt = test::random_tokens(87, spec.vocab_size, 1);
     const Tokens rest = test::random_tokens(11, spec.vocab_size, 2);
     for (const CacheOptions& cache : cache_kinds()) {
-      for (const PolicyOptions& policy : {PolicyOptions{}, PolicyOptions{"h2o", 20, 2, 4}}) {
+      for (const std::string& policy_name : some_policies(turn++)) {
+        const PolicyOptions policy =
+            policy_name == "none" ? PolicyOptions{} : PolicyOptions{policy_name, 20, 2, 4};
         SCOPED_TRACE(name + " " + policy.name);
         const SessionOrigin origin{"of this model", cache, policy};
         const auto engine = make_engine(model);
-        const auto first = engine->start(cache, make_policy(policy));
+        const auto first = engine->start(cache, make_policy(policy, kv_groups(model.spec)));
         feed(*engine, *first, prompt);
         save_session(*engine, *first, origin, path());
         const auto expected = decode(*engine, *first, {}, rest);
         const auto other = make_engine(model);
-        const auto again = restore_session(*other, origin, make_policy(policy), path());
+        const auto again =
+            restore_session(*other, origin, make_policy(policy, kv_groups(model.spec)), path());
         EXPECT_EQ(again->length(), first->length() - 11);
         EXPECT_EQ(decode(*other, *again, {}, rest), expected);
+      }
+    }
+  }
+}
+
+// In the middle of a prompt, whose last query rows are still to come, and between decoded rows.
+TEST_F(Sessions, KeepWhatPoliciesHaveSeen) {
+  for (const ModelSpec& spec : {test::small_decoder("cla2"), test::small_block()}) {
+    const ModelData model = test::random_model(spec, 53);
+    const int64_t length = spec.block_length();
+    const Tokens prompt = test::random_tokens(30 * length, spec.vocab_size, 1);
+    const Tokens rest = test::random_tokens(14 * length, spec.vocab_size, 2);
+    const size_t cut = prompt.size() - static_cast<size_t>(2 * length) - 1;
+    for (const std::string& name : policy_names()) {
+      if (name == "none") continue;
+      SCOPED_TRACE(name);
+      PolicyOptions options{name, 20, 2, 4};
+      const bool snaps = name.starts_with("snap") || name == "pyramidkv";
+      if (snaps || name == "scissorhands") options.window = 6;
+      const SessionOrigin origin{"m", {CodecKind::kQ8, CodecKind::kQ8}, options};
+      const auto policy = [&] { return make_policy(options, kv_groups(spec)); };
+      const auto engine = make_engine(model), other = make_engine(model);
+      const auto straight = engine->start(origin.cache, policy());
+      const auto expected = decode(*engine, *straight, prompt, rest);
+      auto sequence = engine->start(origin.cache, policy());
+      const auto saved = [&](Engine& next) {
+        save_session(*engine, *sequence, origin, path());
+        sequence = restore_session(next, origin, policy(), path());
+      };
+      const StepItem first{sequence.get(), std::span(prompt).first(cut), false, nullptr,
+                           static_cast<int64_t>(prompt.size() - cut)};
+      engine->feed(std::span(&first, 1));
+      if (snaps) {
+        EXPECT_GT(sequence->cache().image().groups[0].lanes[0].scored_rows, 0);
+      }
+      saved(*other);
+      EXPECT_EQ(feed(*other, *sequence, std::span(prompt).subspan(cut)), expected[0]);
+      for (size_t t = 0; t < rest.size(); ++t) {
+        if (t == rest.size() / 2) saved(*other);
+        ASSERT_EQ(feed(*other, *sequence, std::span(rest).subspan(t, 1)), expected[t + 1]) << t;
       }
     }
   }
@@ -296,17 +351,27 @@ TEST_F(Sessions, DamagedAndForeignOnesAreRefused) {
   const auto engine = make_engine(model);
   const PolicyOptions policy{"h2o", 12, 2, 4};
   const SessionOrigin origin{"m", {CodecKind::kQ4, CodecKind::kQ8}, policy};
-  const auto sequence = engine->start(origin.cache, make_policy(policy));
+  const auto sequence = engine->start(origin.cache, make_policy(policy, kv_groups(model.spec)));
   feed(*engine, *sequence, test::random_tokens(150, model.spec.vocab_size, 1));
   save_session(*engine, *sequence, origin, path());
   const auto restore = [&](const SessionOrigin& from) {
-    return restore_session(*engine, from, make_policy(policy), path());
+    return restore_session(*engine, from, make_policy(policy, kv_groups(model.spec)), path());
   };
   ASSERT_NO_THROW(restore(origin));
   SessionOrigin other = origin;
   other.model = "n";
   test::expect_error(ErrorCode::kRequest, {"chat.session", "another model, cache or policy"},
                      [&] { restore(other); });
+  for (const auto& change :
+       {+[](PolicyOptions& o) { o.window = 3; }, +[](PolicyOptions& o) { o.pool_rows = 3; },
+        +[](PolicyOptions& o) { o.pool = PoolKind::kMax; }, +[](PolicyOptions& o) { o.drop = 3; },
+        +[](PolicyOptions& o) { o.layers = "rising"; }, +[](PolicyOptions& o) { o.seed = 0; },
+        +[](PolicyOptions& o) { o.by_age = true; }}) {
+    other = origin;
+    change(other.policy);
+    test::expect_error(ErrorCode::kRequest, {"another model, cache or policy"},
+                       [&] { restore(other); });
+  }
   other = origin;
   other.cache.residual = 16;
   test::expect_error(ErrorCode::kRequest, {"another model, cache or policy"},
@@ -342,11 +407,11 @@ TEST(Images, NonsenseIsRefused) {
   cache.page_rows = 4;
   cache.residual = 8;
   cache.precise_sinks = 4;
-  const auto sequence = engine->start(cache, policy_of("h2o"));
+  const auto sequence = engine->start(cache, policy_of("h2o", model.spec));
   feed(*engine, *sequence, test::random_tokens(150, model.spec.vocab_size, 1));
   const SequenceImage good = engine->image(*sequence);
   const auto resume = [&](const SequenceImage& image) {
-    return engine->resume(image, cache, policy_of("h2o"), "image");
+    return engine->resume(image, cache, policy_of("h2o", model.spec), "image");
   };
   ASSERT_NO_THROW(resume(good));
   const int64_t before = engine->cache_page_bytes();
@@ -378,6 +443,11 @@ TEST(Images, NonsenseIsRefused) {
   refuses("huge counts", [](Image&, LaneImage& l) { l.late = INT64_MAX; });
   refuses("pages", [](Image&, LaneImage& l) { l.coded_pages.pop_back(); });
   refuses("raw", [](Image&, LaneImage& l) { l.raw.push_back(0); });
+  refuses("acted", [](Image& i, LaneImage&) { ++i.cache.groups[0].acted; });
+  refuses("negative acted", [](Image& i, LaneImage&) { i.cache.groups[0].acted = -1; });
+  refuses("scored", [](Image&, LaneImage& l) { l.scored_rows = 0; });
+  refuses("scored beyond", [](Image&, LaneImage& l) { l.scored_end += 100; });
+  refuses("more scored than there were", [](Image&, LaneImage& l) { l.scored_rows += 100; });
   refuses("scores", [](Image&, LaneImage& l) { l.scores[0].pop_back(); });
   refuses("buffers", [](Image&, LaneImage& l) { l.scores.pop_back(); });
   refuses("front", [](Image&, LaneImage& l) { l.front = 64; });

@@ -1,10 +1,13 @@
 // The arithmetic contract (docs/architecture.md) for every configs/smoke/*.yaml and every codec: a
-// text alone, in a batch, in pieces and on any number of threads gives the same bits.
+// text alone, in a batch, in pieces and on any number of threads gives the same bits. With policies
+// too; a budget of at least the length equals none.
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <set>
 
 #include "core/config/config.h"
 #include "engine/model/engine.h"
@@ -73,6 +76,113 @@ TEST(Contract, HoldsForEverySmokeFileAndCodec) {
       const Way steps{1, 512, {30, 1, 1, 2, 1, 1, 1, 1, 12, 1}, true};
       ASSERT_EQ(logits(model, first, second, cache, steps), expected) << "steps in a batch";
     }
+  }
+}
+
+constexpr size_t kPrompt = 37, kDecoded = 14;
+
+// Rows that a policy keeps of the prompt: about half of them.
+PolicyOptions narrow(const std::string& name, const ModelSpec& spec) {
+  PolicyOptions options;
+  options.name = name;
+  options.budget =
+      std::max<int64_t>(4, (static_cast<int64_t>(kPrompt) / spec.block_length() + 1) / 2);
+  options.sink = options.recent = 1;
+  return options;
+}
+
+// How a prompt and what is decoded behind it are fed; the prompt in pieces if there are any.
+struct PolicyWay {
+  int threads = 1;
+  int64_t chunk = 512;
+  std::vector<size_t> pieces;
+  bool batched = false;
+};
+
+struct Evicted {
+  std::vector<float> logits;  // after every token of the first text
+  bool dropped = false;
+};
+
+Evicted evict(const ModelData& model, const std::vector<int32_t>& first,
+              const std::vector<int32_t>& second, const CacheOptions& cache,
+              const PolicyOptions& options, const PolicyWay& way) {
+  EngineOptions engine_options;
+  engine_options.threads = way.threads;
+  engine_options.chunk_tokens = way.chunk;
+  Engine engine(model, engine_options);
+  const std::shared_ptr<const Policy> policy = make_policy(options, engine.groups());
+  const auto one = engine.start(cache, policy, false), two = engine.start(cache, policy, false);
+  const auto vocab = static_cast<size_t>(model.spec.vocab_size);
+  Evicted out;
+  out.logits.resize(first.size() * vocab);
+  for (size_t done = 0, p = 0; done < first.size(); ++p) {
+    const size_t left = done < kPrompt ? kPrompt - done : 1;
+    const size_t take = done < kPrompt && p < way.pieces.size() ? way.pieces[p] : left;
+    const bool acts = done >= kPrompt || take == left;
+    std::vector<StepItem> items = {{one.get(), std::span(first).subspan(done, take), acts,
+                                    out.logits.data() + done * vocab,
+                                    acts ? 0 : static_cast<int64_t>(left - take)}};
+    if (way.batched) {
+      // The other text's prompt is of another length and ends at another time.
+      const size_t begin = p == 0 ? 0 : 23 + 2 * (p - 1);
+      const size_t more = p == 0 ? 23 : 2;
+      if (begin + more <= second.size()) {
+        items.push_back({two.get(), std::span(second).subspan(begin, more), p != 1, nullptr});
+        std::swap(items[0], items[1]);
+      }
+    }
+    engine.feed(items);
+    done += take;
+  }
+  out.dropped = !one->cache().intact();
+  return out;
+}
+
+// Every policy meets every file and every codec: three of them in turn for each file and codec.
+TEST(Contract, HoldsForPoliciesToo) {
+  std::vector<std::string> names = policy_names();
+  names.erase(names.begin());  // none
+  std::vector<int> drops(names.size());
+  size_t turn = 0;
+  std::vector<std::set<CodecKind>> met(names.size());
+  for (const fs::path& path : smoke_files()) {
+    const Node root = load_yaml(path);
+    const ModelSpec spec = model_spec_from_config(*root.find("model"));
+    const ModelData model = test::random_model(spec, 52);
+    const auto first = test::random_tokens(kPrompt + kDecoded, spec.vocab_size, 1);
+    const auto second = test::random_tokens(47, spec.vocab_size, 2);
+    std::set<size_t> of_file;
+    std::map<CodecKind, std::vector<float>> plain;  // without a policy
+    ++turn;
+    for (size_t i = 0; i < 3 * std::size(kCodecKinds); ++i) {
+      const CodecKind codec = kCodecKinds[i / 3];
+      const size_t which = turn++ % names.size();
+      of_file.insert(which);
+      met[which].insert(codec);
+      CacheOptions cache{codec, codec};
+      if (codec >= CodecKind::kQ4) cache.residual = 10, cache.precise_sinks = 4;
+      SCOPED_TRACE(path.string() + " " + std::string(codec_name(codec)) + " " + names[which]);
+      PolicyOptions options = narrow(names[which], spec);
+      const auto run = [&](const PolicyWay& way) {
+        return evict(model, first, second, cache, options, way);
+      };
+      const Evicted expected = run({});
+      drops[which] += expected.dropped ? 1 : 0;
+      ASSERT_EQ(run({2, 512, {}, false}).logits, expected.logits) << "threads";
+      ASSERT_EQ(run({1, 9, {}, false}).logits, expected.logits) << "chunks";
+      ASSERT_EQ(run({1, 11, {1, 3, 19, 11}, true}).logits, expected.logits) << "feeds in a batch";
+      options.budget = static_cast<int64_t>(first.size()) + 1;
+      const Evicted wide = run({});
+      EXPECT_FALSE(wide.dropped);
+      if (!plain.contains(codec)) plain[codec] = evict(model, first, second, cache, {}, {}).logits;
+      ASSERT_EQ(wide.logits, plain[codec]) << "wide budget";
+    }
+    EXPECT_EQ(of_file.size(), names.size());
+  }
+  for (size_t i = 0; i < names.size(); ++i) {
+    EXPECT_GT(drops[i], 60) << names[i];
+    EXPECT_EQ(met[i].size(), std::size(kCodecKinds)) << names[i];
   }
 }
 

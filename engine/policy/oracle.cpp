@@ -1,0 +1,70 @@
+#include "engine/policy/oracle.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/base/error.h"
+#include "engine/policy/policy_uses.h"
+#include "engine/policy/row_budget.h"
+
+namespace ashlar {
+namespace {
+
+class Oracle final : public Policy {
+ public:
+  Oracle(const RowBudget& rows, std::shared_ptr<const FutureAttention> future)
+      : Policy({.per_head = true}), rows_(rows), future_(std::move(future)) {}
+
+  void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
+    for (size_t i = 0; i < lanes.size(); ++i) {
+      const LaneView& lane = lanes[i];
+      const int64_t excess = rows_.excess(lane);
+      if (excess == 0) continue;
+      edits[i].drop = least_slots(lane, rows_.candidates(lane), excess, [&](int64_t slot) {
+        const double mass = future_->after(lane.group, lane.head,
+                                           lane.positions[static_cast<size_t>(slot)], lane.newest);
+        return std::isnan(mass) ? -1.0 : mass;
+      });
+    }
+  }
+
+ private:
+  RowBudget rows_;
+  std::shared_ptr<const FutureAttention> future_;
+};
+
+}  // namespace
+
+void FutureAttention::add(int64_t group, int64_t head, int64_t query,
+                          std::span<const float> probabilities) {
+  Head& own = heads_[{group, head}];
+  ASHLAR_CHECK(own.queries.empty() || own.queries.back() < query);
+  own.queries.push_back(query);
+  own.probabilities.emplace_back(probabilities.begin(), probabilities.end());
+}
+
+double FutureAttention::after(int64_t group, int64_t head, int64_t position, int64_t newest) const {
+  const auto found = heads_.find({group, head});
+  if (found == heads_.end()) return 0;
+  const Head& own = found->second;
+  const auto first = std::upper_bound(own.queries.begin(), own.queries.end(), newest);
+  double sum = 0;
+  for (auto i = static_cast<size_t>(first - own.queries.begin()); i < own.queries.size(); ++i) {
+    const auto at = static_cast<size_t>(position);
+    if (at < own.probabilities[i].size()) sum += static_cast<double>(own.probabilities[i][at]);
+  }
+  return sum;
+}
+
+std::unique_ptr<Policy> make_oracle(const PolicyOptions& options, std::span<const KvGroup> groups,
+                                    std::shared_ptr<const FutureAttention> future) {
+  ASHLAR_CHECK(future != nullptr);
+  check_policy_options(options, kUsesDrop | kUsesLayers);
+  const size_t governed = governed_groups(groups).size();
+  return std::make_unique<Oracle>(
+      RowBudget(options, governed, options.recent >= 0 ? options.recent : 1,
+                std::max<int64_t>(1, options.drop)),
+      std::move(future));
+}
+
+}  // namespace ashlar

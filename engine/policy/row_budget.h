@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/policy/policy.h"
+
+// What policies share that keep a number of rows: which rows are protected, how many the others may
+// be in each group, and how the least of them are dropped.
+
+namespace ashlar {
+
+/// What weighs the budgets of `groups` groups; their mean is 1 (layers of PolicyOptions).
+/// "falling:β" is PyramidKV's (arXiv 2406.02069): from 2 − 1/β down to 1/β in equal steps, β 20
+/// unless given; "rising:β" the other way round. Throws Error(kRequest) naming `--kv-layers`.
+std::vector<double> layer_weights(const std::string& layers, size_t groups);
+std::vector<double> falling_weights(double beta, size_t groups);
+
+/// Rows of each group: `fixed` ones, sinks and newest rows, and its weight's share of what the
+/// budget leaves beside them. Rounded down, then the largest fractions up (earlier groups first),
+/// so that the sum is groups · budget.
+std::vector<int64_t> share_out(std::span<const double> weights, int64_t budget, int64_t fixed);
+
+/// Sinks, newest rows and budgets of a policy.
+class RowBudget {
+ public:
+  /// `recent` and `drop`: what the options stand for; drop −1: half of each group's budget, but no
+  /// protected row. Throws Error(kRequest) where the options contradict one another.
+  RowBudget(const PolicyOptions& options, size_t groups, int64_t recent, int64_t drop = 1);
+
+  int64_t budget() const { return budget_; }
+  int64_t sink() const { return sink_; }
+  int64_t recent() const { return recent_; }
+  /// Rows kept of the group at `place`.
+  int64_t of(int64_t place) const { return budgets_[static_cast<size_t>(place)]; }
+  const std::vector<int64_t>& all() const { return budgets_; }
+
+  /// How many rows must go: none up to the lane's budget B, else all but B + 1 − drop, so that the
+  /// next `drop` − 1 rows find room. While the text is no longer than the mean budget none must,
+  /// whatever the group's own is, so that a budget of the length drops nothing anywhere.
+  int64_t excess(const LaneView& lane) const;
+  bool is_protected(const LaneView& lane, int64_t position) const {
+    return position < sink_ || position > lane.newest - recent_;
+  }
+  /// Slots that are not protected.
+  std::vector<int64_t> candidates(const LaneView& lane) const;
+
+ private:
+  int64_t budget_, sink_, recent_;
+  std::vector<int64_t> budgets_, drops_;  // by place
+};
+
+/// Tokens in rows of the governed groups, rounded up.
+int64_t rows_of_tokens(std::span<const KvGroup> governed, int64_t tokens);
+/// The default of a number of tokens, in rows, but at most half of what the budget leaves beside
+/// the sinks; at least 1.
+int64_t default_rows(const PolicyOptions& options, std::span<const KvGroup> governed,
+                     int64_t tokens);
+
+/// The `count` candidates of least value, ascending; of equal ones the older rows. value(slot) must
+/// not be NaN (see worth).
+std::vector<int64_t> least_slots(const LaneView& lane, std::vector<int64_t> candidates,
+                                 int64_t count, const std::function<double(int64_t)>& value);
+
+/// A score as a value: one that is not a number (broken weights) is the least, so that the order
+/// stays a strict one.
+double worth(float score);
+
+}  // namespace ashlar

@@ -1,0 +1,504 @@
+// Every policy against a slow reference (policy_reference.h), decision for decision: texts of
+// prompts in pieces of any size and decoded rows, with attention that is random, full of ties or
+// broken. Options that a policy cannot use are refused.
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "core/base/rng.h"
+#include "engine/cache/sequence_cache.h"
+#include "engine/policy/oracle.h"
+#include "engine/policy/row_budget.h"
+#include "tests/engine/policy_reference.h"
+#include "tests/support/files.h"
+#include "tests/support/specs.h"
+
+namespace ashlar {
+namespace {
+
+enum class Attention { kRandom, kTies, kEqual, kBroken };
+
+// What a query gives a row in one buffer: multiples of 1/64, whose sums are exact.
+float probability(Attention kind, int64_t query, int64_t row, int64_t buffer) {
+  const auto index = static_cast<uint64_t>((query * 512 + row) * 16 + buffer);
+  const uint64_t bits = Philox(17).bits(index);
+  if (kind == Attention::kEqual) return 0.25f;
+  if (kind == Attention::kBroken && bits % 97 == 0) return std::numeric_limits<float>::quiet_NaN();
+  const uint64_t levels = kind == Attention::kTies ? 2 : 64;
+  return static_cast<float>(bits % levels) / 64.0f;
+}
+
+struct Feed {
+  int64_t rows = 1;
+  bool pieces = false;  // a prompt cut into several steps
+};
+
+// A cache with a real policy and the lanes that the reference keeps.
+class Comparison {
+ public:
+  Comparison(const PolicyOptions& options, const PolicyOptions& in_full, Attention attention)
+      : groups_(kv_groups(test::small_decoder("yoco"))),
+        memory_(make_host_memory()),
+        arena_(*memory_),
+        policy_(make_policy(options, groups_)),
+        cache_(groups_, {CodecKind::kF32, CodecKind::kF32}, policy_, arena_),
+        reference_(in_full),
+        attention_(attention) {
+    for (const KvGroup& g : groups_) {
+      const int64_t width = policy_->needs().per_head ? 1 : g.heads;
+      for (int64_t h = 0; h < g.heads; h += width) add_lane(g, h, width);
+    }
+  }
+
+  void feed(const Feed& feed, const Philox& rng, uint64_t& draw) {
+    const int64_t begin = position_, end = begin + feed.rows;
+    const bool prompt = acted_ == 0 || feed.rows > 1;
+    while (position_ < end) {
+      const int64_t left = end - position_;
+      const int64_t rows =
+          feed.pieces ? 1 + static_cast<int64_t>(rng.below(draw++, static_cast<uint64_t>(left)))
+                      : left;
+      cache_.set_acting(rows == left);
+      cache_.set_prompt_end(end);
+      ASSERT_NO_FATAL_FAILURE(step(rows, prompt, end));
+      position_ += rows;
+    }
+    acted_ = end;
+    for (test::ReferenceLane& lane : lanes_) {
+      reference_.act(lane, prompt);
+      const auto positions = cache_.positions(lane.group, lane.head);
+      std::vector<int64_t> held(positions.begin(), positions.end());
+      std::sort(held.begin(), held.end());
+      ASSERT_EQ(held, lane.held) << "group " << lane.group << " head " << lane.head
+                                 << " after position " << end - 1;
+    }
+  }
+
+  int64_t dropped() const {
+    int64_t sum = 0;
+    for (const test::ReferenceLane& lane : lanes_) {
+      sum += position_ - static_cast<int64_t>(lane.held.size());
+    }
+    return sum;
+  }
+
+ private:
+  void add_lane(const KvGroup& g, int64_t head, int64_t width) {
+    test::ReferenceLane lane;
+    lane.group = g.id;
+    lane.place = g.id;
+    lane.places = static_cast<int64_t>(groups_.size());
+    lane.head = head;
+    lane.readers = static_cast<int64_t>(g.readers.size());
+    const auto for_buffers = [this, &g, head, width](const auto& f) {
+      for (int64_t r = 0; r < static_cast<int64_t>(g.readers.size()); ++r) {
+        for (int64_t h = head; h < head + width; ++h) f(r * g.heads + h);
+      }
+    };
+    lane.mass = [=, this](int64_t p, int64_t row) {
+      double sum = 0;
+      for_buffers(
+          [&](int64_t b) { sum += static_cast<double>(probability(attention_, p, row, b)); });
+      return sum;
+    };
+    lane.below = [=, this](int64_t p, int64_t row, int64_t seen) {
+      int count = 0;
+      for_buffers([&](int64_t b) { count += below(probability(attention_, p, row, b), seen); });
+      return count;
+    };
+    lanes_.push_back(std::move(lane));
+  }
+
+  static bool below(float p, int64_t seen) { return p < 1.0f / static_cast<float>(seen); }
+
+  void step(int64_t rows, bool prompt, int64_t end) {
+    for (test::ReferenceLane& lane : lanes_) {
+      for (int64_t p = position_; p < position_ + rows; ++p) {
+        lane.held.push_back(p);
+        lane.queries.push_back({p, static_cast<int64_t>(lane.held.size()), prompt, end});
+      }
+    }
+    SequenceCache* const caches[] = {&cache_};
+    for (const KvGroup& g : groups_) {
+      const std::vector<float> row(static_cast<size_t>(rows * g.heads * g.key_dim), 1.0f);
+      cache_.append(g.id, row.data(), row.data(), rows);
+      attend(g);
+      SequenceCache::close(caches, g.id);
+    }
+  }
+
+  void attend(const KvGroup& g) {
+    std::vector<QueryTile> tiles;
+    for (int64_t reader = 0; reader < static_cast<int64_t>(g.readers.size()); ++reader) {
+      for (int64_t h = 0; h < g.heads; ++h) {
+        const auto positions = cache_.positions(g.id, h);
+        cache_.query_tiles(g.id, h, tiles);
+        for (const QueryTile& tile : tiles) {
+          const ScoreRows out = cache_.scores(g.id, h, reader, tile);
+          if (out.sums == nullptr && out.counts == nullptr) continue;
+          for (int64_t r = out.from; r < tile.rows; ++r) {
+            const int64_t seen = tile.visible() + r;
+            for (int64_t s = 0; s < seen; ++s) {
+              const float p = probability(attention_, position_ + tile.row + r,
+                                          positions[static_cast<size_t>(s)], reader * g.heads + h);
+              if (out.sums != nullptr) out.sums[s] += p;
+              if (out.counts != nullptr) out.counts[s] += below(p, seen) ? 1.0f : 0.0f;
+            }
+          }
+        }
+      }
+    }
+  }
+
+  std::vector<KvGroup> groups_;
+  std::unique_ptr<MemoryProvider> memory_;
+  Arena arena_;
+  std::shared_ptr<const Policy> policy_;
+  SequenceCache cache_;
+  test::ReferencePolicy reference_;
+  Attention attention_;
+  std::vector<test::ReferenceLane> lanes_;
+  int64_t position_ = 0, acted_ = 0;
+};
+
+struct Case {
+  std::string name;
+  PolicyOptions given;
+  PolicyOptions in_full;  // defaults spelt out, for the reference
+};
+
+// `given` with everything that a policy may leave open; in_full says what that means.
+std::vector<Case> cases() {
+  std::vector<Case> out;
+  const auto add = [&](PolicyOptions given, const auto& change) {
+    Case c{given.name + " " + std::to_string(out.size()), given, given};
+    change(c.in_full);
+    out.push_back(std::move(c));
+  };
+  const auto same = [](PolicyOptions&) {};
+  const auto make = [](const std::string& name, int64_t budget, int64_t sink, int64_t recent) {
+    PolicyOptions o;
+    o.name = name;
+    o.budget = budget;
+    o.sink = sink;
+    o.recent = recent;
+    return o;
+  };
+  add(make("streaming", 20, 3, -1), [](PolicyOptions& o) { o.recent = 17; });
+  add(make("streaming", 9, 0, 1), [](PolicyOptions& o) { o.recent = 9; });
+  for (const char* name : {"h2o", "tova", "random"}) {
+    for (const auto& [sink, recent, drop, layers] :
+         {std::tuple<int64_t, int64_t, int64_t, const char*>{2, 3, -1, ""},
+          {0, 1, 1, "rising"},
+          {4, 5, 6, "1,3,2"},
+          {1, 2, 3, "falling:4"}}) {
+      PolicyOptions o = make(name, 21, sink, recent);
+      o.drop = drop;
+      o.layers = layers;
+      if (o.name == "random" && drop == 3) o.seed = 99;
+      add(o, same);
+    }
+    const int64_t recent = std::string(name) == "h2o" ? 9 : 1;
+    add(make(name, 20, 2, -1), [&](PolicyOptions& o) { o.recent = recent; });
+  }
+  add(make("tova", 12, 0, 0), same);
+  for (const auto& [window, drop, layers, by_age] :
+       {std::tuple<int64_t, int64_t, const char*, bool>{5, 1, "", false},
+        {7, 10, "", true},
+        {400, -1, "", false},
+        {3, -1, "rising:3", true},
+        {12, 4, "2,3,2.5", false}}) {
+    PolicyOptions o = make("scissorhands", 24, 2, 4);
+    o.window = window;
+    o.drop = drop;
+    o.layers = layers;
+    o.by_age = by_age;
+    add(o, same);
+  }
+  add(make("scissorhands", 24, 2, -1), [](PolicyOptions& o) { o.recent = 10, o.window = 400; });
+  for (const char* name : {"snapkv", "pyramidkv", "snapstream"}) {
+    for (const auto& [window, pool, pool_rows] :
+         {std::tuple<int64_t, PoolKind, int64_t>{6, PoolKind::kAverage, 5},
+          {4, PoolKind::kMax, 7},
+          {1, PoolKind::kNone, 1},
+          {50, PoolKind::kAverage, 1},
+          {9, PoolKind::kMax, 101}}) {
+      PolicyOptions o = make(name, 24, 2, 4);
+      o.window = window;
+      o.pool = pool;
+      o.pool_rows = pool_rows;
+      if (o.name == "snapkv" && window == 9) o.layers = "3,1,1";
+      if (o.name == "pyramidkv" && window == 9) o.layers = "falling:2";
+      add(o, same);
+    }
+    const int64_t recent = std::string(name) == "snapstream" ? 15 : 15;
+    add(make(name, 33, 2, -1), [&](PolicyOptions& o) {
+      o.window = 15, o.recent = recent, o.pool = PoolKind::kAverage, o.pool_rows = 5;
+    });
+  }
+  return out;
+}
+
+TEST(Policies, DecideAsTheirReferences) {
+  const std::vector<Feed> texts[] = {
+      {{57, true}},       {{1}, {40}, {3}},
+      {{11, true}},       {{90, true}, {2, true}, {30, false}, {1}, {15, true}},
+      {{24}, {25, true}}, {{25, true}},
+      {{30}, {4}},        {{38, true}},
+  };
+  const int64_t decoded[] = {60, 9, 70, 8, 30, 9, 2, 3};
+  for (const Case& c : cases()) {
+    for (const Attention attention :
+         {Attention::kRandom, Attention::kTies, Attention::kEqual, Attention::kBroken}) {
+      int64_t dropped = 0;
+      for (size_t t = 0; t < std::size(texts); ++t) {
+        SCOPED_TRACE(c.name + " attention " + std::to_string(static_cast<int>(attention)) +
+                     " text " + std::to_string(t));
+        Comparison comparison(c.given, c.in_full, attention);
+        const Philox rng(t);
+        uint64_t draw = 0;
+        for (const Feed& feed : texts[t]) {
+          ASSERT_NO_FATAL_FAILURE(comparison.feed(feed, rng, draw));
+          for (int64_t i = 0; i < decoded[t]; ++i)
+            ASSERT_NO_FATAL_FAILURE(comparison.feed({}, rng, draw));
+        }
+        dropped += comparison.dropped();
+      }
+      EXPECT_GT(dropped, 0) << c.name;
+    }
+  }
+}
+
+// Without a prompt's end every feed's last rows count, and go on counting where the next adjoin.
+TEST(Policies, FeedsOfOnePromptAdjoinOrBeginAnew) {
+  const auto groups = kv_groups(test::small_decoder());
+  const auto memory = make_host_memory();
+  Arena arena(*memory);
+  PolicyOptions options;
+  options.name = "snapkv";
+  options.budget = 200;
+  options.window = 5;
+  const std::shared_ptr<const Policy> policy = make_policy(options, groups);
+  SequenceCache cache(groups, {}, policy, arena);
+  SequenceCache* const caches[] = {&cache};
+  const std::vector<float> row(100 * 16, 1.0f);
+  const auto feed = [&](int64_t rows, bool acts, int64_t end) {
+    cache.set_acting(acts);
+    cache.set_prompt_end(end);
+    for (const KvGroup& g : groups) {
+      cache.append(g.id, row.data(), row.data(), rows);
+      SequenceCache::close(caches, g.id);
+    }
+    const LaneImage lane = cache.image().groups[0].lanes[0];
+    return std::pair(lane.scored_rows, lane.scored_end);
+  };
+  using Run = std::pair<int64_t, int64_t>;
+  EXPECT_EQ(feed(20, false, 20), Run(5, 20));
+  EXPECT_EQ(feed(3, false, 23), Run(8, 23));  // adjoins
+  EXPECT_EQ(feed(9, false, 32), Run(5, 32));  // begins anew
+  EXPECT_EQ(feed(4, false, 40), Run(1, 36));  // row 35 is one of the last five up to 40
+  EXPECT_EQ(feed(4, true, 40), Run(0, 0));    // acted: forgotten
+  EXPECT_EQ(feed(1, true, 41), Run(0, 0));    // decoded rows do not count
+}
+
+// What leaves the cache knows no order but cosines; of equal ones the older goes.
+TEST(Policies, KeyDiffDropsTheKeysThatPointWithTheOthers) {
+  PolicyOptions options;
+  options.name = "keydiff";
+  options.budget = 12;
+  options.sink = 1;
+  options.recent = 2;
+  options.drop = 3;
+  const auto groups = kv_groups(test::small_decoder("cla2"));
+  for (const bool equal : {false, true}) {
+    const auto memory = make_host_memory();
+    Arena arena(*memory);
+    SequenceCache cache(groups, {CodecKind::kF32, CodecKind::kF32}, make_policy(options, groups),
+                        arena);
+    SequenceCache* const caches[] = {&cache};
+    const Philox rng(3);
+    std::vector<std::vector<double>> keys;  // of group 0, all heads
+    std::vector<int64_t> held;
+    const KvGroup& g = groups[0];
+    for (int64_t position = 0; position < 60;) {
+      const int64_t rows = position == 0 ? 20 : 1;
+      std::vector<float> k(static_cast<size_t>(rows * g.heads * g.key_dim));
+      for (size_t i = 0; i < k.size(); ++i) {
+        const auto at = static_cast<uint64_t>(position) * 1000 + i;
+        k[i] = equal ? 1.0f : static_cast<float>(rng.normal(at)) + 0.3f;
+      }
+      cache.set_acting(true);
+      for (const KvGroup& group : groups) {
+        cache.append(group.id, k.data(), k.data(), rows);
+        SequenceCache::close(caches, group.id);
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        held.push_back(position + r);
+        const auto begin = k.begin() + r * g.heads * g.key_dim;
+        keys.emplace_back(begin, begin + g.heads * g.key_dim);
+      }
+      position += rows;
+      // Head 0: cosine to the mean of the keys divided by their lengths.
+      const auto norm = [&](const std::vector<double>& x) {
+        return std::sqrt(std::inner_product(x.begin(), x.begin() + g.key_dim, x.begin(), 0.0));
+      };
+      std::vector<double> mean(static_cast<size_t>(g.key_dim));
+      for (const int64_t row : held) {
+        const auto& key = keys[static_cast<size_t>(row)];
+        for (size_t i = 0; i < mean.size(); ++i)
+          mean[i] += key[i] / norm(key) / static_cast<double>(held.size());
+      }
+      const auto cosine = [&](int64_t row) {
+        const auto& key = keys[static_cast<size_t>(row)];
+        return std::inner_product(mean.begin(), mean.end(), key.begin(), 0.0) / norm(key) /
+               norm(mean);
+      };
+      const size_t goes = held.size() > 12 ? held.size() - 10 : 0;
+      const auto positions = cache.positions(g.id, 0);
+      std::vector<int64_t> now(positions.begin(), positions.end());
+      std::sort(now.begin(), now.end());
+      ASSERT_EQ(now.size(), held.size() - goes);
+      if (equal) {
+        held.erase(held.begin() + 1, held.begin() + 1 + static_cast<std::ptrdiff_t>(goes));
+        ASSERT_EQ(now, held);
+        continue;
+      }
+      double most_kept = -2, least_gone = 2;
+      for (const int64_t row : held) {
+        const bool free = row >= 1 && row <= position - 1 - 2;
+        const bool kept = std::binary_search(now.begin(), now.end(), row);
+        ASSERT_TRUE(kept || free) << row;
+        if (kept && free) most_kept = std::max(most_kept, cosine(row));
+        if (!kept) least_gone = std::min(least_gone, cosine(row));
+      }
+      EXPECT_GE(least_gone, most_kept - 1e-6);
+      held = now;
+    }
+  }
+}
+
+TEST(Policies, TheOracleKeepsWhatWillBeAttendedTo) {
+  const auto groups = kv_groups(test::small_decoder());
+  auto future = std::make_shared<FutureAttention>();
+  const int64_t rows = 30;
+  const auto mass = [&](int64_t query, int64_t row) {
+    return probability(Attention::kTies, query, row, 1);
+  };
+  for (int64_t q = 10; q < rows; q += 1 + q % 2) {
+    std::vector<float> p(static_cast<size_t>(q + 1));
+    for (size_t r = 0; r < p.size(); ++r) p[r] = mass(q, static_cast<int64_t>(r));
+    future->add(2, 1, q, p);
+  }
+  PolicyOptions options;
+  options.name = "oracle";
+  options.budget = 7;
+  options.sink = 1;
+  const auto policy = make_oracle(options, groups, future);
+  for (int64_t newest = 7; newest < rows; ++newest) {
+    std::vector<int32_t> positions(static_cast<size_t>(newest + 1));
+    std::iota(positions.rbegin(), positions.rend(), 0);  // any order
+    LaneView lane{2, newest, positions};
+    lane.place = 2;
+    lane.head = 1;
+    LaneEdit edit;
+    policy->select(std::span(&lane, 1), std::span(&edit, 1));
+    std::vector<std::pair<double, int64_t>> order;  // of what may go, the first to go in front
+    for (int64_t row = 1; row < newest; ++row) {
+      double sum = 0;
+      for (int64_t q = 10; q < rows; q += 1 + q % 2) {
+        if (q > newest && row <= q) sum += static_cast<double>(mass(q, row));
+      }
+      order.emplace_back(sum, row);
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<int64_t> expected;
+    for (size_t i = 0; i + 7 < positions.size(); ++i) expected.push_back(newest - order[i].second);
+    std::sort(expected.begin(), expected.end());
+    ASSERT_EQ(edit.drop, expected) << newest;
+  }
+  EXPECT_EQ(future->after(0, 0, 3, 5), 0.0);
+}
+
+TEST(RowBudget, SharesKeepTheSumAndTheOrder) {
+  const Philox rng(4);
+  for (uint64_t i = 0; i < 2000; ++i) {
+    const size_t groups = 1 + rng.below(8 * i, 40);
+    const auto budget = static_cast<int64_t>(1 + rng.below(8 * i + 1, 3000));
+    const auto fixed = static_cast<int64_t>(rng.below(8 * i + 2, static_cast<uint64_t>(budget)));
+    const double beta = 1 + 30 * rng.uniform(8 * i + 3);
+    const std::string name = i % 2 == 0 ? "falling" : "rising";
+    const auto weights = layer_weights(name + ":" + std::to_string(beta), groups);
+    const auto rows = share_out(weights, budget, fixed);
+    const auto n = static_cast<int64_t>(groups);
+    ASSERT_EQ(std::accumulate(rows.begin(), rows.end(), int64_t{0}), n * budget);
+    for (size_t g = 0; g < groups; ++g) {
+      ASSERT_GE(rows[g], fixed);
+      if (g > 0) {
+        ASSERT_TRUE(i % 2 == 0 ? rows[g] <= rows[g - 1] + 1 : rows[g] + 1 >= rows[g - 1]);
+      }
+    }
+  }
+  EXPECT_EQ(share_out(layer_weights("3,1,2", 3), 12, 6), (std::vector<int64_t>{15, 9, 12}));
+  EXPECT_EQ(share_out(layer_weights("uniform", 3), INT32_MAX, 6),
+            (std::vector<int64_t>(3, INT32_MAX)));
+}
+
+TEST(Policies, OptionsThatMakeNoSenseAreRefused) {
+  const auto groups = kv_groups(test::small_decoder());
+  const auto refuses = [&](const std::string& name, const std::vector<std::string>& fragments,
+                           const std::function<void(PolicyOptions&)>& change) {
+    SCOPED_TRACE(name);
+    PolicyOptions options;
+    options.name = name;
+    options.budget = 20;
+    if (name == "none") options.budget = 0;
+    change(options);
+    test::expect_error(ErrorCode::kRequest, fragments, [&] { make_policy(options, groups); });
+  };
+  using O = PolicyOptions;
+  for (const char* name : {"none", "streaming", "h2o", "tova", "keydiff", "random"}) {
+    refuses(name, {"--kv-window", "no window of query rows"}, [](O& o) { o.window = 3; });
+    refuses(name, {"--kv-pool", "pools no scores"}, [](O& o) { o.pool = PoolKind::kMax; });
+    refuses(name, {"--kv-by-age", "keeps no counts"}, [](O& o) { o.by_age = true; });
+  }
+  for (const char* name : {"none", "streaming", "snapkv", "pyramidkv", "snapstream"}) {
+    refuses(name, {"--kv-drop", "no number of rows"}, [](O& o) { o.drop = 3; });
+    refuses(name, {"--kv-seed", "draws nothing"}, [](O& o) { o.seed = 3; });
+  }
+  for (const char* name : {"streaming", "snapstream"}) {
+    refuses(name, {"--kv-layers", "as many rows in every layer"},
+            [](O& o) { o.layers = "falling"; });
+  }
+  refuses("snapkv", {"--kv-window 0", "at least one"}, [](O& o) { o.window = 0; });
+  refuses("snapkv", {"--kv-pool of 4 rows", "odd"}, [](O& o) { o.pool_rows = 4; });
+  refuses("snapkv", {"--kv-pool none of 5"}, [](O& o) {
+    o.pool = PoolKind::kNone;
+    o.pool_rows = 5;
+  });
+  refuses("snapkv", {"budget of 20 rows", "4 + 17"}, [](O& o) { o.window = 17; });
+  refuses("snapkv", {"budget of 20 rows", "4 + 17"}, [](O& o) { o.recent = 17; });
+  refuses("h2o", {"--kv-drop 0"}, [](O& o) { o.drop = 0; });
+  refuses("h2o", {"--kv-drop of 13 rows", "protected"}, [](O& o) {
+    o.recent = 5;
+    o.drop = 13;
+  });
+  refuses("h2o", {"'x' is no positive number"}, [](O& o) { o.layers = "1,x,1,1"; });
+  refuses("h2o", {"'-1' is no positive number"}, [](O& o) { o.layers = "1,-1,1,1"; });
+  refuses("h2o", {"3 weights", "4 groups"}, [](O& o) { o.layers = "1,2,3"; });
+  refuses("h2o", {"'' is no positive number"}, [](O& o) { o.layers = "1,2,3,"; });
+  refuses("h2o", {"'upwards' is no positive number"}, [](O& o) { o.layers = "upwards"; });
+  refuses("h2o", {"below 1"}, [](O& o) { o.layers = "falling:0.5"; });
+  refuses("pyramidkv", {"rising", "budgets fall"}, [](O& o) { o.layers = "rising"; });
+  refuses("oracle", {"attention of queries to come"}, [](O&) {});
+  for (const std::string& name : policy_names()) {
+    if (name == "none") continue;
+    refuses(name, {"positive --kv-budget"}, [](O& o) { o.budget = 0; });
+    refuses(name, {"smaller than sink + recent"}, [](O& o) { o.sink = 20; });
+    refuses(name, {"must not be negative"}, [](O& o) { o.sink = -1; });
+    refuses(name, {"smaller than sink + recent"}, [](O& o) { o.recent = INT64_MAX; });
+  }
+}
+
+}  // namespace
+}  // namespace ashlar
