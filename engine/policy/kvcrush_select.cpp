@@ -1,6 +1,7 @@
 #include "engine/policy/kvcrush_select.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -13,53 +14,60 @@ namespace {
 
 constexpr int64_t kMaxPage = int64_t{1} << 20;
 
-// Integers in the order of the numbers, NaN as −∞, both zeros alike.
+// Integers in the order of the numbers, NaN as −∞, both zeros alike. Without branches, so that
+// loops over it are vectorised.
 uint32_t order_key(float x) {
-  if (std::isnan(x)) x = -std::numeric_limits<float>::infinity();
-  const auto u = std::bit_cast<uint32_t>(x + 0.0f);
-  return u ^ (static_cast<uint32_t>(-static_cast<int32_t>(u >> 31)) | 0x80000000u);
+  const float number = x == x ? x + 0.0f : -std::numeric_limits<float>::infinity();
+  const auto u = std::bit_cast<uint32_t>(number);
+  return u ^ ((uint32_t{0} - (u >> 31)) | 0x80000000u);
 }
 
 uint64_t order_key(double x) {
-  if (std::isnan(x)) x = -std::numeric_limits<double>::infinity();
-  const auto u = std::bit_cast<uint64_t>(x + 0.0);
-  return u ^ (static_cast<uint64_t>(-static_cast<int64_t>(u >> 63)) | 0x8000000000000000u);
+  const double number = x == x ? x + 0.0 : -std::numeric_limits<double>::infinity();
+  const auto u = std::bit_cast<uint64_t>(number);
+  return u ^ ((uint64_t{0} - (u >> 63)) | 0x8000000000000000u);
 }
 
-// The count-th largest of the keys, 1 ≤ count ≤ keys, and how many of its equals are among the
-// largest `count`. Digit by digit from the top, so that no order of the keys is a slow one.
+// The count-th largest of some keys, how many are equal to it, and how many of those belong to the
+// largest `count`.
 template <typename Key>
 struct Cut {
   Key key = 0;
   int64_t equals = 0;
+  int64_t chosen = 0;
 };
 
+// 1 ≤ count ≤ keys. Digit by digit from the top, so that no order of the keys is a slow one.
 template <typename Key>
 Cut<Key> find_cut(std::span<const Key> keys, int64_t count) {
   constexpr int kDigit = 11;
   std::vector<Key> narrowed;
-  int64_t histogram[1 << kDigit];
-  Key prefix = 0;
+  std::array<int32_t, 1 << kDigit> histogram;
+  Cut<Key> cut{0, 0, count};
   for (int top = std::numeric_limits<Key>::digits; top > 0;) {
     const int shift = std::max(0, top - kDigit);
     const Key mask = (Key{1} << (top - shift)) - 1;
-    std::fill(std::begin(histogram), std::end(histogram), 0);
+    histogram.fill(0);
     for (const Key key : keys) ++histogram[(key >> shift) & mask];
     Key digit = mask;
-    while (histogram[digit] < count) count -= histogram[digit--];
-    prefix |= digit << shift;
-    if (shift > 0) {
-      std::vector<Key> next;
-      next.reserve(static_cast<size_t>(histogram[digit]));
+    while (histogram[digit] < cut.chosen) cut.chosen -= histogram[digit--];
+    cut.key |= digit << shift;
+    cut.equals = histogram[digit];
+    if (shift > 0 && cut.equals < std::ssize(keys)) {
+      // One slot more than matches: every key is written, only matches stay.
+      std::vector<Key> next(static_cast<size_t>(cut.equals) + 1);
+      size_t n = 0;
       for (const Key key : keys) {
-        if (((key >> shift) & mask) == digit) next.push_back(key);
+        next[n] = key;
+        n += ((key >> shift) & mask) == digit;
       }
+      next.resize(n);
       narrowed = std::move(next);
       keys = narrowed;
     }
     top = shift;
   }
-  return {prefix, count};
+  return cut;
 }
 
 // marks[i] = 1 for the largest `count` keys, of equal ones the newest; 0 for the others.
@@ -68,10 +76,12 @@ void mark_largest(std::span<const Key> keys, int64_t count, std::vector<uint8_t>
   marks.assign(keys.size(), 0);
   if (count == 0) return;
   Cut<Key> cut = find_cut(keys, count);
-  for (size_t i = 0; i < keys.size(); ++i) marks[i] = keys[i] > cut.key;
-  for (size_t i = keys.size(); cut.equals > 0; --i) {
-    if (keys[i - 1] != cut.key) continue;
-    marks[i - 1] = 1;
+  const Key least = cut.key;
+  for (size_t i = 0; i < keys.size(); ++i) marks[i] = keys[i] >= least;
+  // The oldest of the equal ones are too many.
+  for (size_t i = 0; cut.chosen < cut.equals; ++i) {
+    if (keys[i] != least) continue;
+    marks[i] = 0;
     --cut.equals;
   }
 }
@@ -116,14 +126,51 @@ std::vector<double> candidate_importance(const CrushRequest& r) {
 void put_bits(std::span<const uint8_t> marks, int64_t page, int64_t stride, int64_t offset,
               CrushBits& pages) {
   const auto rows = std::ssize(marks);
-  const uint8_t* mark = marks.data();
-  uint64_t* words = pages.packed.data();
-  for (int64_t begin = 0; begin < rows; begin += page, words += pages.words) {
-    const int64_t end = std::min(rows, begin + page);
-    for (int64_t i = begin, bit = offset; i < end; ++i, bit += stride) {
-      words[bit >> 6] |= static_cast<uint64_t>(mark[i]) << (bit & 63);
+  const int64_t words = pages.words;
+  for (int64_t r = 0, bit = offset; r < std::min(rows, page); ++r, bit += stride) {
+    const auto shift = static_cast<int>(bit & 63);
+    uint64_t* word = pages.packed.data() + (bit >> 6);
+    int64_t ones = 0;
+    for (int64_t i = r; i < rows; i += page, word += words) {
+      const uint64_t mark = marks[static_cast<size_t>(i)];
+      *word |= mark << shift;
+      ones += static_cast<int64_t>(mark);
     }
+    pages.ones[static_cast<size_t>(bit)] = ones;
   }
+}
+
+CrushBits empty_bits(const CrushRequest& r, int64_t bits_per_row) {
+  CrushBits out;
+  out.pages = middle_pages(r);
+  out.bits = r.page * bits_per_row;
+  out.words = (out.bits + 63) / 64;
+  out.packed.assign(static_cast<size_t>(out.pages * out.words), 0);
+  out.ones.assign(static_cast<size_t>(out.bits), 0);
+  return out;
+}
+
+CrushBits head_bits(const CrushRequest& r) {
+  CrushBits out = empty_bits(r, r.heads);
+  std::vector<uint32_t> keys(static_cast<size_t>(middle_rows(r)));
+  std::vector<uint8_t> marks;
+  for (int64_t h = 0; h < r.heads; ++h) {
+    const float* scores = r.scores.data() + h * r.rows + r.sink;
+    for (size_t i = 0; i < keys.size(); ++i) keys[i] = order_key(scores[i]);
+    mark_largest<uint32_t>(keys, middle_rows(r) / 2, marks);
+    put_bits(marks, r.page, r.heads, h, out);
+  }
+  return out;
+}
+
+CrushBits page_bits(const CrushRequest& r, std::span<const double> importance) {
+  CrushBits out = empty_bits(r, 1);
+  std::vector<uint64_t> keys(importance.size());
+  for (size_t i = 0; i < keys.size(); ++i) keys[i] = order_key(importance[i]);
+  std::vector<uint8_t> marks;
+  mark_largest<uint64_t>(keys, middle_rows(r) / 2, marks);
+  put_bits(marks, r.page, 1, 0, out);
+  return out;
 }
 
 // One budget in pages: what whole pages it holds, and how many of them are representatives.
@@ -142,23 +189,22 @@ Split split_pages(const CrushRequest& r) {
   return {whole - representatives, representatives};
 }
 
-// Pages with mark 0 by distance, ascending, the older first: a sort by counting.
+// Pages with mark 0 by distance, ascending, the older first: a sort by counting, with the other
+// pages behind the farthest.
 std::vector<int64_t> by_distance(std::span<const int64_t> distances,
                                  std::span<const uint8_t> important, int64_t bits) {
-  std::vector<int64_t> begin(static_cast<size_t>(bits) + 2, 0);
-  int64_t count = 0;
-  for (size_t p = 0; p < distances.size(); ++p) {
-    if (important[p]) continue;
-    ++begin[static_cast<size_t>(distances[p]) + 1];
-    ++count;
-  }
+  const auto bucket = [&](size_t p) {
+    return static_cast<size_t>(important[p] ? bits + 1 : distances[p]);
+  };
+  std::vector<int64_t> begin(static_cast<size_t>(bits) + 3, 0);
+  for (size_t p = 0; p < distances.size(); ++p) ++begin[bucket(p) + 1];
   for (size_t d = 1; d < begin.size(); ++d) begin[d] += begin[d - 1];
-  std::vector<int64_t> order(static_cast<size_t>(count));
+  const int64_t count = begin[static_cast<size_t>(bits) + 1];
+  std::vector<int64_t> order(distances.size());
   for (size_t p = 0; p < distances.size(); ++p) {
-    if (important[p]) continue;
-    order[static_cast<size_t>(begin[static_cast<size_t>(distances[p])]++)] =
-        static_cast<int64_t>(p);
+    order[static_cast<size_t>(begin[bucket(p)]++)] = static_cast<int64_t>(p);
   }
+  order.resize(static_cast<size_t>(count));
   return order;
 }
 
@@ -180,7 +226,8 @@ std::vector<CrushRole> choose_pages(const CrushRequest& r, std::span<const doubl
     roles[p] = important[p] ? CrushRole::kImportant : CrushRole::kDropped;
   }
   if (split.representatives == 0) return roles;
-  const CrushBits bits = crush_bits(r);
+  const CrushBits bits =
+      r.feature == CrushFeature::kHeadBits ? head_bits(r) : page_bits(r, importance);
   const std::vector<int64_t> distances = crush_distances(bits, crush_anchor(bits, r));
   const std::vector<int64_t> order = by_distance(distances, important, bits.bits);
   for (const int64_t rank : crush_ranks(std::ssize(order), split.representatives, r.ranks)) {
@@ -221,31 +268,7 @@ CrushBits crush_bits(const CrushRequest& request) {
   check(request);
   ASHLAR_CHECK_GE(middle_rows(request), 0);
   const bool per_head = request.feature == CrushFeature::kHeadBits;
-  const int64_t stride = per_head ? request.heads : 1;
-  CrushBits out;
-  out.pages = middle_pages(request);
-  out.bits = request.page * stride;
-  out.words = (out.bits + 63) / 64;
-  out.packed.assign(static_cast<size_t>(out.pages * out.words), 0);
-  const auto count = static_cast<size_t>(middle_rows(request));
-  const auto half = static_cast<int64_t>(count / 2);
-  std::vector<uint8_t> marks;
-  if (per_head) {
-    std::vector<uint32_t> keys(count);
-    for (int64_t h = 0; h < request.heads; ++h) {
-      const float* scores = request.scores.data() + h * request.rows + request.sink;
-      for (size_t i = 0; i < count; ++i) keys[i] = order_key(scores[i]);
-      mark_largest<uint32_t>(keys, half, marks);
-      put_bits(marks, request.page, stride, h, out);
-    }
-  } else {
-    std::vector<uint64_t> keys(count);
-    const std::vector<double> importance = candidate_importance(request);
-    for (size_t i = 0; i < count; ++i) keys[i] = order_key(importance[i]);
-    mark_largest<uint64_t>(keys, half, marks);
-    put_bits(marks, request.page, stride, 0, out);
-  }
-  return out;
+  return per_head ? head_bits(request) : page_bits(request, candidate_importance(request));
 }
 
 std::vector<uint64_t> crush_anchor(const CrushBits& pages, const CrushRequest& request) {
@@ -255,14 +278,7 @@ std::vector<uint64_t> crush_anchor(const CrushBits& pages, const CrushRequest& r
       if (holds(bit)) anchor[static_cast<size_t>(bit >> 6)] |= uint64_t{1} << (bit & 63);
     }
   };
-  const auto ones = [&](int64_t bit) {
-    int64_t count = 0;
-    const uint64_t* word = pages.packed.data() + (bit >> 6);
-    for (int64_t p = 0; p < pages.pages; ++p, word += pages.words) {
-      count += static_cast<int64_t>((*word >> (bit & 63)) & 1);
-    }
-    return count;
-  };
+  const auto ones = [&](int64_t bit) { return pages.ones[static_cast<size_t>(bit)]; };
   switch (request.anchor) {
     case CrushAnchor::kZeros:
       break;
@@ -337,9 +353,13 @@ CrushSelection select_crush(const CrushRequest& request) {
       choose_rows(request, request.budget - protected_rows, middle);
     }
   }
+  out.keep.resize(roles.size() + 1);
+  size_t kept = 0;
   for (size_t i = 0; i < roles.size(); ++i) {
-    if (roles[i] != CrushRole::kDropped) out.keep.push_back(static_cast<int64_t>(i));
+    out.keep[kept] = static_cast<int64_t>(i);
+    kept += roles[i] != CrushRole::kDropped;
   }
+  out.keep.resize(kept);
   return out;
 }
 

@@ -111,6 +111,7 @@ struct CrushBits {
   int64_t bits = 0;   ///< per page
   int64_t words = 0;  ///< per page
   std::vector<uint64_t> packed;
+  std::vector<int64_t> ones;  ///< [bits]: pages that have 1
 };
 
 CrushBits crush_bits(const CrushRequest& request);
