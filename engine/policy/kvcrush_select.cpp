@@ -87,6 +87,9 @@ void mark_largest(std::span<const Key> keys, int64_t count, std::vector<uint8_t>
 }
 
 int64_t middle_rows(const CrushRequest& r) { return r.rows - r.sink - r.recent; }
+int64_t bits_per_row(const CrushRequest& r) {
+  return r.feature == CrushFeature::kHeadBits ? r.heads : 1;
+}
 int64_t middle_pages(const CrushRequest& r) { return (middle_rows(r) + r.page - 1) / r.page; }
 
 void check(const CrushRequest& r) {
@@ -140,10 +143,10 @@ void put_bits(std::span<const uint8_t> marks, int64_t page, int64_t stride, int6
   }
 }
 
-CrushBits empty_bits(const CrushRequest& r, int64_t bits_per_row) {
+CrushBits empty_bits(const CrushRequest& r) {
   CrushBits out;
   out.pages = middle_pages(r);
-  out.bits = r.page * bits_per_row;
+  out.bits = r.page * bits_per_row(r);
   out.words = (out.bits + 63) / 64;
   out.packed.assign(static_cast<size_t>(out.pages * out.words), 0);
   out.ones.assign(static_cast<size_t>(out.bits), 0);
@@ -151,7 +154,7 @@ CrushBits empty_bits(const CrushRequest& r, int64_t bits_per_row) {
 }
 
 CrushBits head_bits(const CrushRequest& r) {
-  CrushBits out = empty_bits(r, r.heads);
+  CrushBits out = empty_bits(r);
   std::vector<uint32_t> keys(static_cast<size_t>(middle_rows(r)));
   std::vector<uint8_t> marks;
   for (int64_t h = 0; h < r.heads; ++h) {
@@ -164,7 +167,7 @@ CrushBits head_bits(const CrushRequest& r) {
 }
 
 CrushBits page_bits(const CrushRequest& r, std::span<const double> importance) {
-  CrushBits out = empty_bits(r, 1);
+  CrushBits out = empty_bits(r);
   std::vector<uint64_t> keys(importance.size());
   for (size_t i = 0; i < keys.size(); ++i) keys[i] = order_key(importance[i]);
   std::vector<uint8_t> marks;
@@ -209,7 +212,8 @@ std::vector<int64_t> by_distance(std::span<const int64_t> distances,
 }
 
 // Chooses whole pages and returns the role of each.
-std::vector<CrushRole> choose_pages(const CrushRequest& r, std::span<const double> importance) {
+std::vector<CrushRole> choose_pages(const CrushRequest& r, std::span<const double> importance,
+                                    const CrushBits* given) {
   const auto page = static_cast<size_t>(r.page);
   std::vector<uint64_t> keys(static_cast<size_t>(middle_pages(r)));
   for (size_t p = 0; p < keys.size(); ++p) {
@@ -226,8 +230,10 @@ std::vector<CrushRole> choose_pages(const CrushRequest& r, std::span<const doubl
     roles[p] = important[p] ? CrushRole::kImportant : CrushRole::kDropped;
   }
   if (split.representatives == 0) return roles;
-  const CrushBits bits =
-      r.feature == CrushFeature::kHeadBits ? head_bits(r) : page_bits(r, importance);
+  const CrushBits own = given != nullptr                       ? CrushBits{}
+                        : r.feature == CrushFeature::kHeadBits ? head_bits(r)
+                                                               : page_bits(r, importance);
+  const CrushBits& bits = given != nullptr ? *given : own;
   const std::vector<int64_t> distances = crush_distances(bits, crush_anchor(bits, r));
   const std::vector<int64_t> order = by_distance(distances, important, bits.bits);
   for (const int64_t rank : crush_ranks(std::ssize(order), split.representatives, r.ranks)) {
@@ -237,9 +243,10 @@ std::vector<CrushRole> choose_pages(const CrushRequest& r, std::span<const doubl
 }
 
 // Roles of the candidates: whole pages, then the best single rows up to `free` rows.
-void choose_rows(const CrushRequest& r, int64_t free, std::span<CrushRole> middle) {
+void choose_rows(const CrushRequest& r, const CrushBits* given, int64_t free,
+                 std::span<CrushRole> middle) {
   const std::vector<double> importance = candidate_importance(r);
-  const std::vector<CrushRole> pages = choose_pages(r, importance);
+  const std::vector<CrushRole> pages = choose_pages(r, importance, given);
   std::vector<uint64_t> keys;
   std::vector<size_t> rows;
   for (size_t p = 0, i = 0; p < pages.size(); ++p) {
@@ -260,6 +267,36 @@ void choose_rows(const CrushRequest& r, int64_t free, std::span<CrushRole> middl
   for (size_t i = 0; i < rows.size(); ++i) {
     if (best[i]) middle[rows[i]] = CrushRole::kImportant;
   }
+}
+
+CrushSelection select(const CrushRequest& request, const CrushBits* given) {
+  check(request);
+  const int64_t protected_rows = request.sink + request.recent;
+  require(
+      request.budget >= std::min(request.rows, protected_rows), ErrorCode::kRequest,
+      "kvcrush: a budget of {} rows is smaller than sink + recent = {} + {}; raise the budget or "
+      "protect fewer rows",
+      request.budget, request.sink, request.recent);
+  CrushSelection out;
+  out.roles.assign(static_cast<size_t>(request.rows), CrushRole::kProtected);
+  const std::span roles(out.roles);
+  if (protected_rows < request.rows) {
+    const auto middle =
+        roles.subspan(static_cast<size_t>(request.sink), static_cast<size_t>(middle_rows(request)));
+    if (request.budget >= request.rows) {
+      std::fill(middle.begin(), middle.end(), CrushRole::kImportant);
+    } else {
+      choose_rows(request, given, request.budget - protected_rows, middle);
+    }
+  }
+  out.keep.resize(roles.size() + 1);
+  size_t kept = 0;
+  for (size_t i = 0; i < roles.size(); ++i) {
+    out.keep[kept] = static_cast<int64_t>(i);
+    kept += roles[i] != CrushRole::kDropped;
+  }
+  out.keep.resize(kept);
+  return out;
 }
 
 }  // namespace
@@ -333,34 +370,14 @@ std::vector<int64_t> crush_ranks(int64_t m, int64_t k, CrushRanks ranks) {
   return out;
 }
 
-CrushSelection select_crush(const CrushRequest& request) {
+CrushSelection select_crush(const CrushRequest& request) { return select(request, nullptr); }
+
+CrushSelection select_crush(const CrushRequest& request, const CrushBits& bits) {
   check(request);
-  const int64_t protected_rows = request.sink + request.recent;
-  require(
-      request.budget >= std::min(request.rows, protected_rows), ErrorCode::kRequest,
-      "kvcrush: a budget of {} rows is smaller than sink + recent = {} + {}; raise the budget or "
-      "protect fewer rows",
-      request.budget, request.sink, request.recent);
-  CrushSelection out;
-  out.roles.assign(static_cast<size_t>(request.rows), CrushRole::kProtected);
-  const std::span roles(out.roles);
-  if (protected_rows < request.rows) {
-    const auto middle =
-        roles.subspan(static_cast<size_t>(request.sink), static_cast<size_t>(middle_rows(request)));
-    if (request.budget >= request.rows) {
-      std::fill(middle.begin(), middle.end(), CrushRole::kImportant);
-    } else {
-      choose_rows(request, request.budget - protected_rows, middle);
-    }
-  }
-  out.keep.resize(roles.size() + 1);
-  size_t kept = 0;
-  for (size_t i = 0; i < roles.size(); ++i) {
-    out.keep[kept] = static_cast<int64_t>(i);
-    kept += roles[i] != CrushRole::kDropped;
-  }
-  out.keep.resize(kept);
-  return out;
+  ASHLAR_CHECK_EQ(bits.pages, middle_pages(request));
+  ASHLAR_CHECK_EQ(bits.bits, request.page * bits_per_row(request));
+  ASHLAR_CHECK_EQ(std::ssize(bits.packed), bits.pages * bits.words);
+  return select(request, &bits);
 }
 
 }  // namespace ashlar

@@ -115,6 +115,9 @@ struct CrushBits {
 };
 
 CrushBits crush_bits(const CrushRequest& request);
+/// select_crush with the bits of the middle made before: the lanes of one group's KV heads share
+/// head bits while their rows are the same, so one crush_bits serves all of them.
+CrushSelection select_crush(const CrushRequest& request, const CrushBits& bits);
 /// Words of the anchor, as those of a page.
 std::vector<uint64_t> crush_anchor(const CrushBits& pages, const CrushRequest& request);
 /// Hamming distance of every page.

@@ -32,7 +32,7 @@ class Draw {
   uint64_t next_ = 0;
 };
 
-inline constexpr int64_t kStyles = 11;
+inline constexpr int64_t kStyles = 12;
 
 /// Scores of one head, in a style that is hard for something.
 inline float draw_score(Draw& draw, int64_t style, int64_t row) {
@@ -47,7 +47,7 @@ inline float draw_score(Draw& draw, int64_t style, int64_t row) {
     case 3:
       return draw.below(2) == 0 ? 0.0f : -0.0f;  // zeros of both signs
     case 4:
-      return draw.below(3) == 0 ? kNan : draw.unit();
+      return draw.below(3) == 0 ? kNan : draw.unit() - 0.5f;
     case 5:
       return kNan;
     case 6:
@@ -58,6 +58,8 @@ inline float draw_score(Draw& draw, int64_t style, int64_t row) {
       return -static_cast<float>(row);  // the older the better
     case 9:
       return std::ldexp(draw.unit(), static_cast<int>(draw.below(250)) - 140);  // denormals too
+    case 10:
+      return draw.below(4) == 0 ? kNan : draw.below(2) == 0 ? kInf : -kInf;
     default:
       return draw.below(2) == 0 ? draw.unit() : draw.below(2) == 0 ? kInf : -kInf;
   }

@@ -129,7 +129,9 @@ TEST(KvCrush, Refusals) {
   }
   q.representatives = 0, q.heads = 2;
   expect_error(ErrorCode::kInternal, {"scores"}, [&] { select_crush(q); });
-  q.heads = 1, q.page = 0;
+  q.heads = 1;
+  expect_error(ErrorCode::kInternal, {"pages"}, [&] { select_crush(q, CrushBits{}); });
+  q.page = 0;
   expect_error(ErrorCode::kInternal, {"page"}, [&] { select_crush(q); });
 }
 
@@ -188,6 +190,7 @@ TEST(KvCrush, RepresentativesExcludeEachLanesOwnImportantPages) {
     q.rows = 100, q.heads = kHeads, q.sink = 4, q.recent = 16, q.page = 4, q.budget = 60;
     q.representatives = 0.5, q.anchor = CrushAnchor::kAlternate;
     owned.draw_scores(draw, false);
+    const CrushBits shared = crush_bits(q);
     std::vector<std::string> lanes;
     for (int64_t h = 0; h < kHeads; ++h) {
       q.importance = q.scores.subspan(static_cast<size_t>(h * q.rows), static_cast<size_t>(q.rows));
@@ -196,6 +199,7 @@ TEST(KvCrush, RepresentativesExcludeEachLanesOwnImportantPages) {
       EXPECT_EQ(count(s, CrushRole::kImportant), 20);
       EXPECT_EQ(count(s, CrushRole::kRepresentative), 20);
       lanes.push_back(letters(s.roles));
+      EXPECT_EQ(letters(select_crush(q, shared).roles), lanes.back());
     }
     differ |= lanes[0] != lanes[1];
   }
