@@ -13,6 +13,14 @@ LaneScores::LaneScores(ScoreReducer reducer, int64_t buffers) : reducer_(reducer
   held_.resize(now_.size());
 }
 
+LaneScores LaneScores::fork() const {
+  LaneScores copy;
+  copy.reducer_ = reducer_;
+  for (const Buffer& buffer : now_) copy.now_.push_back(copy_table(buffer));
+  copy.held_.resize(held_.size());
+  return copy;
+}
+
 int64_t LaneScores::table_bytes() const {
   size_t floats = 0;
   for (const Buffer& buffer : now_) floats += buffer.capacity();

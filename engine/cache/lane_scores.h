@@ -23,6 +23,9 @@ class LaneScores {
   /// `buffers`: readers × heads of the lane.
   LaneScores(ScoreReducer reducer, int64_t buffers);
 
+  /// The same scores in as much memory; between steps.
+  LaneScores fork() const;
+
   bool any() const { return !now_.empty(); }
   int64_t table_bytes() const;
 
