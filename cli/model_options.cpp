@@ -1,5 +1,7 @@
 #include "cli/model_options.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "cli/app.h"
@@ -26,19 +28,21 @@ void add_sampling_options(CLI::App* command, SamplingOptions& sampling) {
 }
 
 void add_engine_options(CLI::App* command, EngineArguments& a) {
+  command->add_option("--kv-codec", a.cache.codec, kCodecHelp);
+  command->add_option("--kv-policy", a.cache.policy, policy_help())->capture_default_str();
+  command->add_option("--kv-budget", a.cache.budget, kBudgetHelp);
+  add_other_engine_options(command, a);
+}
+
+std::string policy_help() { return fmt::format("{}", fmt::join(policy_names(), ", ")); }
+
+void add_other_engine_options(CLI::App* command, EngineArguments& a) {
   add_threads_option(command, a.threads);
   command
       ->add_option("--activation", a.activation,
                    "How activations enter quantized products: fp32, or int8 (faster, rounds)")
       ->check(CLI::IsMember({"fp32", "int8"}))
       ->capture_default_str();
-  command->add_option("--kv-codec", a.cache.codec,
-                      "fp32, fp16, bf16, q8, q4, q3, q2, or KEY:VALUE such as q4:q8 (default: the "
-                      "package's)");
-  command->add_option("--kv-policy", a.cache.policy, "none, streaming or h2o")
-      ->capture_default_str();
-  command->add_option("--kv-budget", a.cache.budget,
-                      "Rows to keep: tokens (256), percent of the text (25%) or bytes (64KiB)");
   command->add_option("--kv-sink", a.cache.sink, "First tokens that are never evicted")
       ->capture_default_str();
   command->add_option("--kv-recent", a.cache.recent,

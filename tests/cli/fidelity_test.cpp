@@ -39,7 +39,8 @@ std::vector<FidelityRow> rows_of(const ModelData& model, const EngineArguments& 
                                  const ScoreText& text) {
   EngineScorer scorer(model, arguments);
   std::vector<FidelityRow> rows;
-  make_fidelity_probe(scorer)->compare(text, [&](const FidelityRow& row) { rows.push_back(row); });
+  make_fidelity_probe(scorer)->compare(
+      text, [&](size_t, const FidelityRow& row) { rows.push_back(row); });
   return rows;
 }
 
