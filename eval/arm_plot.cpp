@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
+#include <iterator>
 
 #include "core/base/error.h"
 
@@ -55,45 +55,72 @@ std::string tics(const std::vector<const EvalRow*>& rows) {
   return "set xtics (" + out + ")\n";
 }
 
-std::string series_of(const Arm& arm) { return arm.policy + ", " + arm.codec; }
+// Colours that can be told apart (Okabe & Ito's, without yellow, and darker ones): one for each
+// policy; the full cache's is black. Codecs differ in point and dash.
+constexpr const char* kColours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9",
+                                    "#7f6000", "#5d3a9b", "#a50026", "#4d9221", "#e69f00"};
+constexpr int kPoints[] = {7, 5, 9, 11, 13};
 
-void by_bytes(std::vector<const EvalRow*>& rows) {
-  std::stable_sort(rows.begin(), rows.end(), [](const EvalRow* a, const EvalRow* b) {
-    return a->arm->mean_bytes < b->arm->mean_bytes;
-  });
+size_t index_in(std::vector<std::string>& known, const std::string& name) {
+  const auto found = std::ranges::find(known, name);
+  if (found != known.end()) return static_cast<size_t>(found - known.begin());
+  known.push_back(name);
+  return known.size() - 1;
+}
+
+/// The arms of one policy and codec, in the order they were listed: a line.
+struct Series {
+  std::string name, colour;
+  size_t codec = 0;
+  std::vector<const EvalRow*> rows;
+};
+
+std::vector<Series> series_of(const std::vector<const EvalRow*>& rows) {
+  std::vector<std::string> policies, codecs;
+  std::vector<Series> out;
+  for (const EvalRow* row : rows) {
+    const Arm& arm = row->arm->arm;
+    const std::string name = arm.policy + ", " + arm.codec;
+    auto own = std::ranges::find(out, name, &Series::name);
+    if (own == out.end()) {
+      const size_t codec = index_in(codecs, arm.codec);
+      const std::string colour =
+          arm.policy == "none" ? "black"
+                               : kColours[index_in(policies, arm.policy) % std::size(kColours)];
+      out.push_back({name, colour, codec, {}});
+      own = out.end() - 1;
+    }
+    own->rows.push_back(row);
+  }
+  return out;
 }
 
 // Data blocks and the plot command of one chart; `index` keeps the blocks' names apart.
 std::string chart(const std::vector<const EvalRow*>& rows, size_t index) {
   const EvalRow& head = *rows.front();
-  std::vector<std::string> order;
-  std::map<std::string, std::vector<const EvalRow*>> series;
   std::vector<const EvalRow*> front;
-  std::string full;
+  std::string full, plots;
   for (const EvalRow* row : rows) {
-    const std::string name = series_of(row->arm->arm);
-    if (series[name].empty()) order.push_back(name);
-    series[name].push_back(row);
     if (row->arm->pareto) front.push_back(row);
     if (row->arm->arm.full) full = fmt::format("{}", row->value);
   }
-  by_bytes(front);
-  std::string data = block(fmt::format("front{}", index), front), plots;
+  std::ranges::stable_sort(front, {}, [](const EvalRow* row) { return row->arm->mean_bytes; });
+  std::string data = block(fmt::format("front{}", index), front);
   const auto add = [&](const std::string& plot) {
     plots += (plots.empty() ? "" : ", \\\n  ") + plot;
   };
   add(fmt::format("$front{} using 1:2 with steps lc rgb '#c8c8c8' lw 5 title 'Pareto front'",
                   index));
-  if (!full.empty()) add(full + " with lines dt 2 lc rgb '#606060' title 'full cache'");
-  for (size_t s = 0; s < order.size(); ++s) {
-    std::vector<const EvalRow*>& own = series[order[s]];
-    by_bytes(own);
-    const std::string name = fmt::format("s{}_{}", index, s);
-    data += block(name, own);
-    add(fmt::format("${} using 1:2:3:4 with yerrorlines lt {} pt 7 ps 0.8 title {}", name, s + 1,
-                    quoted(order[s])));
-    add(fmt::format("'' using 1:2:5 with labels offset 0.9,0.6 left font ',10' tc lt {} notitle",
-                    s + 1));
+  if (!full.empty()) add(full + " with lines dt 3 lc rgb '#606060' title 'full cache'");
+  for (const Series& series : series_of(rows)) {
+    const std::string name = fmt::format("s{}_{}", index, plots.size());
+    data += block(name, series.rows);
+    const std::string colour = fmt::format("rgb '{}'", series.colour);
+    add(fmt::format("${} using 1:2:3:4 with yerrorlines lc {} dt {} pt {} ps 0.9 title {}", name,
+                    colour, 1 + series.codec % 5, kPoints[series.codec % std::size(kPoints)],
+                    quoted(series.name)));
+    add(fmt::format("'' using 1:2:5 with labels offset 0.9,0.6 left font ',10' tc {} notitle",
+                    colour));
   }
   add(fmt::format("$front{} using 1:2 with points pt 6 ps 2 lw 1.5 lc rgb 'black' notitle", index));
   return data + tics(rows) +
@@ -117,7 +144,7 @@ std::string arms_plot(const std::vector<EvalRow>& rows, std::span<const Panel> p
   const auto count = static_cast<int>(panels.size());
   std::string out = fmt::format(
       "set terminal {} size {},{} font 'sans,13' background 'white'\n"
-      "set output {}\nset termoption noenhanced\nset colorsequence podo\n",
+      "set output {}\nset termoption noenhanced\n",
       file.ends_with(".svg") ? "svg" : "pngcairo", kWidth, kHeight * count, quoted(file));
   out +=
       "set logscale x 2\n"

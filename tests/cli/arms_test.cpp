@@ -19,7 +19,7 @@ ModelData smoke_model(const std::string& name) {
 
 EngineArguments arguments_of() {
   EngineArguments arguments;
-  arguments.threads = 2;
+  arguments.threads = 1;
   arguments.cache.sink = 2;
   return arguments;
 }
