@@ -38,8 +38,9 @@ int64_t EngineScorer::vocab_size() const { return engine_.spec().vocab_size; }
 int64_t EngineScorer::context_length() const { return engine_.spec().context_length; }
 
 Arm EngineScorer::arm_of(const CacheRequest& cache) const {
+  // The codecs alone: what does not go with them is refused with the arm's name.
   const CacheOptions codecs =
-      cache_options(cache, model_.spec, model_.kv_codec.key, model_.kv_codec.value);
+      cache_options(cache.codec, model_.kv_codec.key, model_.kv_codec.value);
   const std::string key(codec_name(codecs.key_codec)), value(codec_name(codecs.value_codec));
   Arm arm;
   arm.policy = cache.policy;

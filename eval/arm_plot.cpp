@@ -29,7 +29,7 @@ std::string block(const std::string& name, const std::vector<const EvalRow*>& ro
   for (const EvalRow* row : rows) {
     const std::string& budget = row->arm->arm.budget;
     out += fmt::format("{} {} {} {} \"{}\"\n", row->arm->mean_bytes, row->value, row->low,
-                       row->high, budget.empty() ? "full" : budget);
+                       row->high, budget.empty() ? row->arm->arm.codec : budget);
   }
   return out + "EOD\n";
 }

@@ -37,7 +37,7 @@ ArmLists all_arms() {
 std::vector<ScoreText> texts_of(int64_t vocab) {
   std::vector<ScoreText> texts;
   for (const int64_t n : {40, 57}) {
-    for (const int64_t prompt : {-1, 0, 24, 37}) {
+    for (const int64_t prompt : {-1, 0, 31, 37}) {
       for (const int64_t scored : {int64_t{0}, int64_t{1}, prompt < 0 ? 7 : prompt, n - 2}) {
         ScoreText text;
         text.tokens = test::random_tokens(n, vocab, static_cast<uint64_t>(n));
@@ -84,6 +84,25 @@ TEST(Arms, TogetherEachIsBitForBitWhatItIsAlone) {
       }
     }
     EXPECT_GT(differ, texts.size());
+  }
+}
+
+// Bytes are counted when the prompt is in, and again at the end.
+TEST(Arms, PromptBytesAreThoseOfTheTextThatEndsThere) {
+  const ModelData model = smoke_model("decoder_gqa");
+  const EngineArguments arguments = arguments_of();
+  EngineScorer scorer(model, arguments, arms_of(all_arms(), arguments.cache, model));
+  ScoreText text;
+  text.tokens = test::random_tokens(63, model.spec.vocab_size, 4);
+  text.prompt = text.scored = 31;
+  const auto whole = scorer.score_arms(std::span(&text, 1));
+  text.tokens.resize(32);  // the last one is predicted, not read
+  const auto prompt = scorer.score_arms(std::span(&text, 1));
+  for (size_t arm = 0; arm < whole.size(); ++arm) {
+    EXPECT_EQ(whole[arm][0].kv_prompt_bytes, prompt[arm][0].kv_bytes);
+    EXPECT_EQ(prompt[arm][0].kv_prompt_bytes, prompt[arm][0].kv_bytes);
+    if (!scorer.arms()[arm].budget.empty()) continue;
+    EXPECT_LT(whole[arm][0].kv_prompt_bytes, whole[arm][0].kv_bytes) << "nothing is dropped";
   }
 }
 
@@ -138,6 +157,11 @@ TEST(Arms, WhatCannotBeIsRefusedWithItsReason) {
   refused({{"none"}, {"50%", "25%"}, {}}, {"needs a --kv-policy that evicts"});
   refused({{"h2o"}, {"50%", "50%"}, {}}, {"--kv-budget: 50% is given twice"});
   refused({{"none"}, {}, {"q4", "q5"}}, {"q5"});
+  CacheRequest precise = arguments_of().cache;
+  precise.fp16_first = 16;
+  test::expect_error(ErrorCode::kRequest, {"arm 'none fp16' cannot be", "no more precisely"}, [&] {
+    EngineScorer(model, arguments_of(), arms_of({{"none"}, {}, {"q4", "fp16"}}, precise, model));
+  });
   // A budget that only a short text makes too small.
   EngineScorer scorer(model, arguments_of(),
                       arms_of({{"none", "h2o"}, {"12.5%"}, {}}, arguments_of().cache, model));

@@ -201,7 +201,7 @@ TEST(Arms, TheFrontHoldsWhatNothingBeats) {
   const auto item = [](double value, int64_t bytes) {
     return std::vector<ItemResult>{{{value}, bytes, bytes, 0}};
   };
-  const ArmResults results = {item(2, 100), item(2, 100), item(1, 100), item(1, 50)};
+  const ArmResults results = {item(2, 100), item(2, 100), item(1.5, 100), item(1, 50)};
   Metric metric{"t", "m", 0, 1, 0};
   const auto front = [&] {
     std::vector<bool> out;
@@ -256,7 +256,7 @@ TEST(Arms, ChartsNameEveryArmAndQuoteWhatUsersWrite) {
   const std::string script = arms_plot(rows, panels, "a'b.svg");
   for (const char* part :
        {"set terminal svg size 900,1040", "set output 'a''b.svg'", "set title 'it''s six'",
-        "300 1 1 1 \"full\"", "\"50%\"", "'h2o, q8'", "'none, q8'", "multiplot layout 2,1",
+        "300 1 1 1 \"q8\"", "\"50%\"", "'h2o, q8'", "'none, q8'", "multiplot layout 2,1",
         "perplexity (lower is better)", "title 'full cache'", "Pareto front"}) {
     EXPECT_NE(script.find(part), std::string::npos) << part << "\n" << script;
   }
