@@ -10,8 +10,9 @@ void add_engine_eval_command(CLI::App& app) {
   support.scorers = {"engine"};
   support.open = [](const std::string& path) { return open_model(path); };
   support.make_scorer = [](const std::string&, const ModelData& model,
-                           const EngineArguments& engine) -> std::unique_ptr<Scorer> {
-    return std::make_unique<EngineScorer>(model, engine);
+                           const EngineArguments& engine,
+                           const std::vector<CacheRequest>& arms) -> std::unique_ptr<Scorer> {
+    return std::make_unique<EngineScorer>(model, engine, arms);
   };
   support.read_shards = nullptr;
   add_eval(app, support);

@@ -24,9 +24,10 @@ TokenStream read_shards(const std::string& folder) {
 }
 
 std::unique_ptr<Scorer> make_scorer(const std::string& name, const ModelData& model,
-                                    const EngineArguments& engine) {
+                                    const EngineArguments& engine,
+                                    const std::vector<CacheRequest>& arms) {
   if (name == "train") return make_train_scorer(model, engine.threads);
-  return std::make_unique<EngineScorer>(model, engine);
+  return std::make_unique<EngineScorer>(model, engine, arms);
 }
 
 }  // namespace

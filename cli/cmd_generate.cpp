@@ -1,9 +1,11 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 
 #include "cli/app.h"
 #include "cli/commands.h"
+#include "cli/explain_cache.h"
 #include "cli/model_options.h"
 #include "core/base/error.h"
 #include "engine/decode/generate.h"
@@ -18,7 +20,7 @@ struct Options {
   EngineArguments engine;
   SamplingOptions sampling;
   int64_t max_tokens = 128;
-  bool json = false;
+  bool json = false, explain = false;
 };
 
 SessionOrigin origin_of(const ModelData& model, const CacheChoice& cache) {
@@ -50,6 +52,8 @@ void run(const Options& o) {
   const CacheChoice cache = choose_cache(o.engine, model, prompt_tokens + o.max_tokens);
   Engine engine(model, o.engine.engine_options());
   const auto sequence = begin(engine, model, cache, o.session);
+  std::optional<CacheExplainer> explainer;
+  if (o.explain) explainer.emplace(engine, *sequence);
 
   interrupted = 0;
   std::signal(SIGINT, [](int) { interrupted = 1; });
@@ -68,11 +72,13 @@ void run(const Options& o) {
   const GenerateResult result = generate(engine, *sequence, request, [&](int32_t token) {
     echo();
     emit(decoder.push(token));
+    if (explainer) explainer->observe();
     return interrupted == 0;
   });
   std::signal(SIGINT, SIG_DFL);
   echo();
   emit(decoder.finish());
+  if (explainer) explainer->observe();  // what was read before the text ended
   if (!o.session.empty()) {
     // The token picked last has not been read by the model.
     if (!result.tokens.empty() && sequence->length() < engine.spec().context_length) {
@@ -90,11 +96,12 @@ void run(const Options& o) {
     fmt::print(
         stderr, "[{} prompt tokens in {:.3f} s, {} tokens at {:.1f} tokens/s, KV {} bytes, {}]\n",
         prompt_tokens, result.prompt_seconds, count, rate, sequence->kv_bytes(), result.finish);
+    if (explainer) fmt::print("\n{}", explainer->picture());
     return;
   }
   Node ids = Node::list();
   for (int32_t token : result.tokens) ids.push(static_cast<int64_t>(token));
-  print_json(Node::Map{{"text", text},
+  Node out = Node::Map{{"text", text},
                        {"completion", text.substr(o.prompt.size())},
                        {"tokens", count},
                        {"ids", std::move(ids)},
@@ -102,7 +109,9 @@ void run(const Options& o) {
                        {"prompt_seconds", result.prompt_seconds},
                        {"tokens_per_second", rate},
                        {"kv_bytes", sequence->kv_bytes()},
-                       {"finish", result.finish}});
+                       {"finish", result.finish}};
+  if (explainer) out.set("explain_cache", explainer->rows());
+  print_json(out);
 }
 
 }  // namespace
@@ -119,6 +128,9 @@ void add_generate_command(CLI::App& app) {
       "--session", options->session,
       "File that holds the text so far: --prompt continues it, and what comes out is saved "
       "there again");
+  c->add_flag("--explain-cache", options->explain,
+              "Also say what became of the cache's rows: step by step with --json (explain_cache), "
+              "else as a picture of every lane at the end");
   add_sampling_options(c, options->sampling);
   add_engine_options(c, options->engine);
   add_json_flag(c, options->json);
@@ -127,7 +139,9 @@ void add_generate_command(CLI::App& app) {
       "252\n"
       "  ashlar generate runs/demo/decoder/package --prompt \"The list\" --kv-policy h2o "
       "--kv-budget 64\n"
-      "  ashlar generate packages/stories --prompt \"Once\" --session story.session --kv-codec q4");
+      "  ashlar generate packages/stories --prompt \"Once\" --session story.session --kv-codec q4\n"
+      "  ashlar generate packages/stories --prompt \"Once\" --kv-policy streaming --kv-budget 32 "
+      "--kv-codec q4 --explain-cache");
   c->callback([options] { run(*options); });
 }
 

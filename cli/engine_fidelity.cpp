@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "cli/shared_prompt.h"
 #include "core/base/error.h"
 #include "kernels/elementwise.h"
 
@@ -79,7 +80,7 @@ double divergence(std::span<const float> full, std::span<const float> test) {
   return sum;
 }
 
-/// One of the two runs of a text.
+/// One of the runs of a text.
 struct Run {
   std::unique_ptr<Sequence> sequence;
   OutputRecorder recorder;
@@ -114,42 +115,79 @@ class EngineProbe final : public FidelityProbe {
 
   std::vector<std::string> layers() const override { return layer_names_; }
   std::vector<std::string> groups() const override { return group_names_; }
-  Node settings() const override { return scorer_.settings(); }
+  std::vector<Arm> arms() const override { return scorer_.arms(); }
 
-  int64_t compare(const ScoreText& text,
-                  const std::function<void(const FidelityRow&)>& visit) override {
+  std::vector<FidelityBytes> compare(
+      const ScoreText& text,
+      const std::function<void(size_t arm, const FidelityRow& row)>& visit) override {
     const auto n = static_cast<int64_t>(text.tokens.size());
-    const CacheChoice& cache = scorer_.cache_for(text.prompt > 0 ? text.prompt : n);
-    const auto attention = std::make_shared<AttentionRecorder>();
-    Run test{engine_.start(cache.options, cache.policy, text.marker), {}};
-    Run full{engine_.start({CodecKind::kF32, CodecKind::kF32}, attention, text.marker), {}};
     const auto tokens = std::span<const int32_t>(text.tokens);
-    if (text.prompt > 0 || text.marker) {
-      const auto prompt = tokens.first(static_cast<size_t>(text.prompt));
-      test.feed(engine_, prompt);
-      full.feed(engine_, prompt);
-    }
+    const auto attention = std::make_shared<AttentionRecorder>();
+    Run full{engine_.start({CodecKind::kF32, CodecKind::kF32}, attention, text.marker), {}};
+    std::vector<Run> tests = read_prompt(text);
+    if (reads_prompt(text)) full.feed(engine_, tokens.first(static_cast<size_t>(text.prompt)));
+    std::vector<FidelityBytes> bytes;
+    for (const Run& test : tests) bytes.push_back({test.sequence->kv_bytes(), 0});
     for (int64_t i = text.prompt; i + 1 < n; ++i) {
       const auto token = tokens.subspan(static_cast<size_t>(i), 1);
-      const Kept kept = kept_rows(test.sequence->cache());
-      test.feed(engine_, token);
       attention->clear();
       full.feed(engine_, token);
-      FidelityRow row = compare_logits(test, full);
-      for (const LayerId& layer : layers_) {
-        row.output_error.push_back(test.recorder.error(full.recorder, layer));
+      for (size_t arm = 0; arm < tests.size(); ++arm) {
+        const Kept kept = kept_rows(tests[arm].sequence->cache());
+        tests[arm].feed(engine_, token);
+        visit(arm, row_of(tests[arm], full, *attention, kept));
       }
-      for (size_t g = 0; g < groups_.size(); ++g) {
-        row.retained_mass.push_back(retained(attention->lanes(groups_[g]->id), kept[g]));
-      }
-      visit(row);
     }
-    return test.sequence->kv_bytes();
+    for (size_t arm = 0; arm < tests.size(); ++arm)
+      bytes[arm].end = tests[arm].sequence->kv_bytes();
+    return bytes;
   }
 
  private:
   /// Positions, ascending, that each head of each group holds when the next row comes.
   using Kept = std::vector<std::vector<std::vector<int32_t>>>;
+
+  static bool reads_prompt(const ScoreText& text) { return text.prompt > 0 || text.marker; }
+
+  /// A run of every arm that has read the prompt, as far as there is one.
+  std::vector<Run> read_prompt(const ScoreText& text) {
+    std::vector<const CacheChoice*> caches;
+    for (size_t arm = 0; arm < arms().size(); ++arm) {
+      caches.push_back(&scorer_.cache_for(arm, text));
+    }
+    std::vector<Run> runs(caches.size());
+    if (!reads_prompt(text)) {
+      for (size_t arm = 0; arm < caches.size(); ++arm) {
+        const CacheChoice& cache = *caches[arm];
+        runs[arm].sequence = engine_.start(cache.options, cache.policy, text.marker);
+      }
+      return runs;
+    }
+    const auto prompt =
+        std::span<const int32_t>(text.tokens).first(static_cast<size_t>(text.prompt));
+    for (const PromptClass& one : prompt_classes(caches)) {
+      auto read = engine_.start(one.reader->options, one.reader->policy, text.marker);
+      const StepItem item{read.get(), prompt, !one.shared(), nullptr};
+      engine_.feed(std::span(&item, 1));
+      auto ended = end_prompt(engine_, one, caches, std::move(read));
+      for (size_t m = 0; m < one.members.size(); ++m) {
+        runs[one.members[m]].sequence = std::move(ended[m]);
+      }
+    }
+    return runs;
+  }
+
+  FidelityRow row_of(const Run& test, const Run& full, const AttentionRecorder& attention,
+                     const Kept& kept) const {
+    FidelityRow row = compare_logits(test, full);
+    for (const LayerId& layer : layers_) {
+      row.output_error.push_back(test.recorder.error(full.recorder, layer));
+    }
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      row.retained_mass.push_back(retained(attention.lanes(groups_[g]->id), kept[g]));
+    }
+    return row;
+  }
 
   Kept kept_rows(const SequenceCache& cache) const {
     Kept kept;

@@ -5,8 +5,8 @@
 
 namespace ashlar::cli {
 
-/// Two sequences of one engine in step: one with the scorer's codec, policy and budget, one with a
-/// full fp32 cache. Keeps a reference to `scorer`.
+/// Sequences of one engine in step: one with each of the scorer's arms, one with a full fp32 cache.
+/// Keeps a reference to `scorer`.
 std::unique_ptr<FidelityProbe> make_fidelity_probe(EngineScorer& scorer);
 
 }  // namespace ashlar::cli

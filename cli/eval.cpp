@@ -1,13 +1,18 @@
 #include "cli/eval.h"
 
+#include <fmt/ranges.h>
+
 #include <filesystem>
 
 #include "cli/app.h"
+#include "cli/arm_options.h"
 #include "cli/engine_fidelity.h"
+#include "cli/gnuplot.h"
 #include "core/base/error.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
 #include "core/io/npy.h"
+#include "eval/arm_plot.h"
 #include "eval/evaluate.h"
 #include "eval/perplexity.h"
 #include "eval/tasks.h"
@@ -17,11 +22,12 @@ namespace fs = std::filesystem;
 namespace {
 
 struct Options {
-  std::string model, scorer, output, items, protocol = "sliding";
+  std::string model, scorer, output, items, plot, protocol = "sliding";
   std::vector<std::string> tasks;
   int64_t context = 0, stride = 0, chunks = 0, prompt = 0, batch = 1, limit = 0;
   BootstrapOptions bootstrap;
   EngineArguments engine;
+  ArmLists arms;
   bool fidelity = false, json = false;
 };
 
@@ -47,9 +53,21 @@ class Evaluation {
   Evaluation(const Options& o, const EvalSupport& support)
       : o_(o), support_(support), model_(support.open(o.model)) {
     const std::string name = o.scorer.empty() ? support.scorers.front() : o.scorer;
-    require(name == "engine" || o.engine.cache.policy == "none", ErrorCode::kRequest,
-            "--kv-policy {}: only the engine has a cache", o.engine.cache.policy);
-    scorer_ = support.make_scorer(name, model_, o.engine);
+    const std::vector<CacheRequest> arms = arms_of(o.arms, o.engine.cache, model_);
+    for (const CacheRequest& arm : arms) {
+      require(name == "engine" || arm.policy == "none", ErrorCode::kRequest,
+              "--kv-policy {}: only the engine has a cache", arm.policy);
+    }
+    require(name == "engine" || arms.size() == 1, ErrorCode::kRequest,
+            "--kv-codec: only the engine has a cache, so only it has several arms");
+    require(o.plot.empty() || arms.size() > 1, ErrorCode::kRequest,
+            "--plot: draws arms beside each other: list several for --kv-policy, --kv-budget or "
+            "--kv-codec");
+    arms_ = arms.size();
+    scorer_ = support.make_scorer(name, model_, o.engine, arms);
+    engine_ = dynamic_cast<EngineScorer*>(scorer_.get());
+    require(!o.fidelity || engine_ != nullptr, ErrorCode::kRequest,
+            "--fidelity: only the engine has a cache");
     options_.batch = o.batch;
     options_.bootstrap = o.bootstrap;
     options_.settings = Node::Map{{"model", o.model}};
@@ -59,20 +77,58 @@ class Evaluation {
     options_.log = log_.get();
   }
 
-  void run(const Task& task) {
-    if (task.kind == "logits") return logits(task);
-    const auto items = task.kind == "ppl" ? perplexity(task) : items_of(task);
-    add(evaluate(*scorer_, *items, options_));
-    if (!o_.fidelity) return;
-    auto* engine = dynamic_cast<EngineScorer*>(scorer_.get());
-    require(engine != nullptr, ErrorCode::kRequest, "--fidelity: only the engine has a cache");
-    add(evaluate_fidelity(*make_fidelity_probe(*engine), *items, options_));
+  /// Reads a task's files and refuses what is wrong with it, or with an arm for its texts.
+  void prepare(const Task& task) {
+    if (task.kind == "logits") {
+      require(arms_ == 1, ErrorCode::kRequest, "--task {}: writes one file, so takes one arm",
+              task.text);
+      require(o_.plot.empty(), ErrorCode::kRequest, "--plot: --task {} has no figures", task.text);
+      prepared_.push_back({task, nullptr});
+      return;
+    }
+    prepared_.push_back({task, task.kind == "ppl" ? perplexity(task) : items_of(task)});
+    if (engine_ != nullptr && engine_->relative()) check_budgets(*prepared_.back().items);
+  }
+
+  void run() {
+    for (const Prepared& task : prepared_) {
+      if (task.items == nullptr) {
+        logits(task.task);
+        continue;
+      }
+      add(evaluate(*scorer_, *task.items, options_));
+      if (!o_.fidelity) continue;
+      add(evaluate_fidelity(*make_fidelity_probe(*engine_), *task.items, options_));
+    }
   }
   const std::vector<EvalRow>& rows() const { return rows_; }
+  /// The first metric of everything that was evaluated.
+  const std::vector<Panel>& panels() const { return panels_; }
+  size_t arms() const { return arms_; }
 
  private:
+  struct Prepared {
+    Task task;
+    std::unique_ptr<EvalTask> items;  // null: logits
+  };
+
   void add(std::vector<EvalRow> rows) {
+    panels_.emplace_back(rows.front().task, rows.front().metric);
     for (EvalRow& row : rows) rows_.push_back(std::move(row));
+  }
+
+  // A budget in percent of a short text may be none at all: that is known before the first is read.
+  void check_budgets(const EvalTask& task) const {
+    for (int64_t item = 0; item < task.size(); ++item) {
+      for (const ScoreText& text : task.texts(item)) {
+        try {
+          for (size_t arm = 0; arm < arms_; ++arm) engine_->cache_for(arm, text);
+        } catch (const Error& error) {
+          fail(error.code(), "{}: item {} of {} tokens: {}", task.name(), item,
+               text.prompt > 0 ? text.prompt : std::ssize(text.tokens), error.what());
+        }
+      }
+    }
   }
 
   TokenText read_text(const Task& task) const {
@@ -103,10 +159,10 @@ class Evaluation {
   }
 
   std::unique_ptr<EvalTask> items_of(const Task& task) {
-    return make_eval_task(task.text, o_.limit,
-                          {scorer_->vocab_size(), scorer_->context_length(),
-                           o_.engine.cache.policy != "none" || o_.fidelity,
-                           [this]() -> const Tokenizer& { return tokenizer(); }});
+    return make_eval_task(
+        task.text, o_.limit,
+        {scorer_->vocab_size(), scorer_->context_length(), o_.arms.evicts() || o_.fidelity,
+         [this]() -> const Tokenizer& { return tokenizer(); }});
   }
 
   std::unique_ptr<EvalTask> perplexity(const Task& task) const {
@@ -157,11 +213,15 @@ class Evaluation {
   const Options& o_;
   const EvalSupport& support_;
   ModelData model_;
+  size_t arms_ = 1;
   std::unique_ptr<Scorer> scorer_;
+  EngineScorer* engine_ = nullptr;  // scorer_, if it is one
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<ItemLog> log_;
   EvaluateOptions options_;
+  std::vector<Prepared> prepared_;
   std::vector<EvalRow> rows_;
+  std::vector<Panel> panels_;
 };
 
 // Options that do not belong to the protocol are refused.
@@ -176,11 +236,10 @@ void check_protocol(const Options& o) {
 
 // A window that is read as one prompt gives a policy nothing to act on.
 void check_task(const Options& o, const Task& task) {
-  require(task.kind != "ppl" || o.protocol == "streaming" || o.engine.cache.policy == "none",
-          ErrorCode::kRequest,
+  require(task.kind != "ppl" || o.protocol == "streaming" || !o.arms.evicts(), ErrorCode::kRequest,
           "--kv-policy {}: the {} protocol reads each window as one prompt, where no policy acts: "
           "use --protocol streaming",
-          o.engine.cache.policy, o.protocol);
+          fmt::join(o.arms.policies, " "), o.protocol);
   require(o.limit == 0 || is_eval_task(task.text), ErrorCode::kRequest,
           "--limit: --task {} has no items to leave out", task.text);
 }
@@ -192,13 +251,23 @@ void run(const Options& o, const EvalSupport& support) {
     tasks.push_back(parse_task(text));
     check_task(o, tasks.back());
   }
+  if (!o.plot.empty()) {
+    check_plot_file(o.plot);
+    const fs::path folder = fs::absolute(o.plot).parent_path();
+    require(fs::is_directory(folder), ErrorCode::kRequest, "--plot {}: {}: no such folder", o.plot,
+            folder.string());
+    require_gnuplot("--plot " + o.plot);
+  }
   Evaluation evaluation(o, support);
-  for (const Task& task : tasks) evaluation.run(task);
+  for (const Task& task : tasks) evaluation.prepare(task);
+  evaluation.run();
   if (o.json) {
     print_json(to_node(evaluation.rows()));
   } else {
-    fmt::print("{}", to_markdown(evaluation.rows()));
+    fmt::print("{}", evaluation.arms() > 1 ? arms_to_markdown(evaluation.rows())
+                                           : to_markdown(evaluation.rows()));
   }
+  if (!o.plot.empty()) run_gnuplot(arms_plot(evaluation.rows(), evaluation.panels(), o.plot));
 }
 
 std::string footer() {
@@ -212,7 +281,9 @@ std::string footer() {
          "  ashlar eval packages/stories --task lambada:lambada.jsonl --task blimp:blimp.zip "
          "--limit 100\n"
          "  ashlar eval packages/mqar --task mqar:length=64,pairs=4 --kv-policy h2o --kv-budget "
-         "50%";
+         "50%\n"
+         "  ashlar eval packages/mqar --task mqar:length=256,pairs=16 --kv-policy none h2o "
+         "streaming --kv-budget 50% 25% 12.5% --kv-codec fp16 q4 --plot arms.svg";
 }
 
 }  // namespace
@@ -258,10 +329,13 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
                 "JSON lines with the numbers of every item; a run that ended early goes on from "
                 "them");
   c->add_flag("--fidelity", options->fidelity,
-              "Also compare the cache with a full fp32 one, query by query: KL, top-1 agreement, "
+              "Also compare each cache with a full fp32 one, query by query: KL, top-1 agreement, "
               "error of attention outputs by layer, retained attention by KV group");
   c->add_option("--output", options->output, "File for logits (.npy, float32 [n, vocab])");
-  add_engine_options(c, options->engine);
+  c->add_option("--plot", options->plot,
+                "Chart of quality against KV bytes, every arm and the Pareto front, of the first "
+                "metric of each task (.svg or .png, by gnuplot)");
+  add_engine_options(c, options->engine, options->arms);
   add_json_flag(c, options->json);
   c->footer(footer());
   c->callback([options, support] { run(*options, support); });

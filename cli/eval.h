@@ -22,8 +22,10 @@ struct TokenStream {
 struct EvalSupport {
   std::vector<std::string> scorers;  ///< names for --scorer, the default first
   ModelData (*open)(const std::string& path);
+  /// `arms`: at least one; only the engine has caches.
   std::unique_ptr<Scorer> (*make_scorer)(const std::string& name, const ModelData& model,
-                                         const EngineArguments& engine);
+                                         const EngineArguments& engine,
+                                         const std::vector<CacheRequest>& arms);
   /// Token shards as a stream; null when HDF5 is not linked.
   TokenStream (*read_shards)(const std::string& folder);
 };

@@ -29,14 +29,8 @@ void add_sampling_options(CLI::App* command, SamplingOptions& sampling) {
 
 namespace {
 
-// What a cache keeps (docs/kv-cache.md).
+// What a policy keeps beside its budget (docs/kv-cache.md).
 void add_policy_options(CLI::App* command, CacheRequest& cache) {
-  command
-      ->add_option("--kv-policy", cache.policy,
-                   fmt::format("{} (docs/kv-cache.md)", fmt::join(policy_names(), ", ")))
-      ->capture_default_str();
-  command->add_option("--kv-budget", cache.budget,
-                      "Rows to keep: tokens (256), percent of the text (25%) or bytes (64KiB)");
   command->add_option("--kv-sink", cache.sink, "First tokens that are never evicted")
       ->capture_default_str();
   command->add_option("--kv-recent", cache.recent,
@@ -63,15 +57,23 @@ void add_policy_options(CLI::App* command, CacheRequest& cache) {
 }  // namespace
 
 void add_engine_options(CLI::App* command, EngineArguments& a) {
+  command->add_option("--kv-codec", a.cache.codec, kCodecHelp);
+  command->add_option("--kv-policy", a.cache.policy, policy_help())->capture_default_str();
+  command->add_option("--kv-budget", a.cache.budget, kBudgetHelp);
+  add_other_engine_options(command, a);
+}
+
+std::string policy_help() {
+  return fmt::format("{} (docs/kv-cache.md)", fmt::join(policy_names(), ", "));
+}
+
+void add_other_engine_options(CLI::App* command, EngineArguments& a) {
   add_threads_option(command, a.threads);
   command
       ->add_option("--activation", a.activation,
                    "How activations enter quantized products: fp32, or int8 (faster, rounds)")
       ->check(CLI::IsMember({"fp32", "int8"}))
       ->capture_default_str();
-  command->add_option("--kv-codec", a.cache.codec,
-                      "fp32, fp16, bf16, q8, q4, q3, q2, or KEY:VALUE such as q4:q8 (default: the "
-                      "package's)");
   add_policy_options(command, a.cache);
   command->add_option("--kv-fp16-first", a.cache.fp16_first, "First tokens that stay fp16")
       ->capture_default_str();

@@ -20,11 +20,14 @@ void check_scores(const TextScore& score, const ScoreText& text) {
   }
 }
 
-// Scores the texts of items [first, last), `batch` at a time, whatever item they belong to.
-std::vector<ItemResult> score_items(Scorer& scorer, const EvalTask& task, int64_t first,
-                                    int64_t last, int64_t batch) {
-  std::vector<ScoreText> texts;
+// The texts of consecutive items, checked.
+struct Texts {
+  std::vector<ScoreText> all;
   std::vector<size_t> begins{0};  // first text of each item, and the end
+};
+
+Texts texts_of(const Scorer& scorer, const EvalTask& task, int64_t first, int64_t last) {
+  Texts texts;
   for (int64_t item = first; item < last; ++item) {
     for (ScoreText& text : task.texts(item)) {
       try {
@@ -32,57 +35,114 @@ std::vector<ItemResult> score_items(Scorer& scorer, const EvalTask& task, int64_
       } catch (const Error& error) {
         fail(error.code(), "{}: item {}: {}", task.name(), item, error.what());
       }
-      texts.push_back(std::move(text));
+      texts.all.push_back(std::move(text));
     }
-    begins.push_back(texts.size());
+    texts.begins.push_back(texts.all.size());
   }
-  std::vector<TextScore> scores;
-  for (size_t at = 0; at < texts.size(); at += static_cast<size_t>(batch)) {
-    const auto part =
-        std::span(texts).subspan(at, std::min(static_cast<size_t>(batch), texts.size() - at));
-    for (TextScore& score : scorer.score(part)) {
-      check_scores(score, texts[scores.size()]);
-      scores.push_back(std::move(score));
+  return texts;
+}
+
+// Scores the texts of items [first, last), `batch` at a time, whatever item they belong to.
+ArmResults score_items(Scorer& scorer, const EvalTask& task, int64_t first, int64_t last,
+                       int64_t batch, size_t arms) {
+  const Texts texts = texts_of(scorer, task, first, last);
+  std::vector<std::vector<TextScore>> scores(arms);
+  for (size_t at = 0; at < texts.all.size(); at += static_cast<size_t>(batch)) {
+    const size_t count = std::min(static_cast<size_t>(batch), texts.all.size() - at);
+    auto part = scorer.score_arms(std::span(texts.all).subspan(at, count));
+    ASHLAR_CHECK_EQ(part.size(), arms);
+    for (size_t arm = 0; arm < arms; ++arm) {
+      ASHLAR_CHECK_EQ(part[arm].size(), count);
+      for (TextScore& score : part[arm]) {
+        check_scores(score, texts.all[scores[arm].size()]);
+        scores[arm].push_back(std::move(score));
+      }
     }
   }
-  std::vector<ItemResult> results;
-  for (size_t i = 0; i + 1 < begins.size(); ++i) {
-    const auto own = std::span(scores).subspan(begins[i], begins[i + 1] - begins[i]);
-    ItemResult result;
-    result.values = task.measure(first + static_cast<int64_t>(i), own);
-    for (const TextScore& score : own) result.kv_bytes = std::max(result.kv_bytes, score.kv_bytes);
-    results.push_back(std::move(result));
+  ArmResults results(arms);
+  for (size_t arm = 0; arm < arms; ++arm) {
+    for (int64_t item = first; item < last; ++item) {
+      const auto i = static_cast<size_t>(item - first);
+      const auto own =
+          std::span(scores[arm]).subspan(texts.begins[i], texts.begins[i + 1] - texts.begins[i]);
+      ItemResult result;
+      result.values = task.measure(item, own);
+      for (const TextScore& score : own) {
+        result.kv_bytes = std::max(result.kv_bytes, score.kv_bytes);
+        result.kv_prompt_bytes = std::max(result.kv_prompt_bytes, score.kv_prompt_bytes);
+      }
+      results[arm].push_back(std::move(result));
+    }
   }
   return results;
 }
 
+std::string name_in_log(const std::string& task, std::span<const Arm> arms, size_t arm) {
+  return arms.size() == 1 ? task : fmt::format("{} [{}]", task, arms[arm].label());
+}
+
+// The log as far as one task and its arms go; without a log nothing is known.
+class ArmLog {
+ public:
+  ArmLog(ItemLog* log, const std::string& task, const Node& settings, std::span<const Arm> arms)
+      : log_(log) {
+    for (size_t arm = 0; arm < arms.size(); ++arm) {
+      names_.push_back(name_in_log(task, arms, arm));
+      if (log != nullptr) log->begin(names_[arm], merged({settings, arms[arm].settings}));
+    }
+  }
+  const ItemResult* find(size_t arm, int64_t item) const {
+    return log_ == nullptr ? nullptr : log_->find(names_[arm], item);
+  }
+  bool knows(int64_t item) const {
+    for (size_t arm = 0; arm < names_.size(); ++arm) {
+      if (find(arm, item) == nullptr) return false;
+    }
+    return true;
+  }
+  // An arm that a killed run had still written is not written again.
+  void append(size_t arm, int64_t item, const ItemResult& result) {
+    if (log_ != nullptr && find(arm, item) == nullptr) log_->append(names_[arm], item, result);
+  }
+
+ private:
+  ItemLog* log_;
+  std::vector<std::string> names_;
+};
+
 }  // namespace
 
-std::vector<ItemResult> run_items(const std::string& task, const Node& settings, int64_t size,
-                                  int64_t step, ItemLog* log, const RunItems& run) {
+ArmResults run_items(const std::string& task, const Node& settings, std::span<const Arm> arms,
+                     int64_t size, int64_t step, ItemLog* items, const RunItems& run) {
   using Clock = std::chrono::steady_clock;
   require(size > 0, ErrorCode::kRequest, "{}: has no items", task);
-  if (log != nullptr) log->begin(task, settings);
-  const auto known = [&](int64_t item) { return log == nullptr ? nullptr : log->find(task, item); };
+  ArmLog log(items, task, settings, arms);
   Progress progress(task, size);
-  std::vector<ItemResult> results;
-  while (static_cast<int64_t>(results.size()) < size) {
-    const auto first = static_cast<int64_t>(results.size());
-    if (const ItemResult* old = known(first)) {
-      results.push_back(*old);
+  ArmResults results(arms.size());
+  for (int64_t first = 0; first < size;) {
+    if (log.knows(first)) {
+      for (size_t arm = 0; arm < arms.size(); ++arm) {
+        results[arm].push_back(*log.find(arm, first));
+      }
+      ++first;
       continue;
     }
     int64_t last = first + 1;
-    while (last < size && last < first + step && known(last) == nullptr) ++last;
+    while (last < size && last < first + step && !log.knows(last)) ++last;
     const auto start = Clock::now();
-    std::vector<ItemResult> fresh = run(first, last);
+    ArmResults fresh = run(first, last);
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    ASHLAR_CHECK_EQ(static_cast<int64_t>(fresh.size()), last - first);
-    for (ItemResult& result : fresh) {
-      result.seconds = seconds / static_cast<double>(last - first);
-      if (log != nullptr) log->append(task, static_cast<int64_t>(results.size()), result);
-      results.push_back(std::move(result));
+    ASHLAR_CHECK_EQ(fresh.size(), arms.size());
+    for (size_t arm = 0; arm < arms.size(); ++arm) {
+      ASHLAR_CHECK_EQ(static_cast<int64_t>(fresh[arm].size()), last - first);
+      for (ItemResult& result : fresh[arm]) {
+        result.seconds =
+            seconds / static_cast<double>(last - first) / static_cast<double>(arms.size());
+        log.append(arm, static_cast<int64_t>(results[arm].size()), result);
+        results[arm].push_back(std::move(result));
+      }
     }
+    first = last;
     progress.update(last);
   }
   return results;
@@ -96,42 +156,20 @@ Node merged(std::initializer_list<Node> maps) {
   return out;
 }
 
-std::vector<EvalRow> rows_of(std::span<const Metric> metrics, std::span<const ItemResult> results,
-                             const BootstrapOptions& options, const Node& settings) {
-  std::vector<std::vector<double>> values;
-  double seconds = 0;
-  int64_t kv_bytes = 0;
-  for (const ItemResult& result : results) {
-    require(values.empty() || result.values.size() == values.front().size(), ErrorCode::kData,
-            "items {} and 0 have different numbers of values", values.size());
-    values.push_back(result.values);
-    seconds += result.seconds;
-    kv_bytes = std::max(kv_bytes, result.kv_bytes);
-  }
-  std::vector<EvalRow> rows;
-  for (const Metric& metric : metrics) {
-    EvalRow row = summarize(metric, values, options);
-    row.seconds = seconds;
-    row.kv_bytes = kv_bytes;
-    row.settings = settings;
-    rows.push_back(std::move(row));
-  }
-  return rows;
-}
-
 std::vector<EvalRow> evaluate(Scorer& scorer, const EvalTask& task,
                               const EvaluateOptions& options) {
   require(options.batch >= 1, ErrorCode::kRequest, "batch of {} texts", options.batch);
   require(options.bootstrap.resamples >= 0, ErrorCode::kRequest,
           "bootstrap resamples must not be negative");
-  const Node settings = merged({options.settings, scorer.settings(), task.settings()});
-  const std::vector<ItemResult> results =
-      run_items(task.name(), settings, task.size(), options.batch, options.log,
+  const std::vector<Arm> arms = scorer.arms();
+  const Node settings = merged({options.settings, task.settings()});
+  const ArmResults results =
+      run_items(task.name(), settings, arms, task.size(), options.batch, options.log,
                 [&](int64_t first, int64_t last) {
-                  return score_items(scorer, task, first, last, options.batch);
+                  return score_items(scorer, task, first, last, options.batch, arms.size());
                 });
   const std::vector<Metric> metrics = task.metrics();
-  return rows_of(metrics, results, options.bootstrap, settings);
+  return rows_of(metrics, arms, results, options.bootstrap, settings);
 }
 
 }  // namespace ashlar

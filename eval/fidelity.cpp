@@ -28,28 +28,36 @@ void add(const std::vector<std::optional<double>>& values, double* all, double* 
   }
 }
 
-ItemResult compare_item(FidelityProbe& probe, const std::vector<ScoreText>& texts) {
+// One item of every arm.
+ArmResults compare_item(FidelityProbe& probe, const std::vector<ScoreText>& texts, size_t arms) {
   const size_t layers = probe.layers().size(), groups = probe.groups().size();
-  ItemResult result;
-  result.values.assign(kParts + 2 * (layers + groups), 0.0);
+  ItemResult empty;
+  empty.values.assign(kParts + 2 * (layers + groups), 0.0);
+  ArmResults results(arms, std::vector<ItemResult>{empty});
   for (const ScoreText& text : texts) {
-    const int64_t bytes = probe.compare(text, [&](const FidelityRow& row) {
+    const auto bytes = probe.compare(text, [&](size_t arm, const FidelityRow& row) {
       ASHLAR_CHECK(row.output_error.size() == layers && row.retained_mass.size() == groups);
-      double* out = result.values.data();
+      double* out = results[arm][0].values.data();
       out[kQueries] += 1;
       out[kKl] += row.kl;
       out[kAgreements] += row.agrees ? 1 : 0;
       add(row.output_error, out + kAllLayers, out + kParts);
       add(row.retained_mass, out + kAllGroups, out + kParts + 2 * layers);
     });
-    result.kv_bytes = std::max(result.kv_bytes, bytes);
+    ASHLAR_CHECK_EQ(bytes.size(), arms);
+    for (size_t arm = 0; arm < arms; ++arm) {
+      ItemResult& result = results[arm][0];
+      result.kv_bytes = std::max(result.kv_bytes, bytes[arm].end);
+      result.kv_prompt_bytes = std::max(result.kv_prompt_bytes, bytes[arm].prompt);
+    }
   }
-  return result;
+  return results;
 }
 
 std::vector<Metric> metrics_of(const FidelityProbe& probe, const std::string& task, int64_t size) {
   const auto metric = [&](const std::string& name, int numerator, int denominator) {
-    return Metric{task, name, 0, size, numerator, denominator, Transform::kPlain, 1};
+    const bool error = name == "kl" || name.starts_with("output_error");
+    return Metric{task, name, 0, size, numerator, denominator, Transform::kPlain, 1, error};
   };
   std::vector<Metric> out{metric("kl", kKl, kQueries),
                           metric("top1_agreement", kAgreements, kQueries),
@@ -76,9 +84,10 @@ bool streams(const ScoreText& text) {
 std::vector<EvalRow> evaluate_fidelity(FidelityProbe& probe, const EvalTask& task,
                                        const EvaluateOptions& options) {
   const std::string name = task.name() + " fidelity";
-  const Node settings = merged({options.settings, probe.settings(), task.settings()});
-  const std::vector<ItemResult> results =
-      run_items(name, settings, task.size(), 1, options.log, [&](int64_t first, int64_t) {
+  const Node settings = merged({options.settings, task.settings()});
+  const std::vector<Arm> arms = probe.arms();
+  const ArmResults results =
+      run_items(name, settings, arms, task.size(), 1, options.log, [&](int64_t first, int64_t) {
         const std::vector<ScoreText> texts = task.texts(first);
         for (const ScoreText& text : texts) {
           require(streams(text), ErrorCode::kRequest,
@@ -86,9 +95,10 @@ std::vector<EvalRow> evaluate_fidelity(FidelityProbe& probe, const EvalTask& tas
                   "of tokens that come one at a time",
                   task.name(), first);
         }
-        return std::vector<ItemResult>{compare_item(probe, texts)};
+        return compare_item(probe, texts, arms.size());
       });
-  return rows_of(metrics_of(probe, name, task.size()), results, options.bootstrap, settings);
+  const std::vector<Metric> metrics = metrics_of(probe, name, task.size());
+  return rows_of(metrics, arms, results, options.bootstrap, settings);
 }
 
 }  // namespace ashlar

@@ -24,7 +24,12 @@ struct FidelityRow {
   std::vector<std::optional<double>> retained_mass;
 };
 
-/// Runs both caches side by side.
+/// Of one text's cache, when its prompt was in and at its end.
+struct FidelityBytes {
+  int64_t prompt = 0, end = 0;
+};
+
+/// Runs the caches side by side.
 class FidelityProbe {
  public:
   virtual ~FidelityProbe() = default;
@@ -32,18 +37,19 @@ class FidelityProbe {
   virtual std::vector<std::string> layers() const = 0;
   /// Of the cached groups, such as "kv group 1".
   virtual std::vector<std::string> groups() const = 0;
-  /// What the figures depend on beside the model.
-  virtual Node settings() const = 0;
-  /// Reads `text` as a Scorer does and calls `visit` for every token that came one at a time.
-  /// Returns the bytes of the cache under test at the end.
-  virtual int64_t compare(const ScoreText& text,
-                          const std::function<void(const FidelityRow&)>& visit) = 0;
+  /// The caches under test.
+  virtual std::vector<Arm> arms() const = 0;
+  /// Reads `text` as a Scorer does, with every arm and in full, and calls `visit` with every arm
+  /// for every token that came one at a time. Returns each arm's bytes.
+  virtual std::vector<FidelityBytes> compare(
+      const ScoreText& text,
+      const std::function<void(size_t arm, const FidelityRow& row)>& visit) = 0;
 };
 
-/// Compares the caches on every text of `task` that has tokens behind its prompt. Metrics per
-/// query: `kl`, `top1_agreement`, `retained_mass` and `output_error` over everything, then
-/// `retained_mass` by group and `output_error` by layer. Throws Error(kRequest) for a task whose
-/// texts are all one prompt.
+/// Compares the caches on every text of `task` that has tokens behind its prompt; rows of every
+/// arm. Metrics per query: `kl`, `top1_agreement`, `retained_mass` and `output_error` over
+/// everything, then `retained_mass` by group and `output_error` by layer. Throws Error(kRequest)
+/// for a task whose texts are all one prompt.
 std::vector<EvalRow> evaluate_fidelity(FidelityProbe& probe, const EvalTask& task,
                                        const EvaluateOptions& options);
 

@@ -83,7 +83,8 @@ class Generated final : public EvalTask {
     const auto add = [&](const std::string& task, int64_t first, int64_t last) {
       out.push_back({task, "accuracy", first, last, kAll});
       out.push_back({task, "token_accuracy", first, last, kRight, kAnswers});
-      out.push_back({task, "token_perplexity", first, last, kNll, kAnswers, Transform::kExp});
+      out.push_back(
+          {task, "token_perplexity", first, last, kNll, kAnswers, Transform::kExp, 1, true});
     };
     add(name_, 0, size());
     if (parts_.size() == 1) return out;

@@ -14,7 +14,8 @@ namespace ashlar {
 /// The numbers of one item of a task.
 struct ItemResult {
   std::vector<double> values;
-  int64_t kv_bytes = 0;
+  int64_t kv_bytes = 0;         ///< largest cache of one of its texts
+  int64_t kv_prompt_bytes = 0;  ///< likewise, when the prompt was in
   double seconds = 0;
 };
 
@@ -22,7 +23,8 @@ struct ItemResult {
 /// reader can look at single items:
 ///
 ///   {"task": T, "settings": {...}}                     once per task
-///   {"task": T, "item": 12, "values": [...], "kv_bytes": n, "seconds": s}
+///   {"task": T, "item": 12, "values": [...], "kv_bytes": n, "kv_prompt_bytes": n,
+///    "seconds": s}
 ///
 /// A line that a kill cut short is dropped. One process at a time.
 class ItemLog {

@@ -28,8 +28,8 @@ class Lambada final : public FileTask {
 
   std::vector<Metric> metrics() const override {
     return {{name(), "accuracy", 0, size(), kCorrect},
-            {name(), "perplexity", 0, size(), kNll, -1, Transform::kExp},
-            {name(), "token_perplexity", 0, size(), kNll, kTokens, Transform::kExp}};
+            {name(), "perplexity", 0, size(), kNll, -1, Transform::kExp, 1, true},
+            {name(), "token_perplexity", 0, size(), kNll, kTokens, Transform::kExp, 1, true}};
   }
 };
 

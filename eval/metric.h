@@ -22,6 +22,7 @@ struct Metric {
   int denominator = -1;  ///< −1: the number of items
   Transform transform = Transform::kPlain;
   double scale = 1;
+  bool lower_is_better = false;
 };
 
 /// How intervals are drawn.
@@ -35,5 +36,11 @@ struct BootstrapOptions {
 /// Error(kInternal) for a sum that is not finite, Error(kRequest) where the denominator is zero.
 EvalRow summarize(const Metric& metric, std::span<const std::vector<double>> items,
                   const BootstrapOptions& options);
+
+/// The metric over `items` beside what it is over `full`, numbers of the same items with the full
+/// cache: a paired bootstrap, the same resamples as summarize() for both. Without resamples low and
+/// high are the value.
+Difference compare(const Metric& metric, std::span<const std::vector<double>> items,
+                   std::span<const std::vector<double>> full, const BootstrapOptions& options);
 
 }  // namespace ashlar

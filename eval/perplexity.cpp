@@ -38,7 +38,7 @@ class Perplexity : public EvalTask {
  protected:
   int64_t length() const { return static_cast<int64_t>(text_.tokens.size()); }
   Metric perplexity() const {
-    return {text_.name, "perplexity", 0, size(), kNll, kTokens, Transform::kExp};
+    return {text_.name, "perplexity", 0, size(), kNll, kTokens, Transform::kExp, 1, true};
   }
   /// nats per token → bits per byte, which is the same mean in the text's own units.
   Metric bits_per_byte() const {
@@ -51,7 +51,8 @@ class Perplexity : public EvalTask {
             kNll,
             kTokens,
             Transform::kPlain,
-            tokens_per_byte / std::numbers::ln2};
+            tokens_per_byte / std::numbers::ln2,
+            /*lower_is_better=*/true};
   }
 
   TokenText text_;

@@ -23,20 +23,52 @@ std::string one_line(const Node& node) {
   return out;
 }
 
+Node or_null(const std::optional<double>& value) { return value ? Node(*value) : Node(); }
+Node or_null(const std::string& text) { return text.empty() ? Node() : Node(text); }
+
+void set_interval(Node& out, const std::string& key, const std::optional<Interval>& interval) {
+  out.set(key, interval ? Node(interval->value) : Node());
+  out.set(key + "_low", interval ? Node(interval->low) : Node());
+  out.set(key + "_high", interval ? Node(interval->high) : Node());
+}
+
+void set_arm(Node& out, const EvalRow& row) {
+  const ArmFigures figures = row.arm.value_or(ArmFigures{});
+  const bool cached = !figures.arm.policy.empty();
+  out.set("policy", or_null(figures.arm.policy));
+  out.set("budget", or_null(figures.arm.budget));
+  out.set("codec", or_null(figures.arm.codec));
+  out.set("kv_bytes", row.kv_bytes);
+  out.set("kv_prompt_bytes", row.kv_prompt_bytes);
+  out.set("kv_mean_bytes", cached ? Node(figures.mean_bytes) : Node());
+  out.set("kv_share", or_null(figures.share));
+  out.set("kv_prompt_share", or_null(figures.prompt_share));
+  out.set("pareto", cached ? Node(figures.pareto) : Node());
+  std::optional<Interval> absolute, relative;
+  if (figures.difference) {
+    absolute = figures.difference->absolute;
+    relative = figures.difference->relative;
+  }
+  set_interval(out, "difference", absolute);
+  set_interval(out, "relative", relative);
+}
+
 }  // namespace
 
 Node to_node(const std::vector<EvalRow>& rows) {
   Node list = Node::list();
   for (const EvalRow& row : rows) {
-    list.push(Node::Map{{"task", row.task},
-                        {"metric", row.metric},
-                        {"value", row.value},
-                        {"n", row.n},
-                        {"low", row.low},
-                        {"high", row.high},
-                        {"seconds", row.seconds},
-                        {"kv_bytes", row.kv_bytes},
-                        {"settings", row.settings}});
+    Node out = Node::Map{{"task", row.task},
+                         {"metric", row.metric},
+                         {"value", row.value},
+                         {"n", row.n},
+                         {"low", row.low},
+                         {"high", row.high},
+                         {"better", row.lower_is_better ? "lower" : "higher"}};
+    set_arm(out, row);
+    out.set("seconds", row.seconds);
+    out.set("settings", row.settings);
+    list.push(std::move(out));
   }
   return list;
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/base/node.h"
+#include "eval/arm.h"
 
 namespace ashlar {
 
@@ -30,6 +31,7 @@ struct TokenScore {
 struct TextScore {
   std::vector<TokenScore> tokens;  ///< of the scored ones
   int64_t kv_bytes = 0;            ///< in the cache when the text has been read; 0: no cache
+  int64_t kv_prompt_bytes = 0;     ///< when its prompt was in and the policy had acted
 };
 
 /// What evaluation knows of a model: training model and engine both stand behind it, the engine
@@ -46,6 +48,16 @@ class Scorer {
   /// Scores the texts, as many of them at once as the caller gives; one text's scores never depend
   /// on the others.
   virtual std::vector<TextScore> score(std::span<const ScoreText> texts) = 0;
+  /// Ways of keeping the cache that it scores every text with; at least one.
+  virtual std::vector<Arm> arms() const {
+    Arm only;
+    only.settings = settings();
+    return {only};
+  }
+  /// The texts' scores with every arm, [arm][text]: each bit for bit as if it were the only arm.
+  virtual std::vector<std::vector<TextScore>> score_arms(std::span<const ScoreText> texts) {
+    return {score(texts)};
+  }
   /// Logits [n, vocab] row-major of exactly these ids (a Block Transformer puts one block of EOS in
   /// front): row i predicts the token after token i.
   virtual std::vector<float> logits(std::span<const int32_t> tokens) = 0;

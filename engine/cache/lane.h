@@ -47,6 +47,11 @@ class Lane {
   int64_t rows() const { return static_cast<int64_t>(positions_.size()); }
   int64_t encoded_rows() const { return sinks_.rows() + coded_.rows() + late_.rows(); }
   std::span<const int32_t> positions() const { return positions_; }
+  /// Rows of each form, which follow each other by slot; the others are raw.
+  struct Forms {
+    int64_t sinks = 0, coded = 0, late = 0;
+  };
+  Forms forms() const { return {sinks_.rows(), coded_.rows(), late_.rows()}; }
   LaneScores& scores() { return scores_; }
   const LaneScores& scores() const { return scores_; }
   int64_t table_bytes() const;

@@ -14,6 +14,17 @@ LaneScores::LaneScores(ScoreReducer reducer, int64_t readers, int64_t heads)
   held_.resize(now_.size());
 }
 
+LaneScores LaneScores::fork() const {
+  LaneScores copy;
+  copy.reducer_ = reducer_;
+  copy.heads_ = heads_;
+  copy.scored_rows_ = scored_rows_;
+  copy.scored_end_ = scored_end_;
+  for (const Buffer& buffer : now_) copy.now_.push_back(copy_table(buffer));
+  copy.held_.resize(held_.size());
+  return copy;
+}
+
 int64_t LaneScores::table_bytes() const {
   size_t floats = 0;
   for (const Buffer& buffer : now_) floats += buffer.capacity();

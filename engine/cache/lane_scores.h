@@ -28,6 +28,9 @@ class LaneScores {
   /// One buffer per reader and head of the lane.
   LaneScores(ScoreReducer reducer, int64_t readers, int64_t heads);
 
+  /// The same scores in as much memory; between steps.
+  LaneScores fork() const;
+
   bool any() const { return !now_.empty(); }
   int64_t table_bytes() const;
   /// Buffers, each of one number per slot while there is a run.

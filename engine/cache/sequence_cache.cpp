@@ -39,11 +39,11 @@ void SequenceCache::add_lanes(Group& group) {
   }
 }
 
-std::unique_ptr<SequenceCache> SequenceCache::fork() const {
+std::unique_ptr<SequenceCache> SequenceCache::fork(std::shared_ptr<const Policy> policy) const {
   ASHLAR_CHECK(between_steps() && !swapped_out());
   std::vector<KvGroup> infos;
   for (const Group& group : groups_) infos.push_back(group.info);
-  auto copy = std::make_unique<SequenceCache>(infos, options_, policy_, arena_);
+  auto copy = std::make_unique<SequenceCache>(infos, options_, std::move(policy), arena_);
   for (size_t g = 0; g < groups_.size(); ++g) {
     Group& group = copy->groups_[g];
     group.position = groups_[g].position;

@@ -69,7 +69,10 @@ class SequenceCache final : public KvStore {
 
   /// The same rows for another sequence, which goes its own way from here; between steps, no rows
   /// provisional. Costs tables, not pages.
-  std::unique_ptr<SequenceCache> fork() const;
+  std::unique_ptr<SequenceCache> fork() const { return fork(policy_); }
+  /// The same under another policy, which wants lanes and scores of the same kind (null where this
+  /// cache's policy keeps no scores).
+  std::unique_ptr<SequenceCache> fork(std::shared_ptr<const Policy> policy) const;
 
   /// Puts memory aside for appending `rows` rows to every group, in steps of at most `step` rows,
   /// and ending them, so that they cannot fail for want of it. Throws Error(kResource) when the

@@ -19,6 +19,16 @@ void fit_table(std::vector<T>& table, int64_t n, int64_t unit) {
   table.swap(fitted);
 }
 
+/// A copy with as much room as the original has, so that a fork's bytes are those of its text
+/// alone.
+template <typename T>
+std::vector<T> copy_table(const std::vector<T>& table) {
+  std::vector<T> copy;
+  copy.reserve(table.capacity());
+  copy.assign(table.begin(), table.end());
+  return copy;
+}
+
 inline constexpr int64_t kTableRows = 64;  ///< unit of what is kept per row
 inline constexpr int64_t kTablePages = 8;  ///< unit of what is kept per page
 

@@ -78,16 +78,6 @@ std::unique_ptr<Sequence> Engine::start(const CacheOptions& cache,
   return sequence;
 }
 
-std::unique_ptr<Sequence> Engine::fork(const Sequence& sequence) const {
-  std::unique_ptr<Sequence> copy(new Sequence(sequence.cache_->fork()));
-  copy->length_ = sequence.length_;
-  copy->marker_ = sequence.marker_;
-  copy->next_logits_ = sequence.next_logits_;
-  copy->pending_ = sequence.pending_;
-  if (sequence.local_) copy->local_ = std::make_unique<LocalBlock>(*sequence.local_);
-  return copy;
-}
-
 void Engine::check(const StepItem& item) const {
   for (int32_t token : item.tokens) {
     require(token >= 0 && token < spec_.vocab_size, ErrorCode::kRequest,
@@ -195,6 +185,7 @@ void Engine::feed(std::span<const StepItem> items) {
     for (const Piece& piece : pieces) {
       leave_shared(piece);
       piece.sequence->marker_ = false;
+      piece.sequence->acted_ = piece.sequence->acted_ || piece.acts;
     }
   }
   for (const StepItem& item : items) item.sequence->cache_->release_reserve();

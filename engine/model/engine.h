@@ -70,6 +70,7 @@ class Sequence {
   int64_t published_ = 0;  // its pages that need not be published again
   int64_t length_ = 0;
   bool marker_ = false;             // the start marker is still to be fed
+  bool acted_ = false;              // its policy, or would have if there were one
   std::vector<float> next_logits_;  // after the last token, [vocab]
   // Block Transformer only.
   std::vector<int32_t> pending_;       // tokens of the block under way, fewer than L_B
@@ -114,6 +115,16 @@ class Engine {
   /// until one of them writes.
   std::unique_ptr<Sequence> fork(const Sequence& sequence) const;
 
+  /// Whether a prompt read under one policy leaves the lanes and scores that the other wants. Null:
+  /// no policy.
+  static bool reads_alike(const Policy* one, const Policy* other);
+  /// A second text that has read the same prompt under `policy`, which acts now: bit for bit what
+  /// reading it under `policy` gives. All of `sequence` was fed with StepItem::acts false, under a
+  /// policy that reads alike; under one at all if `policy` is one, since without any rows are
+  /// encoded before a policy could drop them. Throws Error(kRequest) naming what is not so,
+  /// Error(kResource) without room.
+  std::unique_ptr<Sequence> fork(const Sequence& sequence, std::shared_ptr<const Policy> policy);
+
   /// Lets a text that has not begun take pages from earlier ones of the same tenant that begin
   /// alike, and leave its own to later ones. Bits do not change, only work. Does nothing where
   /// EngineOptions::prefix_bytes is 0, a policy keeps scores, or pieces of a prompt are shorter
@@ -155,6 +166,8 @@ class Engine {
   };
   struct BlockJob;
 
+  std::unique_ptr<Sequence> copy_of(const Sequence& sequence,
+                                    std::unique_ptr<SequenceCache> cache) const;
   void check(const StepItem& item) const;
   void admit(std::span<const StepItem> items);
   void prepare(std::span<const StepItem> items) const;

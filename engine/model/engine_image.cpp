@@ -74,6 +74,7 @@ std::unique_ptr<Sequence> Engine::resume(const SequenceImage& image, const Cache
     sequence->local_->context = image.block_context;
   }
   sequence->length_ = image.length;
+  sequence->acted_ = true;  // as far as anybody can know
   sequence->marker_ = image.marker;
   sequence->next_logits_ = image.next_logits;
   sequence->pending_ = image.pending;

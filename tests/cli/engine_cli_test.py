@@ -152,6 +152,111 @@ class EngineCommandLine(unittest.TestCase):
             self.refused(2, [f"--task {task}", *fragments], "eval", self.package, "--task", task)
         self.refused(2, ["--limit", "ppl:"], "eval", self.package, "--limit", 3, "--task", "ppl:x.txt")
 
+    def test_eval_compares_caches(self):
+        task, items = "copy:vocab=300,length=24,n=5", self.dir / "arms.jsonl"
+        lists = ["--kv-policy", "none", "h2o,streaming", "--kv-budget", "50%", "30%", "--kv-codec", "fp16,q4", "--kv-sink", 1]
+        result = self.run_engine("eval", self.package, "--threads", 1, "--json", "--task", task, *lists, "--items", items,
+                                 "--fidelity")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        rows = json.loads(result.stdout)
+        arms = {(row["policy"], row["budget"], row["codec"]): row for row in rows
+                if (row["task"], row["metric"]) == (task, "token_perplexity")}
+        self.assertEqual(len(arms), 2 + 2 * 2 * 2)
+        full = arms["none", None, "fp16"]
+        self.assertEqual((full["kv_share"], full["difference"], full["relative_high"]), (1, 0, 0))
+        for (policy, budget, codec), row in arms.items():
+            cache = ["--kv-policy", policy, "--kv-codec", codec, "--kv-sink", 1] + (["--kv-budget", budget] if budget else [])
+            alone = self.evaluate("--task", task, *cache)[task, "token_perplexity"]
+            for key in ("value", "low", "high", "n", "kv_bytes", "kv_prompt_bytes", "policy", "budget", "codec"):
+                if policy == "none" and key == "kv_prompt_bytes":
+                    continue  # alone it reads the whole text as one prompt
+                self.assertEqual(row[key], alone[key], (key, policy, budget, codec))
+            self.assertEqual(row["settings"], alone["settings"] | {"weights_sha256": row["settings"]["weights_sha256"]})
+            self.assertAlmostEqual(row["kv_share"], row["kv_mean_bytes"] / full["kv_mean_bytes"])
+            self.assertAlmostEqual(row["difference"], row["value"] - full["value"])
+            self.assertLessEqual(row["difference_low"], row["difference_high"])
+            beaten = any(o["value"] <= row["value"] and o["kv_mean_bytes"] <= row["kv_mean_bytes"] and
+                         (o["value"] < row["value"] or o["kv_mean_bytes"] < row["kv_mean_bytes"]) for o in arms.values())
+            self.assertEqual(row["pareto"], not beaten)
+        masses = {(row["policy"], row["budget"], row["codec"]): row["value"] for row in rows if row["metric"] == "retained_mass"}
+        self.assertEqual(masses["none", None, "q4"], 1)
+        self.assertLess(masses["h2o", "30%", "fp16"], masses["h2o", "50%", "fp16"])
+        # Resumed, nothing is scored again; the table says what the rows say.
+        lines = items.read_text()
+        again = self.run_engine("eval", self.package, "--threads", 1, "--task", task, *lists, "--items", items, "--fidelity")
+        self.assertEqual(items.read_text(), lines)
+        self.assertIn("token_perplexity, lower is better", again.stdout)
+        self.assertIn(f"| h2o | 30% | q4 | {arms['h2o', '30%', 'q4']['value']:.4f} |", again.stdout)
+        # Without a full cache in the lists it is added.
+        result = self.run_engine("eval", self.package, "--task", task, "--json", "--kv-policy", "streaming", "--kv-budget", 12, 20)
+        self.assertIn("full cache (no policy) is added", result.stderr)
+        self.assertEqual([row["policy"] for row in json.loads(result.stdout)][::3], ["none", "streaming", "streaming"])
+        arms = ["eval", self.package, "--task", task, "--kv-policy", "none", "h2o", "--kv-budget"]
+        self.refused(2, ["item 0 of 24 tokens", "arm 'h2o 10% fp32' cannot be", "budget of 3 rows"], *arms, "50%", "10%")
+        self.refused(2, ["arm 'h2o 3 fp32' cannot be"], *arms, 3)
+        self.refused(2, ["50% is given twice"], *arms, "50%", "50%")
+        self.refused(2, ["'x' is no positive amount"], *arms, "50%", "x")
+        self.refused(2, ["logits", "one arm"], "eval", self.package, "--task", "logits:x.json", *arms[4:], 12)
+        self.refused(2, ["none h2o", "streaming"], "eval", self.package, "--task", "ppl:x.txt", *arms[4:], 12)
+
+    def test_eval_plot(self):
+        plot, arms = self.dir / "arms.svg", ["--kv-policy", "none", "streaming", "--kv-budget", 12, 16]
+        base = ["eval", self.package, "--task", "copy:vocab=300,length=24,n=3"]
+        self.refused(2, ["--plot", ".svg and .png"], *base, *arms, "--plot", self.dir / "arms.pdf")
+        self.refused(2, ["--plot", "list several"], *base, "--plot", plot)
+        environment = {**os.environ, "PATH": "/nonexistent"}
+        result = subprocess.run([ENGINE, *map(str, [*base, *arms, "--plot", plot])], capture_output=True, text=True, env=environment)
+        self.assertEqual(result.returncode, 2)
+        self.assertIn("gnuplot, which cannot be started here: install it", result.stderr)
+        if shutil.which("gnuplot") is None:
+            self.skipTest("gnuplot is not installed")
+        result = self.run_engine(*base, *arms, "--plot", plot)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        picture = plot.read_text()
+        for part in ("<svg", "accuracy (higher is better)", "streaming, fp32", "Pareto front", "full cache", "</svg>"):
+            self.assertIn(part, picture)
+        self.refused(2, ["--plot", "no such folder"], *base, *arms, "--plot", self.dir / "no" / "where.svg")
+
+    def explained(self, *more):
+        result = self.generate("--explain-cache", "--json", *more)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return json.loads(result.stdout)
+
+    def test_explain_cache(self):
+        plain = json.loads(self.generate("--json").stdout)
+        for codec, policy in (("fp16", []), ("q4", ["streaming", 6]), ("q4:q8", ["h2o", 6])):
+            cache = ["--kv-codec", codec, "--kv-sink", 1]
+            cache += ["--kv-policy", policy[0], "--kv-budget", policy[1]] if policy else []
+            row = self.explained(*cache)
+            self.assertEqual(row["ids"], json.loads(self.generate(*cache, "--json").stdout)["ids"])
+            story = row.pop("explain_cache")
+            self.assertEqual(set(row), set(plain))
+            steps, groups = max(s["step"] for s in story) + 1, {s["group"] for s in story}
+            self.assertEqual(steps, row["tokens"])  # the prompt, and every token but the last, which is not read
+            self.assertEqual([(s["step"], s["group"], s["lane"]) for s in story],
+                             [(step, group, 0) for step in range(steps) for group in sorted(groups)])
+            fed = 1 + row["prompt_tokens"]  # and the start token
+            for group in groups:
+                gone = 0
+                for step, one in enumerate(s for s in story if s["group"] == group):
+                    self.assertEqual(set(one), {"step", "group", "lane", "kept", "evicted", "recalled", "bits"})
+                    gone += one["evicted"]
+                    self.assertEqual(one["kept"] + gone, fed + step)
+                    self.assertEqual(one["recalled"], 0)
+                    self.assertLessEqual(one["kept"], policy[1] if policy else 64)
+                    self.assertTrue(4 <= one["bits"] <= 32)
+                self.assertEqual(gone > 0, bool(policy))
+        # Raw rows are 32 bits; full pages have the codec's.
+        self.assertEqual(self.explained()["explain_cache"][0]["bits"], 32)
+        long = self.run_engine("generate", self.package, "--prompt", "the quick brown fox jumps", "--max-tokens", 20,
+                               "--kv-codec", "q4", "--kv-policy", "streaming", "--kv-budget", 20, "--explain-cache")
+        self.assertEqual(long.returncode, 0, long.stderr)
+        picture = long.stdout[long.stdout.index("group 0 lane 0 |"):].splitlines()
+        self.assertTrue(all(len(line) <= 80 for line in picture), picture)
+        self.assertRegex(picture[0], r"^group 0 lane 0 \|####\.+#*r+ *\| +20 of \d+, [\d.]+ bits$")
+        self.assertIn("  #  kept, coded as q4", picture)
+        self.assertIn("  .  evicted, or left behind by a window", picture)
+
     def test_hugging_face_folders(self):
         folder = pathlib.Path(__file__).resolve().parents[1] / "golden/hf/llama_llama3_sharded"
         package = self.dir / "from_hf"

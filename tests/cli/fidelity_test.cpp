@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 
 #include "cli/engine_fidelity.h"
@@ -39,7 +40,8 @@ std::vector<FidelityRow> rows_of(const ModelData& model, const EngineArguments& 
                                  const ScoreText& text) {
   EngineScorer scorer(model, arguments);
   std::vector<FidelityRow> rows;
-  make_fidelity_probe(scorer)->compare(text, [&](const FidelityRow& row) { rows.push_back(row); });
+  make_fidelity_probe(scorer)->compare(
+      text, [&](size_t, const FidelityRow& row) { rows.push_back(row); });
   return rows;
 }
 
@@ -109,6 +111,40 @@ TEST(Fidelity, CodecsAloneKeepAllMass) {
     EXPECT_GT(kl, 0);
     EXPECT_GT(error, last) << codec << ": coarser codecs err more";
     last = error;
+  }
+}
+
+// Arms are compared with one full cache, each as if it were alone.
+TEST(Fidelity, ArmsTogetherAreWhatEachIsAlone) {
+  for (const char* name : {"decoder_cla2", "block_cla2"}) {
+    const ModelData model = smoke_model(name);
+    for (const int64_t prompt : {0, 31}) {
+      ScoreText text = text_of(model, 60, prompt);
+      text.marker = prompt > 0;
+      text.scored = std::max<int64_t>(prompt, 1);
+      std::vector<CacheRequest> requests;
+      for (const auto& [policy, budget, codec] :
+           {std::array{"none", "", "q4"}, std::array{"h2o", "40%", "q4"},
+            std::array{"streaming", "40%", "q4"}, std::array{"streaming", "24", "q4"}}) {
+        requests.push_back(arguments_of(policy, budget, codec).cache);
+      }
+      EngineScorer scorer(model, arguments_of("none", ""), requests);
+      std::vector<std::vector<FidelityRow>> together(requests.size());
+      make_fidelity_probe(scorer)->compare(
+          text, [&](size_t arm, const FidelityRow& row) { together[arm].push_back(row); });
+      for (size_t arm = 0; arm < requests.size(); ++arm) {
+        SCOPED_TRACE(fmt::format("{} {} {}", name, prompt, scorer.arms()[arm].label()));
+        EngineArguments alone = arguments_of("none", "");
+        alone.cache = requests[arm];
+        const auto expected = rows_of(model, alone, text);
+        ASSERT_EQ(together[arm].size(), expected.size());
+        for (size_t i = 0; i < expected.size(); ++i) {
+          EXPECT_EQ(together[arm][i].kl, expected[i].kl);
+          EXPECT_EQ(together[arm][i].output_error, expected[i].output_error);
+          EXPECT_EQ(together[arm][i].retained_mass, expected[i].retained_mass);
+        }
+      }
+    }
   }
 }
 

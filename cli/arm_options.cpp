@@ -1,0 +1,84 @@
+#include "cli/arm_options.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/base/log.h"
+
+namespace ashlar::cli {
+namespace {
+
+void refuse_repeats(const char* option, const std::vector<std::string>& values) {
+  for (auto value = values.begin(); value != values.end(); ++value) {
+    require(std::find(values.begin(), value, *value) == value, ErrorCode::kRequest,
+            "{}: {} is given twice", option, *value);
+  }
+}
+
+double bytes_per_token(const CacheRequest& request, const ModelData& model) {
+  return cache_bytes_per_token(
+      model.spec, cache_options(request.codec, model.kv_codec.key, model.kv_codec.value));
+}
+
+// No policy and, of the arms' codecs, the one of most bytes.
+CacheRequest full_cache(const std::vector<CacheRequest>& arms, const ModelData& model) {
+  CacheRequest full = *std::ranges::max_element(
+      arms, {}, [&](const CacheRequest& arm) { return bytes_per_token(arm, model); });
+  full.policy = "none";
+  full.budget.clear();
+  return full;
+}
+
+}  // namespace
+
+void add_engine_options(CLI::App* command, EngineArguments& arguments, ArmLists& lists) {
+  const auto add = [&](const char* name, std::vector<std::string>& values, std::string help) {
+    return command->add_option(name, values, std::move(help))->delimiter(',');
+  };
+  add("--kv-codec", lists.codecs, std::string(kCodecHelp) + "; one or several");
+  add("--kv-policy", lists.policies, policy_help() + "; one or several")->capture_default_str();
+  add("--kv-budget", lists.budgets, std::string(kBudgetHelp) + "; one or several");
+  add_other_engine_options(command, arguments);
+}
+
+bool ArmLists::evicts() const {
+  return std::ranges::any_of(policies, [](const std::string& name) { return name != "none"; });
+}
+
+std::vector<CacheRequest> arms_of(const ArmLists& lists, const CacheRequest& common,
+                                  const ModelData& model) {
+  refuse_repeats("--kv-policy", lists.policies);
+  refuse_repeats("--kv-budget", lists.budgets);
+  refuse_repeats("--kv-codec", lists.codecs);
+  // What is missing, or asked for in vain, is refused with the arm it belongs to.
+  auto codecs = lists.codecs, budgets = lists.budgets;
+  if (codecs.empty()) codecs.emplace_back();
+  if (budgets.empty()) budgets.emplace_back();
+  std::vector<CacheRequest> arms;
+  for (const std::string& policy : lists.policies) {
+    for (const std::string& codec : codecs) {
+      for (const std::string& budget : budgets) {
+        CacheRequest& arm = arms.emplace_back(common);
+        arm.policy = policy;
+        arm.codec = codec;
+        arm.budget = budget;
+        if (policy != "none" || !lists.evicts()) continue;
+        arm.budget.clear();
+        break;
+      }
+    }
+  }
+  if (arms.size() == 1) return arms;
+  const CacheRequest full = full_cache(arms, model);
+  const bool listed = std::ranges::any_of(arms, [&](const CacheRequest& arm) {
+    return arm.policy == "none" && bytes_per_token(arm, model) == bytes_per_token(full, model);
+  });
+  if (!listed) {
+    spdlog::info(
+        "the full cache (no policy) is added to the arms: what the others are compared with");
+    arms.insert(arms.begin(), full);
+  }
+  return arms;
+}
+
+}  // namespace ashlar::cli

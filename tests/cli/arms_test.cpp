@@ -1,0 +1,175 @@
+// Several arms read together: each bit for bit what it gives alone.
+
+#include <gtest/gtest.h>
+
+#include "cli/arm_options.h"
+#include "cli/engine_scorer.h"
+#include "cli/shared_prompt.h"
+#include "core/config/config.h"
+#include "tests/support/files.h"
+#include "tests/support/random_model.h"
+
+namespace ashlar::cli {
+namespace {
+
+ModelData smoke_model(const std::string& name) {
+  const Node root = load_yaml("configs/smoke/" + name + ".yaml");
+  return test::random_model(model_spec_from_config(*root.find("model")), 91);
+}
+
+EngineArguments arguments_of() {
+  EngineArguments arguments;
+  arguments.threads = 1;
+  arguments.cache.sink = 2;
+  return arguments;
+}
+
+// Every policy there is, at budgets that every text below can have.
+ArmLists all_arms() {
+  ArmLists lists;
+  lists.policies = policy_names();
+  lists.budgets = {"90%", "60%", "24", "1000"};
+  lists.codecs = {"fp16", "q4:q8"};
+  return lists;
+}
+
+/// Texts of several lengths, begun in all ways, scored from everywhere.
+std::vector<ScoreText> texts_of(int64_t vocab) {
+  std::vector<ScoreText> texts;
+  for (const int64_t n : {40, 57}) {
+    for (const int64_t prompt : {-1, 0, 31, 37}) {
+      for (const int64_t scored : {int64_t{0}, int64_t{1}, prompt < 0 ? 7 : prompt, n - 2}) {
+        ScoreText text;
+        text.tokens = test::random_tokens(n, vocab, static_cast<uint64_t>(n));
+        text.scored = scored;
+        text.marker = scored == 0 || n != 57;
+        text.prompt = prompt;
+        texts.push_back(std::move(text));
+      }
+    }
+  }
+  return texts;
+}
+
+void expect_same(const TextScore& one, const TextScore& other) {
+  ASSERT_EQ(one.tokens.size(), other.tokens.size());
+  for (size_t i = 0; i < one.tokens.size(); ++i) {
+    ASSERT_EQ(one.tokens[i].log_p, other.tokens[i].log_p) << i;
+    ASSERT_EQ(one.tokens[i].best, other.tokens[i].best) << i;
+  }
+  EXPECT_EQ(one.kv_bytes, other.kv_bytes);
+  EXPECT_EQ(one.kv_prompt_bytes, other.kv_prompt_bytes);
+}
+
+TEST(Arms, TogetherEachIsBitForBitWhatItIsAlone) {
+  for (const char* name : {"decoder_gqa", "decoder_cla2", "decoder_mla", "block_cla2"}) {
+    const ModelData model = smoke_model(name);
+    const EngineArguments arguments = arguments_of();
+    const auto requests = arms_of(all_arms(), arguments.cache, model);
+    const auto texts = texts_of(model.spec.vocab_size);
+    EngineScorer together(model, arguments, requests);
+    const auto scores = together.score_arms(texts);
+    ASSERT_EQ(scores.size(), requests.size());
+    ASSERT_EQ(scores.size(), 2 * (1 + 4 * (policy_names().size() - 1)));
+    size_t differ = 0;  // from the full cache: the test has something to find
+    for (size_t arm = 0; arm < requests.size(); ++arm) {
+      EngineArguments alone = arguments;
+      alone.cache = requests[arm];
+      EngineScorer scorer(model, alone);
+      for (size_t t = 0; t < texts.size(); ++t) {
+        SCOPED_TRACE(fmt::format("{} {} text {}", name, together.arms()[arm].label(), t));
+        const auto expected = scorer.score(std::span(texts).subspan(t, 1));
+        expect_same(scores[arm][t], expected[0]);
+        differ += expected[0].tokens.back().log_p != scores[0][t].tokens.back().log_p ? 1 : 0;
+      }
+    }
+    EXPECT_GT(differ, texts.size());
+  }
+}
+
+// Bytes are counted when the prompt is in, and again at the end.
+TEST(Arms, PromptBytesAreThoseOfTheTextThatEndsThere) {
+  const ModelData model = smoke_model("decoder_gqa");
+  const EngineArguments arguments = arguments_of();
+  EngineScorer scorer(model, arguments, arms_of(all_arms(), arguments.cache, model));
+  ScoreText text;
+  text.tokens = test::random_tokens(63, model.spec.vocab_size, 4);
+  text.prompt = text.scored = 31;
+  const auto whole = scorer.score_arms(std::span(&text, 1));
+  text.tokens.resize(32);  // the last one is predicted, not read
+  const auto prompt = scorer.score_arms(std::span(&text, 1));
+  for (size_t arm = 0; arm < whole.size(); ++arm) {
+    EXPECT_EQ(whole[arm][0].kv_prompt_bytes, prompt[arm][0].kv_bytes);
+    EXPECT_EQ(prompt[arm][0].kv_prompt_bytes, prompt[arm][0].kv_bytes);
+    if (!scorer.arms()[arm].budget.empty()) continue;
+    EXPECT_LT(whole[arm][0].kv_prompt_bytes, whole[arm][0].kv_bytes) << "nothing is dropped";
+  }
+}
+
+TEST(Arms, PromptsAreReadOncePerCodecAndKindOfScores) {
+  const ModelData model = smoke_model("decoder_gqa");
+  const EngineArguments arguments = arguments_of();
+  ArmLists lists = all_arms();
+  lists.policies = {"none", "streaming", "h2o"};
+  EngineScorer scorer(model, arguments, arms_of(lists, arguments.cache, model));
+  const ScoreText text = texts_of(model.spec.vocab_size)[8];
+  std::vector<const CacheChoice*> caches;
+  for (size_t arm = 0; arm < scorer.arms().size(); ++arm) {
+    caches.push_back(&scorer.cache_for(arm, text));
+  }
+  const auto classes = prompt_classes(caches);
+  ASSERT_EQ(classes.size(), 4u);  // {none, streaming} and h2o, of two codecs
+  for (const PromptClass& one : classes) {
+    EXPECT_NE(one.reader->policy, nullptr) << "what is read without a policy goes on without one";
+  }
+}
+
+TEST(Arms, ListsBecomeArms) {
+  const ModelData model = smoke_model("decoder_gqa");
+  const auto labels = [&](const ArmLists& lists) {
+    EngineScorer scorer(model, arguments_of(), arms_of(lists, arguments_of().cache, model));
+    std::vector<std::string> out;
+    for (const Arm& arm : scorer.arms()) out.push_back(arm.label() + (arm.full ? " full" : ""));
+    return out;
+  };
+  using Labels = std::vector<std::string>;
+  EXPECT_EQ(labels({{"none"}, {}, {"q4"}}), Labels({"none q4 full"}));
+  EXPECT_EQ(labels({{"h2o"}, {"25%"}, {"q4"}}), Labels({"h2o 25% q4"}));
+  EXPECT_EQ(labels({{"none", "h2o"}, {"50%", "9"}, {"q4", "q8:fp16"}}),
+            Labels({"none q4", "none q8:fp16 full", "h2o 50% q4", "h2o 9 q4", "h2o 50% q8:fp16",
+                    "h2o 9 q8:fp16"}));
+  EXPECT_EQ(labels({{"h2o"}, {"50%", "25%"}, {"q4"}}),
+            Labels({"none q4 full", "h2o 50% q4", "h2o 25% q4"}));
+  EXPECT_EQ(labels({{"h2o", "none"}, {"50%"}, {"q4"}}), Labels({"h2o 50% q4", "none q4 full"}));
+}
+
+TEST(Arms, WhatCannotBeIsRefusedWithItsReason) {
+  const ModelData model = smoke_model("decoder_gqa");
+  const auto refused = [&](const ArmLists& lists, std::vector<std::string> fragments) {
+    test::expect_error(ErrorCode::kRequest, fragments, [&] {
+      EngineScorer(model, arguments_of(), arms_of(lists, arguments_of().cache, model));
+    });
+  };
+  refused({{"h2o", "streaming"}, {"64", "2"}, {"q4"}},
+          {"arm 'h2o 2 q4' cannot be", "budget of 2 rows", "sink + recent = 2 + 1"});
+  refused({{"none", "lru"}, {"64"}, {}}, {"arm 'lru 64", "'lru' is not one of none"});
+  refused({{"none", "h2o"}, {}, {}}, {"arm 'h2o", "needs a --kv-budget"});
+  refused({{"none"}, {"50%", "25%"}, {}}, {"needs a --kv-policy that evicts"});
+  refused({{"h2o"}, {"50%", "50%"}, {}}, {"--kv-budget: 50% is given twice"});
+  refused({{"none"}, {}, {"q4", "q5"}}, {"q5"});
+  CacheRequest precise = arguments_of().cache;
+  precise.fp16_first = 16;
+  test::expect_error(ErrorCode::kRequest, {"arm 'none fp16' cannot be", "no more precisely"}, [&] {
+    EngineScorer(model, arguments_of(), arms_of({{"none"}, {}, {"q4", "fp16"}}, precise, model));
+  });
+  // A budget that only a short text makes too small.
+  EngineScorer scorer(model, arguments_of(),
+                      arms_of({{"none", "h2o"}, {"12.5%"}, {}}, arguments_of().cache, model));
+  ScoreText text;
+  text.tokens = test::random_tokens(16, model.spec.vocab_size, 1);
+  test::expect_error(ErrorCode::kRequest, {"arm 'h2o 12.5%", "budget of 2 rows"},
+                     [&] { scorer.cache_for(1, text); });
+}
+
+}  // namespace
+}  // namespace ashlar::cli
