@@ -72,7 +72,7 @@ TEST(Explain, RowsAreWhatHappened) {
     for (const char* policy : {"none", "streaming", "h2o"}) {
       SCOPED_TRACE(fmt::format("{} {}", name, policy));
       Engine engine(model, {.threads = 1});
-      const std::shared_ptr<const Policy> chosen = make_policy({policy, 9, 2});
+      const std::shared_ptr<const Policy> chosen = make_policy({policy, 9, 2}, engine.groups());
       const auto sequence = engine.start({}, chosen);
       const auto tokens = test::random_tokens(90, spec.vocab_size, 5);
       CacheExplainer explainer(engine, *sequence);
@@ -88,7 +88,7 @@ TEST(Explain, RowsAreWhatHappened) {
         const Node rows = explainer.rows();
         const auto& list = rows.as_list();
         for (const auto& [group, own] : before) {
-          const bool apart = chosen != nullptr && chosen->per_head() &&
+          const bool apart = chosen != nullptr && chosen->needs().per_head &&
                              engine.groups()[static_cast<size_t>(group)].window == 0;
           for (int64_t head = 0; head < (apart ? std::ssize(own.heads) : 1); ++head) {
             ASSERT_LT(seen, list.size());
@@ -107,7 +107,7 @@ TEST(Explain, RowsAreWhatHappened) {
 TEST(Explain, BeginsWithWhatIsThere) {
   const ModelData model = test::random_model(test::small_decoder(), 52);
   Engine engine(model, {.threads = 1});
-  const auto sequence = engine.start({}, make_policy({"streaming", 9, 2}));
+  const auto sequence = engine.start({}, make_policy({"streaming", 9, 2}, engine.groups()));
   const auto tokens = test::random_tokens(50, model.spec.vocab_size, 5);
   feed(engine, *sequence, std::span(tokens).first(40));
   CacheExplainer explainer(engine, *sequence);
@@ -127,7 +127,7 @@ TEST(Explain, PicturesShowEveryPosition) {
     Engine engine(model, {.threads = 1});
     CacheOptions cache{CodecKind::kQ4, CodecKind::kQ4};
     cache.precise_sinks = 16;
-    const auto sequence = engine.start(cache, make_policy({"streaming", 30, 5}));
+    const auto sequence = engine.start(cache, make_policy({"streaming", 30, 5}, engine.groups()));
     CacheExplainer explainer(engine, *sequence);
     feed(engine, *sequence, test::random_tokens(tokens, model.spec.vocab_size, 5));
     explainer.observe();
