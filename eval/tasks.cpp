@@ -30,7 +30,11 @@ constexpr FileKind kFileKinds[] = {
     {"hellaswag", "endings of HellaSwag's own file or of llm-foundry's", make_hellaswag},
 };
 
-std::string kind_of(const std::string& text) { return text.substr(0, text.find(':')); }
+/// `needle` is another name of `needles`.
+std::string kind_of(const std::string& text) {
+  const std::string kind = text.substr(0, text.find(':'));
+  return kind == "needle" ? "needles" : kind;
+}
 
 Node value_of(const std::string& text) {
   if (text == "true" || text == "false") return text == "true";
@@ -56,7 +60,8 @@ size_t end_of_file_name(const std::string& argument) {
 
 std::unique_ptr<EvalTask> make(const std::string& text, int64_t limit, const TaskModel& model) {
   const std::string kind = kind_of(text);
-  const std::string argument = text.size() > kind.size() ? text.substr(kind.size() + 1) : "";
+  const size_t colon = text.find(':');
+  const std::string argument = colon == std::string::npos ? "" : text.substr(colon + 1);
   for (const FileKind& entry : kFileKinds) {
     if (kind != entry.name) continue;
     require(!argument.empty(), ErrorCode::kRequest, "needs a file, {}:FILE", kind);

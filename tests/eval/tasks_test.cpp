@@ -267,6 +267,15 @@ TEST(EvalTasks, GeneratedTextsAndLists) {
   EXPECT_EQ(list->texts(3)[0].tokens, single->texts(1)[0].tokens);
 }
 
+TEST(EvalTasks, ANeedleIsOneOfNeedles) {
+  EXPECT_TRUE(is_eval_task("needle"));
+  EXPECT_TRUE(is_eval_task("needle:length=900"));
+  const auto one = make_eval_task("needle:length=900", 2, model());
+  const auto same = make_eval_task("needles:length=900", 2, model());
+  ASSERT_EQ(one->size(), 2);
+  EXPECT_EQ(one->texts(1)[0].tokens, same->texts(1)[0].tokens);
+}
+
 TEST(EvalTasks, EveryKindIsListed) {
   for (const TaskKind& kind : task_kinds()) {
     EXPECT_TRUE(is_eval_task(kind.name + ":x"));
