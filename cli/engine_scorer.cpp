@@ -63,6 +63,7 @@ Arm EngineScorer::arm_of(const CacheRequest& cache) const {
   if (!cache.layers.empty()) out.set("kv_layers", cache.layers);
   if (cache.seed) out.set("kv_seed", std::to_string(*cache.seed));
   if (cache.by_age) out.set("kv_by_age", true);
+  if (!cache.crush.empty()) out.set("kv_crush", cache.crush);
   return arm;
 }
 

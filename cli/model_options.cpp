@@ -38,20 +38,24 @@ void add_policy_options(CLI::App* command, CacheRequest& cache) {
   command
       ->add_option("--kv-window", cache.window,
                    "Query tokens that score: the last of a prompt (snapkv, pyramidkv, "
-                   "snapstream: 32), of the history (scissorhands: 400)")
+                   "snapstream: 32), of the history (scissorhands: 400; kvcrush: its scorer's)")
       ->check(CLI::NonNegativeNumber);
   command->add_option("--kv-pool", cache.pool,
                       "How snapkv, pyramidkv and snapstream pool neighbouring scores: none, avg:5 "
                       "(default), max:7");
   command->add_option("--kv-drop", cache.drop,
                       "Dropped at once when the budget is passed: tokens or percent of it "
-                      "(scissorhands: 50%, h2o, tova, keydiff, random: one row)");
+                      "(scissorhands: 50%, kvcrush: 25%, h2o, tova, keydiff, random: one row)");
   command->add_option("--kv-layers", cache.layers,
                       "How budgets differ between groups of layers, their mean unchanged: uniform, "
                       "falling:20, rising:20 or one weight each (3,2,1)");
-  command->add_option("--kv-seed", cache.seed, "Seed of the random policy (default: 0)");
-  command->add_flag("--kv-by-age", cache.by_age,
-                    "scissorhands: divide counts by the queries that could have counted");
+  command->add_option("--kv-seed", cache.seed,
+                      "Seed of the random policy and of kvcrush's random anchor (default: 0)");
+  command->add_flag(
+      "--kv-by-age", cache.by_age,
+      "scissorhands, and kvcrush by its counts: divide them by the queries that could have "
+      "counted");
+  command->add_option("--kv-crush", cache.crush, crush_help());
 }
 
 }  // namespace

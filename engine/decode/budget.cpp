@@ -241,6 +241,7 @@ PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
   options.layers = request.layers;
   options.seed = request.seed;
   options.by_age = request.by_age;
+  if (!request.crush.empty()) options.crush = read_crush(request.crush, length);
   read_pool(request.pool, options);
   if (request.policy == "none") {
     require(request.budget.empty(), ErrorCode::kRequest,

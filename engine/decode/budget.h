@@ -26,6 +26,7 @@ struct CacheRequest {
   std::string layers = {};            ///< PolicyOptions::layers
   std::optional<uint64_t> seed = {};  ///< of what is drawn
   bool by_age = false;                ///< counts are divided by the queries that could have counted
+  std::string crush = {};             ///< read_crush(), pages in tokens; empty: kvcrush's defaults
 };
 
 /// A positive number of bytes ("4096", "64KiB", "1.5GiB"). Throws Error(kRequest) naming `option`.

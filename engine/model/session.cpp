@@ -33,7 +33,8 @@ std::string describe(const SessionOrigin& o) {
                            {"drop", o.policy.drop},
                            {"layers", o.policy.layers},
                            {"seed", o.policy.seed ? std::to_string(*o.policy.seed) : ""},
-                           {"by_age", o.policy.by_age}}},
+                           {"by_age", o.policy.by_age},
+                           {"crush", o.policy.crush ? write_crush(*o.policy.crush) : ""}}},
   });
 }
 

@@ -4,6 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "engine/policy/kvcrush_options.h"
+
 namespace ashlar {
 
 /// How the scores of neighbouring rows are pooled (SnapKV, arXiv 2404.14469).
@@ -26,6 +28,7 @@ struct PolicyOptions {
   std::string layers = {};
   std::optional<uint64_t> seed = {};  ///< of what is drawn at random
   bool by_age = false;                ///< counts are divided by the rows that could have counted
+  std::optional<CrushOptions> crush = {};  ///< of kvcrush; none: its defaults
 
   bool operator==(const PolicyOptions&) const = default;
 };

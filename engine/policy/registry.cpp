@@ -20,6 +20,7 @@ MakePolicy make_tova;
 MakePolicy make_keydiff;
 MakePolicy make_snapstream;
 MakePolicy make_random;
+MakePolicy make_kvcrush;
 
 namespace {
 
@@ -38,6 +39,8 @@ constexpr Entry kRegistry[] = {
     {"tova", make_tova, kUsesDrop | kUsesLayers},
     {"keydiff", make_keydiff, kUsesDrop | kUsesLayers},
     {"snapstream", make_snapstream, kUsesWindow | kUsesPool},
+    {"kvcrush", make_kvcrush,
+     kUsesWindow | kUsesDrop | kUsesLayers | kUsesSeed | kUsesAge | kUsesCrush},
     {"random", make_random, kUsesDrop | kUsesLayers | kUsesSeed},
 };
 
@@ -53,6 +56,7 @@ void check_uses(const PolicyOptions& o, unsigned uses) {
   refuse(!o.layers.empty(), kUsesLayers, "--kv-layers", "keeps as many rows in every layer");
   refuse(o.seed.has_value(), kUsesSeed, "--kv-seed", "draws nothing at random");
   refuse(o.by_age, kUsesAge, "--kv-by-age", "keeps no counts");
+  refuse(o.crush.has_value(), kUsesCrush, "--kv-crush", "chooses no representatives");
 }
 
 void check_ranges(const PolicyOptions& o) {

@@ -1,6 +1,7 @@
 #include "engine/policy/row_budget.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -87,7 +88,8 @@ std::vector<int64_t> share_out(std::span<const double> weights, int64_t budget, 
   return rows;
 }
 
-RowBudget::RowBudget(const PolicyOptions& options, size_t groups, int64_t recent, int64_t drop)
+RowBudget::RowBudget(const PolicyOptions& options, size_t groups, int64_t recent, int64_t drop,
+                     int64_t part)
     : budget_(options.budget), sink_(options.sink), recent_(recent) {
   require(std::max<int64_t>(recent_, 1) <= budget_ - sink_, ErrorCode::kRequest,
           "--kv-policy {}: budget of {} rows is smaller than sink + recent = {} + {}", options.name,
@@ -95,7 +97,7 @@ RowBudget::RowBudget(const PolicyOptions& options, size_t groups, int64_t recent
   budgets_ = share_out(layer_weights(options.layers, groups), budget_, sink_ + recent_);
   for (const int64_t rows : budgets_) {
     const int64_t most = rows + 1 - sink_ - recent_;
-    const int64_t own = drop == -1 ? std::max<int64_t>(1, std::min(rows / 2, most)) : drop;
+    const int64_t own = drop == -1 ? std::max<int64_t>(1, std::min(rows / part, most)) : drop;
     require(
         own <= most, ErrorCode::kRequest,
         "--kv-policy {}: --kv-drop of {} rows would drop protected ones: {} rows are kept, sink "
@@ -105,10 +107,13 @@ RowBudget::RowBudget(const PolicyOptions& options, size_t groups, int64_t recent
   }
 }
 
+int64_t RowBudget::beyond(const LaneView& lane) const {
+  return lane.newest < budget_ ? 0 : std::max<int64_t>(0, lane.rows() - of(lane.place));
+}
+
 int64_t RowBudget::excess(const LaneView& lane) const {
-  const int64_t most = of(lane.place);
-  if (lane.newest < budget_ || lane.rows() <= most) return 0;
-  return lane.rows() - most - 1 + drops_[static_cast<size_t>(lane.place)];
+  const int64_t rows = beyond(lane);
+  return rows == 0 ? 0 : rows - 1 + drop(lane.place);
 }
 
 std::vector<int64_t> RowBudget::candidates(const LaneView& lane) const {
@@ -117,6 +122,35 @@ std::vector<int64_t> RowBudget::candidates(const LaneView& lane) const {
     if (!is_protected(lane, lane.positions[static_cast<size_t>(slot)])) slots.push_back(slot);
   }
   return slots;
+}
+
+void score_before_drops(const RowBudget& rows, int64_t window, PolicyNeeds& needs) {
+  needs.prompt_rows = window;
+  for (const int64_t budget : rows.all()) {
+    needs.scored_above.push_back(std::max<int64_t>(0, budget + 1 - window));
+  }
+  needs.scored_beyond = std::max<int64_t>(0, rows.budget() + 1 - window);
+}
+
+std::vector<int32_t> slots_by_position(std::span<const int32_t> positions) {
+  constexpr int kDigit = 11;
+  std::vector<int32_t> order(positions.size()), next(positions.size());
+  std::iota(order.begin(), order.end(), 0);
+  if (std::is_sorted(positions.begin(), positions.end())) return order;
+  const int32_t largest = *std::max_element(positions.begin(), positions.end());
+  // By one digit after the other from the lowest, each by counting.
+  for (int shift = 0; shift < 31 && (largest >> shift) > 0; shift += kDigit) {
+    const auto digit = [&](int32_t slot) {
+      const int32_t position = positions[static_cast<size_t>(slot)];
+      return static_cast<size_t>((position >> shift) & ((1 << kDigit) - 1));
+    };
+    std::array<int32_t, (1 << kDigit) + 1> begin{};
+    for (const int32_t slot : order) ++begin[digit(slot) + 1];
+    for (size_t d = 1; d < begin.size(); ++d) begin[d] += begin[d - 1];
+    for (const int32_t slot : order) next[static_cast<size_t>(begin[digit(slot)]++)] = slot;
+    order.swap(next);
+  }
+  return order;
 }
 
 int64_t rows_of_tokens(std::span<const KvGroup> governed, int64_t tokens) {

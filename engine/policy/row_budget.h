@@ -27,9 +27,10 @@ std::vector<int64_t> share_out(std::span<const double> weights, int64_t budget, 
 /// Sinks, newest rows and budgets of a policy.
 class RowBudget {
  public:
-  /// `recent` and `drop`: what the options stand for; drop −1: half of each group's budget, but no
-  /// protected row. Throws Error(kRequest) where the options contradict one another.
-  RowBudget(const PolicyOptions& options, size_t groups, int64_t recent, int64_t drop = 1);
+  /// `recent` and `drop`: what the options stand for; drop −1: a `part`-th of each group's budget,
+  /// but no protected row. Throws Error(kRequest) where the options contradict one another.
+  RowBudget(const PolicyOptions& options, size_t groups, int64_t recent, int64_t drop = 1,
+            int64_t part = 2);
 
   int64_t budget() const { return budget_; }
   int64_t sink() const { return sink_; }
@@ -37,6 +38,12 @@ class RowBudget {
   /// Rows kept of the group at `place`.
   int64_t of(int64_t place) const { return budgets_[static_cast<size_t>(place)]; }
   const std::vector<int64_t>& all() const { return budgets_; }
+  /// Rows dropped at once of the group at `place`.
+  int64_t drop(int64_t place) const { return drops_[static_cast<size_t>(place)]; }
+
+  /// How many rows the lane holds beyond its budget: none while the text is no longer than the mean
+  /// budget.
+  int64_t beyond(const LaneView& lane) const;
 
   /// How many rows must go: none up to the lane's budget B, else all but B + 1 − drop, so that the
   /// next `drop` − 1 rows find room. While the text is no longer than the mean budget none must,
@@ -52,6 +59,14 @@ class RowBudget {
   int64_t budget_, sink_, recent_;
   std::vector<int64_t> budgets_, drops_;  // by place
 };
+
+/// Query rows score that may be among the last `window` before a drop while decoding, and the last
+/// `window` of a prompt. A lane drops when it holds one row more than its budget, and never before
+/// the text is longer than the mean budget.
+void score_before_drops(const RowBudget& rows, int64_t window, PolicyNeeds& needs);
+
+/// Slots in order of the positions they hold, which are different and not negative. Time O(slots).
+std::vector<int32_t> slots_by_position(std::span<const int32_t> positions);
 
 /// Tokens in rows of the governed groups, rounded up.
 int64_t rows_of_tokens(std::span<const KvGroup> governed, int64_t tokens);

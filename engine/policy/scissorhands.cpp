@@ -25,13 +25,7 @@ PolicyNeeds needs_of(const RowBudget& rows, int64_t window) {
   PolicyNeeds needs;
   needs.reducer = ScoreReducer::kCountBelow;
   needs.per_head = true;
-  needs.prompt_rows = window;
-  // A lane is compressed when it holds one row more than its budget, and never before the text is
-  // longer than the mean budget.
-  for (const int64_t budget : rows.all()) {
-    needs.scored_above.push_back(std::max<int64_t>(0, budget + 1 - window));
-  }
-  needs.scored_beyond = std::max<int64_t>(0, rows.budget() + 1 - window);
+  score_before_drops(rows, window, needs);
   return needs;
 }
 

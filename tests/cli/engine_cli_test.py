@@ -95,6 +95,7 @@ class EngineCommandLine(unittest.TestCase):
         for options in (["scissorhands", "--kv-window", 5, "--kv-drop", "25%", "--kv-by-age", "--kv-layers", "rising:3"],
                         ["snapkv", "--kv-window", 2, "--kv-pool", "max:7"], ["pyramidkv", "--kv-layers", "falling:2"],
                         ["snapstream", "--kv-pool", "none"], ["tova", "--kv-drop", 2], ["keydiff"],
+                        ["kvcrush", "--kv-crush", "scorer=h2o,page=2,anchor=random", "--kv-seed", 3, "--kv-drop", 1],
                         ["random", "--kv-seed", 18446744073709551615]):
             result = self.generate("--kv-budget", 8, "--kv-sink", 1, "--json", "--kv-policy", *options)
             self.assertEqual(result.returncode, 0, result.stderr)

@@ -131,6 +131,10 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
                               cache, 200);
   EXPECT_EQ(options_of.pool, PoolKind::kMax);
   EXPECT_EQ(options_of.pool_rows, 7);
+  options_of = policy_options(
+      with("kvcrush", [](CacheRequest& r) { r.crush = "page=9,ratio=0.5"; }), block, cache, 200);
+  EXPECT_EQ(options_of.crush, (CrushOptions{.ratio = 0.5, .page = 3}));
+  refuses(with("kvcrush", [](CacheRequest& r) { r.crush = "page=x"; }), "--kv-crush page=x");
   for (const char* pool : {"mean", "max:", "max:x", "max:-3", "avg:5 "}) {
     refuses(with("snapkv", [&](CacheRequest& r) { r.pool = pool; }), "--kv-pool");
   }

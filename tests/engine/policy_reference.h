@@ -10,6 +10,7 @@
 
 #include "core/base/rng.h"
 #include "engine/policy/policy_options.h"
+#include "tests/engine/kvcrush_reference.h"
 
 // Policies as their papers have them, slow: every score is recomputed from the whole history when
 // it is wanted. Positions instead of slots, no state but the rows held and the queries that were.
@@ -34,7 +35,10 @@ struct ReferenceLane {
   /// them it is below 1/n.
   std::function<double(int64_t p, int64_t position)> mass;
   std::function<int(int64_t p, int64_t position, int64_t seen)> below;
-  int64_t readers = 1;
+  /// The same of each KV head of the lane.
+  std::function<double(int64_t p, int64_t position, int64_t head)> head_mass;
+  std::function<int(int64_t p, int64_t position, int64_t seen, int64_t head)> head_below;
+  int64_t readers = 1, heads = 1;
 
   int64_t newest() const { return held.back(); }
 };
@@ -51,6 +55,7 @@ class ReferencePolicy {
       return;
     }
     if (o.name == "scissorhands") return scissorhands(lane);
+    if (o.name == "kvcrush") return kvcrush(lane, prompt_end);
     const int64_t most = budget(lane), m = std::max<int64_t>(1, o.drop);
     if (!passed(lane, most)) return;
     drop_to(lane, most + 1 - m, scores(lane));
@@ -150,11 +155,9 @@ class ReferencePolicy {
     return out;
   }
 
-  /// low[j] over the last w queries before now that no compression has used. Where a later prompt
-  /// came in between, those that count are still without a gap.
-  void scissorhands(ReferenceLane& lane) const {
-    const int64_t most = budget(lane);
-    if (!passed(lane, most)) return;
+  /// The last w queries before now that no compression has used. Where a later prompt came in
+  /// between, those that count are still without a gap.
+  std::vector<PastQuery> last_queries(const ReferenceLane& lane, int64_t most) const {
     std::vector<PastQuery> counted;
     for (auto q = lane.queries.rbegin(); q != lane.queries.rend(); ++q) {
       const bool last_of_prompt = !q->prompt || q->position >= q->prompt_end - o.window;
@@ -163,6 +166,20 @@ class ReferencePolicy {
       if (q->position < lane.compressed || !last_of_prompt || !before_compression) break;
       counted.push_back(*q);
     }
+    return counted;
+  }
+
+  /// What is dropped at once; `part`: of the budget, where the options do not say it.
+  int64_t chunk(int64_t most, int64_t part) const {
+    if (o.drop > 0) return o.drop;
+    return std::max<int64_t>(1, std::min(most / part, most + 1 - o.sink - o.recent));
+  }
+
+  /// low[j] over those queries.
+  void scissorhands(ReferenceLane& lane) const {
+    const int64_t most = budget(lane);
+    if (!passed(lane, most)) return;
+    const std::vector<PastQuery> counted = last_queries(lane, most);
     Scores value;
     for (const int64_t row : lane.held) {
       double low = 0, saw = 0;
@@ -173,11 +190,55 @@ class ReferencePolicy {
       }
       value[row] = -(o.by_age && saw > 0 ? low / saw : low);
     }
-    const int64_t protects = o.sink + o.recent;
-    const int64_t m =
-        o.drop > 0 ? o.drop : std::max<int64_t>(1, std::min(most / 2, most + 1 - protects));
-    drop_to(lane, most + 1 - m, value);
+    drop_to(lane, most + 1 - chunk(most, 2), value);
     lane.compressed = lane.newest() + 1;
+  }
+
+  /// A prompt's end leaves the budget, a decoded row that passes it a quarter less.
+  void kvcrush(ReferenceLane& lane, bool prompt_end) const {
+    const int64_t most = budget(lane);
+    if (!passed(lane, most)) return;
+    const CrushOptions crush = o.crush.value_or(CrushOptions{});
+    const bool all = crush.scorer == CrushScorer::kH2o;
+    const std::vector<PastQuery> queries = all ? lane.queries : last_queries(lane, most);
+    std::vector<float> scores;
+    for (int64_t h = 0; h < lane.heads; ++h) {
+      for (const int64_t row : lane.held) {
+        double sum = 0, saw = 0;
+        for (const PastQuery& q : queries) {
+          if (q.position < row) continue;
+          sum += crush.scorer == CrushScorer::kScissorhands
+                     ? -lane.head_below(q.position, row, q.seen, h)
+                     : lane.head_mass(q.position, row, h);
+          saw += static_cast<double>(lane.readers);
+        }
+        scores.push_back(static_cast<float>(o.by_age ? sum / saw : sum));
+      }
+    }
+    const auto held = [&](const auto& which) {
+      return std::count_if(lane.held.begin(), lane.held.end(), which);
+    };
+    CrushRequest request;
+    request.rows = std::ssize(lane.held);
+    request.heads = lane.heads;
+    request.scores = scores;
+    request.sink = held([&](int64_t row) { return row < o.sink; });
+    request.recent = held([&](int64_t row) { return row > lane.newest() - o.recent; });
+    request.page = crush.page;
+    request.budget = prompt_end ? most : most + 1 - chunk(most, 4);
+    request.representatives = crush.ratio;
+    request.feature = crush.features;
+    request.anchor = crush.anchor;
+    request.seed = o.seed.value_or(0);
+    request.draw = (static_cast<uint64_t>(lane.group) << 32) + static_cast<uint64_t>(lane.newest());
+    const std::vector<CrushRole> roles = CrushReference(request).roles();
+    const int64_t newest = lane.newest();
+    std::vector<int64_t> kept;
+    for (size_t i = 0; i < roles.size(); ++i) {
+      if (roles[i] != CrushRole::kDropped) kept.push_back(lane.held[i]);
+    }
+    lane.held = kept;
+    if (!prompt_end) lane.compressed = newest + 1;
   }
 
   /// Pooled sums over the last w queries of the prompt that has just ended.

@@ -91,6 +91,21 @@ class Comparison {
     lane.places = static_cast<int64_t>(groups_.size());
     lane.head = head;
     lane.readers = static_cast<int64_t>(g.readers.size());
+    lane.heads = width;
+    lane.head_mass = [=, this](int64_t p, int64_t row, int64_t h) {
+      double sum = 0;
+      for (int64_t r = 0; r < lane_readers(g); ++r) {
+        sum += static_cast<double>(probability(attention_, p, row, r * g.heads + head + h));
+      }
+      return sum;
+    };
+    lane.head_below = [=, this](int64_t p, int64_t row, int64_t seen, int64_t h) {
+      int count = 0;
+      for (int64_t r = 0; r < lane_readers(g); ++r) {
+        count += below(probability(attention_, p, row, r * g.heads + head + h), seen);
+      }
+      return count;
+    };
     const auto for_buffers = [this, &g, head, width](const auto& f) {
       for (int64_t r = 0; r < static_cast<int64_t>(g.readers.size()); ++r) {
         for (int64_t h = head; h < head + width; ++h) f(r * g.heads + h);
@@ -110,6 +125,7 @@ class Comparison {
     lanes_.push_back(std::move(lane));
   }
 
+  static int64_t lane_readers(const KvGroup& g) { return static_cast<int64_t>(g.readers.size()); }
   static bool below(float p, int64_t seen) { return p < 1.0f / static_cast<float>(seen); }
 
   void step(int64_t rows, bool prompt, int64_t end) {
@@ -167,6 +183,46 @@ struct Case {
   PolicyOptions given;
   PolicyOptions in_full;  // defaults spelt out, for the reference
 };
+
+// KVCrush over every scorer, with every anchor and both features.
+std::vector<Case> crush_cases() {
+  std::vector<Case> out;
+  const auto add = [&](const PolicyOptions& given, const PolicyOptions& in_full) {
+    out.push_back({"kvcrush " + std::to_string(out.size()), given, in_full});
+  };
+  const std::string texts[] = {"scorer=snapkv,ratio=0.5,anchor=alternate,features=page,page=3",
+                               "scorer=snapkv,ratio=0.4,anchor=zeros,page=2",
+                               "scorer=h2o,ratio=0.25,anchor=mean",
+                               "scorer=h2o,ratio=1,anchor=random,page=4",
+                               "scorer=h2o,ratio=0,anchor=ones,features=page",
+                               "scorer=scissorhands,ratio=0.5,anchor=inverse-mean",
+                               "scorer=scissorhands,ratio=0.3,anchor=random,features=page,page=5",
+                               "scorer=snapkv,ratio=0.75,anchor=ones,features=head"};
+  for (size_t i = 0; i < std::size(texts); ++i) {
+    PolicyOptions o{"kvcrush", 24, 2, 4};
+    o.crush = read_crush(texts[i], 1);
+    if (o.crush->scorer != CrushScorer::kH2o) o.window = i % 3 == 0 ? 3 : i == 5 ? 400 : 9;
+    if (o.crush->anchor == CrushAnchor::kRandom && i % 2 == 0) o.seed = 7 + i;
+    o.by_age = i == 6;
+    if (i % 4 == 1) o.drop = 1;
+    if (i % 4 == 3) o.drop = 12;
+    if (i == 2) o.layers = "rising:3";
+    if (i == 5) o.layers = "2,3,2.5";
+    add(o, o);
+  }
+  PolicyOptions given{"kvcrush", 33, 2, -1}, in_full = given;
+  in_full.recent = in_full.window = 15;
+  add(given, in_full);
+  given.crush = in_full.crush = read_crush("scorer=h2o", 1);
+  in_full.window = -1;
+  add(given, in_full);
+  given.crush = in_full.crush = read_crush("scorer=scissorhands", 1);
+  given.budget = in_full.budget = 70;
+  in_full.recent = 32;
+  in_full.window = 400;
+  add(given, in_full);
+  return out;
+}
 
 // `given` with everything that a policy may leave open; in_full says what that means.
 std::vector<Case> cases() {
@@ -237,6 +293,7 @@ std::vector<Case> cases() {
       o.window = 15, o.recent = recent, o.pool = PoolKind::kAverage, o.pool_rows = 5;
     });
   }
+  for (Case& c : crush_cases()) out.push_back(std::move(c));
   return out;
 }
 
@@ -461,6 +518,9 @@ TEST(Policies, OptionsThatMakeNoSenseAreRefused) {
     refuses(name, {"--kv-window", "no window of query rows"}, [](O& o) { o.window = 3; });
     refuses(name, {"--kv-pool", "pools no scores"}, [](O& o) { o.pool = PoolKind::kMax; });
     refuses(name, {"--kv-by-age", "keeps no counts"}, [](O& o) { o.by_age = true; });
+  }
+  for (const char* name : {"none", "h2o", "scissorhands", "snapkv", "random"}) {
+    refuses(name, {"--kv-crush", "no representatives"}, [](O& o) { o.crush.emplace(); });
   }
   for (const char* name : {"none", "streaming", "snapkv", "pyramidkv", "snapstream"}) {
     refuses(name, {"--kv-drop", "no number of rows"}, [](O& o) { o.drop = 3; });

@@ -319,7 +319,7 @@ TEST_F(Sessions, KeepWhatPoliciesHaveSeen) {
       SCOPED_TRACE(name);
       PolicyOptions options{name, 20, 2, 4};
       const bool snaps = name.starts_with("snap") || name == "pyramidkv";
-      if (snaps || name == "scissorhands") options.window = 6;
+      if (snaps || name == "scissorhands" || name == "kvcrush") options.window = 6;
       const SessionOrigin origin{"m", {CodecKind::kQ8, CodecKind::kQ8}, options};
       const auto policy = [&] { return make_policy(options, kv_groups(spec)); };
       const auto engine = make_engine(model), other = make_engine(model);
@@ -366,7 +366,8 @@ TEST_F(Sessions, DamagedAndForeignOnesAreRefused) {
        {+[](PolicyOptions& o) { o.window = 3; }, +[](PolicyOptions& o) { o.pool_rows = 3; },
         +[](PolicyOptions& o) { o.pool = PoolKind::kMax; }, +[](PolicyOptions& o) { o.drop = 3; },
         +[](PolicyOptions& o) { o.layers = "rising"; }, +[](PolicyOptions& o) { o.seed = 0; },
-        +[](PolicyOptions& o) { o.by_age = true; }}) {
+        +[](PolicyOptions& o) { o.by_age = true; }, +[](PolicyOptions& o) { o.crush.emplace(); },
+        +[](PolicyOptions& o) { o.crush = CrushOptions{.page = 2}; }}) {
     other = origin;
     change(other.policy);
     test::expect_error(ErrorCode::kRequest, {"another model, cache or policy"},
