@@ -4,6 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "core/base/node.h"
+
 namespace ashlar {
 
 /// How the scores of neighbouring rows are pooled (SnapKV, arXiv 2404.14469).
@@ -29,5 +31,8 @@ struct PolicyOptions {
 
   bool operator==(const PolicyOptions&) const = default;
 };
+
+/// All of them by name: what a saved text belongs to.
+Node describe(const PolicyOptions& options);
 
 }  // namespace ashlar
