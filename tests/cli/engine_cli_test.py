@@ -226,6 +226,27 @@ class EngineCommandLine(unittest.TestCase):
         self.refused(2, ["oracle", "logits are read without one"], *whole, f"logits:{self.ids()}", "--output", self.dir / "l.npy")
         self.refused(2, ["oracle", "`eval`, which reads its texts twice"], "bench", self.package, "-p", 8, "-n", 8, *whole[2:6])
 
+    def test_kv_study(self):
+        script, output = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "kv-study", self.dir / "study"
+        environment = {**os.environ, "ENGINE": ENGINE, "KV_STUDY_CODEC": "q4"}
+        def study(*arguments):
+            return subprocess.run([script, *map(str, arguments)], capture_output=True, text=True, env=environment)
+        long = self.dir / "long"
+        long.mkdir()
+        write_llama2c(long, context=320)
+        imported = self.run_engine("import", long / "tiny.bin", "--tokenizer", long / "tok300.bin", "--output", long / "package")
+        self.assertEqual(imported.returncode, 0, imported.stderr)
+        refused = study(self.package)
+        self.assertEqual((refused.returncode, "needs MODEL and OUTPUT" in refused.stderr), (2, True))
+        result = study(long / "package", output, "mqar:vocab=300,length=280,pairs=64,n=2")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        rows = [row for row in json.loads(next(output.glob("*.json")).read_text()) if row["metric"] == "token_perplexity"]
+        self.assertEqual(len(rows), 1 + 9 * 4)
+        self.assertEqual({row["codec"] for row in rows}, {"q4"})
+        self.assertLessEqual({"random", "oracle", "snapstream"}, {row["policy"] for row in rows})
+        self.assertEqual(result.stdout, next(output.glob("*.md")).read_text())
+        self.assertIn("| oracle | 6.25% | q4 |", result.stdout)
+
     def ids(self):
         path = self.dir / "oracle_ids.json"
         path.write_text("[1, 2, 3, 4]")
