@@ -15,6 +15,21 @@ void refuse_repeats(const char* option, const std::vector<std::string>& values) 
   }
 }
 
+// "a,b" "c" as a, b, c.
+std::vector<std::string> listed(const char* option, const std::vector<std::string>& given) {
+  std::vector<std::string> values;
+  for (const std::string& text : given) {
+    for (size_t at = 0; at <= text.size();) {
+      const size_t end = std::min(text.find(',', at), text.size());
+      values.push_back(text.substr(at, end - at));
+      require(!values.back().empty(), ErrorCode::kRequest, "{}: '{}' lists an empty value", option,
+              text);
+      at = end + 1;
+    }
+  }
+  return values;
+}
+
 double bytes_per_token(const CacheRequest& request, const ModelData& model) {
   return cache_bytes_per_token(
       model.spec, cache_options(request.codec, model.kv_codec.key, model.kv_codec.value));
@@ -33,11 +48,16 @@ CacheRequest full_cache(const std::vector<CacheRequest>& arms, const ModelData& 
 
 void add_engine_options(CLI::App* command, EngineArguments& arguments, ArmLists& lists) {
   const auto add = [&](const char* name, std::vector<std::string>& values, std::string help) {
-    return command->add_option(name, values, std::move(help))->delimiter(',');
+    return command->add_option_function<std::vector<std::string>>(
+        name,
+        [name, &values](const std::vector<std::string>& given) { values = listed(name, given); },
+        std::move(help) + "; one or several");
   };
-  add("--kv-codec", lists.codecs, std::string(kCodecHelp) + "; one or several");
-  add("--kv-policy", lists.policies, policy_help() + "; one or several")->capture_default_str();
-  add("--kv-budget", lists.budgets, std::string(kBudgetHelp) + "; one or several");
+  add("--kv-codec", lists.codecs, kCodecHelp);
+  add("--kv-policy", lists.policies,
+      policy_help() + ", and oracle, the ceiling, which reads each text twice")
+      ->default_str(lists.policies.front());
+  add("--kv-budget", lists.budgets, kBudgetHelp);
   add_other_engine_options(command, arguments);
 }
 

@@ -124,7 +124,8 @@ class EngineProbe final : public FidelityProbe {
     const auto tokens = std::span<const int32_t>(text.tokens);
     const auto attention = std::make_shared<AttentionRecorder>();
     Run full{engine_.start({CodecKind::kF32, CodecKind::kF32}, attention, text.marker), {}};
-    std::vector<Run> tests = read_prompt(text);
+    const TextCaches caches = scorer_.caches(text);
+    std::vector<Run> tests = read_prompt(text, caches.of_arm);
     if (reads_prompt(text)) full.feed(engine_, tokens.first(static_cast<size_t>(text.prompt)));
     std::vector<FidelityBytes> bytes;
     for (const Run& test : tests) bytes.push_back({test.sequence->kv_bytes(), 0});
@@ -150,11 +151,7 @@ class EngineProbe final : public FidelityProbe {
   static bool reads_prompt(const ScoreText& text) { return text.prompt > 0 || text.marker; }
 
   /// A run of every arm that has read the prompt, as far as there is one.
-  std::vector<Run> read_prompt(const ScoreText& text) {
-    std::vector<const CacheChoice*> caches;
-    for (size_t arm = 0; arm < arms().size(); ++arm) {
-      caches.push_back(&scorer_.cache_for(arm, text));
-    }
+  std::vector<Run> read_prompt(const ScoreText& text, std::span<const CacheChoice* const> caches) {
     std::vector<Run> runs(caches.size());
     if (!reads_prompt(text)) {
       for (size_t arm = 0; arm < caches.size(); ++arm) {

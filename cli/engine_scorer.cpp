@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cli/foresight.h"
 #include "cli/text_reader.h"
 #include "core/base/error.h"
 
@@ -67,7 +68,16 @@ Arm EngineScorer::arm_of(const CacheRequest& cache) const {
   return arm;
 }
 
-bool EngineScorer::relative() const { return std::ranges::any_of(requests_, is_relative); }
+// An error of an arm names it where there are several.
+template <typename F>
+auto EngineScorer::naming(size_t arm, const F& make) const {
+  try {
+    return make();
+  } catch (const Error& error) {
+    if (requests_.size() == 1) throw;
+    fail(error.code(), "arm '{}' cannot be: {}", arms_[arm].label(), error.what());
+  }
+}
 
 const CacheChoice& EngineScorer::cache_for(size_t arm, int64_t tokens) {
   const int64_t key = is_relative(requests_[arm]) ? tokens : 0;
@@ -75,16 +85,51 @@ const CacheChoice& EngineScorer::cache_for(size_t arm, int64_t tokens) {
   if (found != caches_[arm].end()) return found->second;
   EngineArguments arguments = arguments_;
   arguments.cache = requests_[arm];
-  try {
-    return caches_[arm].emplace(key, choose_cache(arguments, model_, tokens)).first->second;
-  } catch (const Error& error) {
-    if (requests_.size() == 1) throw;
-    fail(error.code(), "arm '{}' cannot be: {}", arms_[arm].label(), error.what());
+  std::shared_ptr<FutureAttention> nothing;
+  if (is_oracle(arm)) {
+    nothing = std::make_shared<FutureAttention>();
+    nothing->seal();
   }
+  CacheChoice choice =
+      naming(arm, [&] { return choose_cache(arguments, model_, tokens, nothing); });
+  return caches_[arm].emplace(key, std::move(choice)).first->second;
 }
 
 const CacheChoice& EngineScorer::cache_for(size_t arm, const ScoreText& text) {
+  if (is_oracle(arm)) naming(arm, [&] { check_foresight(text); });
   return cache_for(arm, text.prompt > 0 ? text.prompt : static_cast<int64_t>(text.tokens.size()));
+}
+
+bool EngineScorer::depends_on_text() const {
+  return std::ranges::any_of(requests_, [](const CacheRequest& request) {
+    return is_relative(request) || request.policy == "oracle";
+  });
+}
+
+void EngineScorer::check(const ScoreText& text) {
+  for (size_t arm = 0; arm < arms_.size(); ++arm) cache_for(arm, text);
+}
+
+TextCaches EngineScorer::caches(const ScoreText& text, size_t arms) {
+  TextCaches out;
+  std::vector<std::pair<CacheOptions, std::shared_ptr<const FutureAttention>>> futures;
+  for (size_t arm = 0; arm < arms; ++arm) {
+    const CacheChoice& choice = cache_for(arm, text);
+    if (!is_oracle(arm)) {
+      out.of_arm.push_back(&choice);
+      continue;
+    }
+    auto known = std::ranges::find(futures, choice.options, [](const auto& f) { return f.first; });
+    if (known == futures.end()) {
+      futures.emplace_back(choice.options, foresee(engine_, text, choice.options));
+      known = futures.end() - 1;
+    }
+    auto own = std::make_unique<CacheChoice>(choice);
+    own->policy = make_oracle(own->policy_options, engine_.groups(), known->second);
+    out.of_arm.push_back(own.get());
+    out.own.push_back(std::move(own));
+  }
+  return out;
 }
 
 std::vector<TextScore> EngineScorer::score(std::span<const ScoreText> texts) {
@@ -97,17 +142,22 @@ std::vector<std::vector<TextScore>> EngineScorer::score_arms(std::span<const Sco
 
 std::vector<std::vector<TextScore>> EngineScorer::score_with(size_t arms,
                                                              std::span<const ScoreText> texts) {
-  std::vector<std::vector<const CacheChoice*>> caches;
+  std::vector<TextCaches> own;
+  std::vector<std::vector<const CacheChoice*>> of_texts;
   for (const ScoreText& text : texts) {
-    caches.emplace_back();
-    for (size_t arm = 0; arm < arms; ++arm) caches.back().push_back(&cache_for(arm, text));
+    own.push_back(caches(text, arms));
+    of_texts.push_back(own.back().of_arm);
   }
-  return read_texts(engine_, texts, caches);
+  return read_texts(engine_, texts, of_texts);
 }
 
 std::vector<float> EngineScorer::logits(std::span<const int32_t> tokens) {
   const auto vocab = static_cast<size_t>(vocab_size());
   std::vector<float> out(tokens.size() * vocab);
+  require(
+      !is_oracle(0), ErrorCode::kRequest,
+      "--kv-policy oracle: knows what the queries behind a prompt attend to, and logits are read "
+      "without one");
   const CacheChoice& cache = cache_for(0, static_cast<int64_t>(tokens.size()));
   const auto sequence = engine_.start(cache.options, cache.policy, /*marker=*/false);
   // One prompt, or, for a policy to act, token by token.

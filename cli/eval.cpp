@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "cli/app.h"
@@ -9,6 +10,7 @@
 #include "cli/engine_fidelity.h"
 #include "cli/gnuplot.h"
 #include "core/base/error.h"
+#include "core/base/log.h"
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
 #include "core/io/npy.h"
@@ -87,10 +89,18 @@ class Evaluation {
       return;
     }
     prepared_.push_back({task, task.kind == "ppl" ? perplexity(task) : items_of(task)});
-    if (engine_ != nullptr && engine_->relative()) check_budgets(*prepared_.back().items);
+    if (engine_ != nullptr && engine_->depends_on_text()) check_arms(*prepared_.back().items);
   }
 
   void run() {
+    const bool figures =
+        std::ranges::any_of(prepared_, [](const Prepared& task) { return task.items != nullptr; });
+    if (figures && arms_ == 1 && o_.arms.evicts()) {
+      spdlog::info(
+          "one arm is compared with nothing, so its share of a full cache is not known: list "
+          "`none` "
+          "too");
+    }
     for (const Prepared& task : prepared_) {
       if (task.items == nullptr) {
         logits(task.task);
@@ -117,12 +127,13 @@ class Evaluation {
     for (EvalRow& row : rows) rows_.push_back(std::move(row));
   }
 
-  // A budget in percent of a short text may be none at all: that is known before the first is read.
-  void check_budgets(const EvalTask& task) const {
+  // A budget in percent of a short text may be none at all, and an oracle needs something to come:
+  // that is known before the first text is read.
+  void check_arms(const EvalTask& task) const {
     for (int64_t item = 0; item < task.size(); ++item) {
       for (const ScoreText& text : task.texts(item)) {
         try {
-          for (size_t arm = 0; arm < arms_; ++arm) engine_->cache_for(arm, text);
+          engine_->check(text);
         } catch (const Error& error) {
           fail(error.code(), "{}: item {} of {} tokens: {}", task.name(), item,
                text.prompt > 0 ? text.prompt : std::ssize(text.tokens), error.what());
@@ -244,7 +255,29 @@ void check_task(const Options& o, const Task& task) {
           "--limit: --task {} has no items to leave out", task.text);
 }
 
+// A list takes every value that follows it, so a model that stands behind one is missing.
+void check_model(const Options& o) {
+  if (!o.model.empty()) return;
+  const std::pair<const char*, const std::vector<std::string>&> lists[] = {
+      {"--task", o.tasks},
+      {"--kv-policy", o.arms.policies},
+      {"--kv-budget", o.arms.budgets},
+      {"--kv-codec", o.arms.codecs}};
+  for (const auto& [option, values] : lists) {
+    if (values.empty() || !fs::exists(values.back())) continue;
+    fail(ErrorCode::kRequest,
+         "model is required: '{}' was taken for a value of {}, which takes all that follow it. The "
+         "model comes first: eval {} --task ...",
+         values.back(), option, values.back());
+  }
+  fail(
+      ErrorCode::kRequest,
+      "model is required, and comes first: eval MODEL --task ... (--task, --kv-policy, --kv-budget "
+      "and --kv-codec take every value that follows them)");
+}
+
 void run(const Options& o, const EvalSupport& support) {
+  check_model(o);
   check_protocol(o);
   std::vector<Task> tasks;
   for (const std::string& text : o.tasks) {
@@ -291,8 +324,8 @@ std::string footer() {
 void add_eval(CLI::App& app, const EvalSupport& support) {
   auto options = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("eval", "Score a run or model on evaluation tasks");
-  c->add_option("model", options->model, "Run, checkpoint, package or importable model")
-      ->required();
+  c->add_option("model", options->model,
+                "Run, checkpoint, package or importable model; required, and before all lists");
   c->add_option("--task", options->tasks,
                 "ppl:FILE (text, or a folder of token shards), logits:TOKENS.json, or one of the "
                 "tasks below; may be given several times")

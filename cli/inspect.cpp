@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/app.h"
+#include "cli/kv_matrix.h"
 #include "core/base/error.h"
 #include "core/io/gguf.h"
 #include "core/io/json.h"
@@ -87,20 +88,37 @@ void print(const Node& node) {
   }
 }
 
+void print_matrix(const std::string& path, bool json) {
+  NamedSpecs models;
+  if (path.empty()) {
+    models = matrix_architectures();
+  } else {
+    models.emplace_back(fs::path(path).filename().string(), open_model(path).spec);
+  }
+  json ? print_json(to_node(ask_matrix(models))) : fmt::print("{}", matrix_markdown(models));
+}
+
 }  // namespace
 
 void add_inspect(CLI::App& app, std::span<const Inspector> inspectors) {
   struct Options {
     std::string path;
-    bool json = false;
+    bool matrix = false, json = false;
   };
   auto options = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("inspect", "Show and verify what a file or folder holds");
-  c->add_option("path", options->path, "Package, model, run, checkpoint, token shards or tokenizer")
-      ->required();
+  CLI::Option* path = c->add_option("path", options->path,
+                                    "Package, model, run, checkpoint, token shards or tokenizer");
+  c->add_flag("--kv-matrix", options->matrix,
+              "Which cache policy goes with which codec and option, and why not: for the model, or "
+              "without one for each architecture");
   add_json_flag(c, options->json);
-  c->footer("Example:\n  ashlar inspect packages/stories");
-  c->callback([options, inspectors] {
+  c->footer(
+      "Examples:\n  ashlar inspect packages/stories\n  ashlar inspect packages/stories "
+      "--kv-matrix");
+  c->callback([options, inspectors, path] {
+    if (options->matrix) return print_matrix(options->path, options->json);
+    if (options->path.empty()) throw CLI::RequiredError(path->get_name());
     const Node out = describe(options->path, inspectors);
     options->json ? print_json(out) : print(out);
   });

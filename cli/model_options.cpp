@@ -92,12 +92,16 @@ void add_other_engine_options(CLI::App* command, EngineArguments& a) {
                       "refused");
 }
 
-CacheChoice choose_cache(const EngineArguments& a, const ModelData& model, int64_t text_tokens) {
+CacheChoice choose_cache(const EngineArguments& a, const ModelData& model, int64_t text_tokens,
+                         std::shared_ptr<const FutureAttention> future) {
   CacheChoice choice;
   choice.options = cache_options(a.cache, model.spec, model.kv_codec.key, model.kv_codec.value);
   const int64_t text = std::min(text_tokens, model.spec.context_length);
   choice.policy_options = policy_options(a.cache, model.spec, choice.options, text);
-  choice.policy = make_policy(choice.policy_options, kv_groups(model.spec));
+  const std::vector<KvGroup> groups = kv_groups(model.spec);
+  choice.policy = choice.policy_options.name == "oracle" && future != nullptr
+                      ? make_oracle(choice.policy_options, groups, std::move(future))
+                      : make_policy(choice.policy_options, groups);
   return choice;
 }
 

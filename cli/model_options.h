@@ -8,6 +8,7 @@
 #include "engine/decode/budget.h"
 #include "engine/decode/sampler.h"
 #include "engine/model/engine.h"
+#include "engine/policy/oracle.h"
 
 namespace ashlar::cli {
 
@@ -40,8 +41,10 @@ struct CacheChoice {
   PolicyOptions policy_options;
   std::shared_ptr<const Policy> policy;
 };
+/// `future`: what an oracle knows (engine/policy/oracle.h), which is refused without.
 CacheChoice choose_cache(const EngineArguments& arguments, const ModelData& model,
-                         int64_t text_tokens);
+                         int64_t text_tokens,
+                         std::shared_ptr<const FutureAttention> future = nullptr);
 
 /// The model's tokenizer; throws Error(kRequest) naming `path` when it has none.
 std::unique_ptr<Tokenizer> model_tokenizer(const ModelData& model, const std::string& path);

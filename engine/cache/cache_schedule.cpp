@@ -24,6 +24,16 @@ void validate(const CacheOptions& o) {
   }
 }
 
+Node describe(const CacheOptions& options) {
+  // Does not compile when there is another option: say here whether rows depend on it.
+  const auto& [key_codec, value_codec, page_rows, precise_sinks, residual, max_bytes] = options;
+  return Node::Map{{"key_codec", codec_name(key_codec)},
+                   {"value_codec", codec_name(value_codec)},
+                   {"page_rows", page_rows},
+                   {"precise_sinks", precise_sinks},
+                   {"residual", residual}};
+}
+
 CacheSchedule schedule_of(const CacheOptions& o, bool windowed) {
   return {o.page_rows, windowed ? 0 : round_up(o.precise_sinks, o.page_rows),
           round_up(o.residual, o.page_rows)};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/base/node.h"
 #include "kernels/codec.h"
 
 namespace ashlar {
@@ -23,6 +24,10 @@ struct CacheOptions {
 /// Throws Error(kRequest) for a value out of range, or precise rows beside a codec that is no
 /// coarser than fp16 itself.
 void validate(const CacheOptions& options);
+
+/// All options that a cache's rows depend on, by name: what saved and shared rows belong to. A
+/// limit changes no row, so it is not among them.
+Node describe(const CacheOptions& options);
 
 /// Where the rows below position p lie for the query at p, whatever the chunks, steps and batches:
 ///   [0, sinks)            fp16, once their page is complete

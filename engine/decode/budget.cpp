@@ -11,6 +11,7 @@
 #include "core/base/checked.h"
 #include "core/base/error.h"
 #include "engine/cache/tables.h"
+#include "engine/policy/oracle.h"
 
 namespace ashlar {
 namespace {
@@ -104,7 +105,11 @@ int64_t rows_for_bytes(double bytes, const std::string& text, const ModelSpec& s
       text);
   PolicyOptions wide = options;
   wide.budget = INT32_MAX;
-  const std::unique_ptr<Policy> policy = make_policy(wide, kv_groups(spec));
+  // What an oracle's lanes take does not depend on what it knows.
+  const std::unique_ptr<Policy> policy =
+      options.name == "oracle"
+          ? make_oracle(wide, kv_groups(spec), std::make_shared<FutureAttention>())
+          : make_policy(wide, kv_groups(spec));
   const auto fits = [&](int64_t pages) {
     return bytes_for_pages(spec, cache, *policy, pages) <= bytes;
   };

@@ -1,7 +1,6 @@
 // Texts that begin alike share pages (engine/cache/prefix_index.h).
 
-#include <fmt/format.h>
-
+#include "core/io/json.h"
 #include "engine/model/engine.h"
 
 namespace ashlar {
@@ -14,9 +13,7 @@ void Engine::share(Sequence& sequence, const std::string& tenant) {
   // like another cache.
   const Policy* policy = sequence.cache_->policy();
   const bool per_head = policy != nullptr && policy->needs().per_head;
-  const std::string scope =
-      fmt::format("{}:{}:{}:{}:{}:{}:{}", codec_name(o.key_codec), codec_name(o.value_codec),
-                  o.page_rows, o.precise_sinks, o.residual, per_head ? "head" : "all", tenant);
+  const std::string scope = write_json(describe(o)) + (per_head ? ":head:" : ":all:") + tenant;
   sequence.chain_.emplace(scope, o.page_rows * spec_.block_length());
 }
 

@@ -14,28 +14,10 @@ namespace {
 constexpr const char* kFormat = "ashlar-session";
 constexpr const char* kVersion = "2";
 
-std::string describe(const SessionOrigin& o) {
-  const auto codec = [](CodecKind kind) { return std::string(codec_name(kind)); };
-  return write_json(Node::Map{
-      {"model", o.model},
-      {"cache", Node::Map{{"key_codec", codec(o.cache.key_codec)},
-                          {"value_codec", codec(o.cache.value_codec)},
-                          {"page_rows", o.cache.page_rows},
-                          {"precise_sinks", o.cache.precise_sinks},
-                          {"residual", o.cache.residual}}},
-      {"policy", Node::Map{{"name", o.policy.name},
-                           {"budget", o.policy.budget},
-                           {"sink", o.policy.sink},
-                           {"recent", o.policy.recent},
-                           {"window", o.policy.window},
-                           {"pool", static_cast<int64_t>(o.policy.pool)},
-                           {"pool_rows", o.policy.pool_rows},
-                           {"drop", o.policy.drop},
-                           {"layers", o.policy.layers},
-                           {"seed", o.policy.seed ? std::to_string(*o.policy.seed) : ""},
-                           {"by_age", o.policy.by_age},
-                           {"crush", o.policy.crush ? write_crush(*o.policy.crush) : ""}}},
-  });
+std::string describe(const SessionOrigin& origin) {
+  return write_json(Node::Map{{"model", origin.model},
+                              {"cache", ashlar::describe(origin.cache)},
+                              {"policy", ashlar::describe(origin.policy)}});
 }
 
 Node cache_tree(const CacheImage& cache) {

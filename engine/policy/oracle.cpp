@@ -20,9 +20,10 @@ class Oracle final : public Policy {
       const LaneView& lane = lanes[i];
       const int64_t excess = rows_.excess(lane);
       if (excess == 0) continue;
+      const auto future = future_->after(lane.group, lane.head, lane.newest);
       edits[i].drop = least_slots(lane, rows_.candidates(lane), excess, [&](int64_t slot) {
-        const double mass = future_->after(lane.group, lane.head,
-                                           lane.positions[static_cast<size_t>(slot)], lane.newest);
+        const auto position = static_cast<size_t>(lane.positions[static_cast<size_t>(slot)]);
+        const double mass = position < future.size() ? future[position] : 0;
         return std::isnan(mass) ? -1.0 : mass;
       });
     }
@@ -37,23 +38,42 @@ class Oracle final : public Policy {
 
 void FutureAttention::add(int64_t group, int64_t head, int64_t query,
                           std::span<const float> probabilities) {
+  ASHLAR_CHECK(!sealed_);
   Head& own = heads_[{group, head}];
   ASHLAR_CHECK(own.queries.empty() || own.queries.back() < query);
   own.queries.push_back(query);
-  own.probabilities.emplace_back(probabilities.begin(), probabilities.end());
+  own.sums.emplace_back(probabilities.begin(), probabilities.end());
 }
 
-double FutureAttention::after(int64_t group, int64_t head, int64_t position, int64_t newest) const {
+void FutureAttention::seal() {
+  ASHLAR_CHECK(!sealed_);
+  sealed_ = true;
+  for (auto& [id, head] : heads_) {
+    for (size_t i = head.sums.size(); i-- > 1;) {
+      const std::vector<double>& later = head.sums[i];
+      std::vector<double>& sums = head.sums[i - 1];
+      sums.resize(std::max(sums.size(), later.size()));
+      for (size_t row = 0; row < later.size(); ++row) sums[row] += later[row];
+    }
+  }
+}
+
+std::span<const double> FutureAttention::after(int64_t group, int64_t head, int64_t newest) const {
+  ASHLAR_CHECK(sealed_);
   const auto found = heads_.find({group, head});
-  if (found == heads_.end()) return 0;
+  if (found == heads_.end()) return {};
   const Head& own = found->second;
   const auto first = std::upper_bound(own.queries.begin(), own.queries.end(), newest);
-  double sum = 0;
-  for (auto i = static_cast<size_t>(first - own.queries.begin()); i < own.queries.size(); ++i) {
-    const auto at = static_cast<size_t>(position);
-    if (at < own.probabilities[i].size()) sum += static_cast<double>(own.probabilities[i][at]);
+  if (first == own.queries.end()) return {};
+  return own.sums[static_cast<size_t>(first - own.queries.begin())];
+}
+
+int64_t FutureAttention::bytes() const {
+  size_t numbers = 0;
+  for (const auto& [id, head] : heads_) {
+    for (const auto& sums : head.sums) numbers += sums.size();
   }
-  return sum;
+  return static_cast<int64_t>(numbers * sizeof(double));
 }
 
 std::unique_ptr<Policy> make_oracle(const PolicyOptions& options, std::span<const KvGroup> groups,

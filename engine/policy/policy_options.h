@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "core/base/node.h"
 #include "engine/policy/kvcrush_options.h"
 
 namespace ashlar {
@@ -32,5 +33,8 @@ struct PolicyOptions {
 
   bool operator==(const PolicyOptions&) const = default;
 };
+
+/// All of them by name: what a saved text belongs to.
+Node describe(const PolicyOptions& options);
 
 }  // namespace ashlar

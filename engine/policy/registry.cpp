@@ -113,7 +113,7 @@ std::unique_ptr<Policy> make_policy(const PolicyOptions& options, std::span<cons
   }
   require(options.name != "oracle", ErrorCode::kRequest,
           "--kv-policy oracle: needs the attention of queries to come, which a text being decoded "
-          "does not have (engine/policy/oracle.h)");
+          "does not have; `eval`, which reads its texts twice, knows it");
   fail(ErrorCode::kRequest, "--kv-policy: '{}' is not one of {}", options.name,
        fmt::join(policy_names(), ", "));
 }

@@ -113,11 +113,7 @@ TEST(Arms, PromptsAreReadOncePerCodecAndKindOfScores) {
   lists.policies = {"none", "streaming", "h2o"};
   EngineScorer scorer(model, arguments, arms_of(lists, arguments.cache, model));
   const ScoreText text = texts_of(model.spec.vocab_size)[8];
-  std::vector<const CacheChoice*> caches;
-  for (size_t arm = 0; arm < scorer.arms().size(); ++arm) {
-    caches.push_back(&scorer.cache_for(arm, text));
-  }
-  const auto classes = prompt_classes(caches);
+  const auto classes = prompt_classes(scorer.caches(text).of_arm);
   ASSERT_EQ(classes.size(), 4u);  // {none, streaming} and h2o, of two codecs
   for (const PromptClass& one : classes) {
     EXPECT_NE(one.reader->policy, nullptr) << "what is read without a policy goes on without one";
@@ -168,7 +164,7 @@ TEST(Arms, WhatCannotBeIsRefusedWithItsReason) {
   ScoreText text;
   text.tokens = test::random_tokens(16, model.spec.vocab_size, 1);
   test::expect_error(ErrorCode::kRequest, {"arm 'h2o 12.5%", "budget of 2 rows"},
-                     [&] { scorer.cache_for(1, text); });
+                     [&] { scorer.check(text); });
 }
 
 }  // namespace

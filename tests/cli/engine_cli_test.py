@@ -199,6 +199,59 @@ class EngineCommandLine(unittest.TestCase):
         self.refused(2, ["'x' is no positive amount"], *arms, "50%", "x")
         self.refused(2, ["logits", "one arm"], "eval", self.package, "--task", "logits:x.json", *arms[4:], 12)
         self.refused(2, ["none h2o", "streaming"], "eval", self.package, "--task", "ppl:x.txt", *arms[4:], 12)
+        for values in (["none,,h2o"], ["none,h2o,"], [",none"], ["none", ""]):
+            self.refused(2, ["--kv-policy", "lists an empty value"], *arms[:5], *values, "--kv-budget", 12)
+        self.refused(2, ["--kv-budget: '12,'", "lists an empty value"], *arms, "12,")
+        # A model behind a list is one more value of it.
+        for lists in (["--task", task, "--kv-policy", "none", "h2o"], ["--kv-codec", "q4", "--task", task],
+                      ["--task", task, "--kv-policy", "h2o", "--kv-budget", "50%"]):
+            self.refused(2, ["model is required", f"taken for a value of {[o for o in lists if o.startswith('--')][-1]}",
+                             "comes first"], "eval", *lists, self.package)
+        self.refused(2, ["model is required, and comes first"], "eval", "--task", task, "--kv-policy", "none")
+        # One arm has nothing beside it, and says so.
+        result = self.run_engine("eval", self.package, "--task", task, "--json", "--kv-policy", "h2o", "--kv-budget", 12)
+        self.assertIn("one arm is compared with nothing", result.stderr)
+        self.assertEqual({row["kv_share"] for row in json.loads(result.stdout)}, {None})
+
+    def test_eval_with_an_oracle(self):
+        arms = ["--kv-policy", "none", "oracle", "random", "--kv-budget", "40%", 100, "--kv-sink", 1, "--json"]
+        result = self.run_engine("eval", self.package, "--task", "mqar:vocab=300,length=40,pairs=8,n=4", "--fidelity", *arms)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        rows = {(row["policy"], row["budget"], row["metric"]): row for row in json.loads(result.stdout)}
+        self.assertEqual(rows["oracle", "100", "token_perplexity"]["value"], rows["none", None, "token_perplexity"]["value"])
+        self.assertEqual(rows["oracle", "100", "kl"]["value"], 0)
+        mass = {policy: rows[policy, "40%", "retained_mass"]["value"] for policy in ("oracle", "random")}
+        self.assertGreater(mass["oracle"], mass["random"])
+        whole = ["eval", self.package, "--kv-policy", "oracle", "--kv-budget", 12, "--task"]
+        self.refused(2, ["oracle", "sliding protocol reads each window as one prompt"], *whole, f"ppl:{ENGINE}")
+        self.refused(2, ["oracle", "logits are read without one"], *whole, f"logits:{self.ids()}", "--output", self.dir / "l.npy")
+        self.refused(2, ["oracle", "`eval`, which reads its texts twice"], "bench", self.package, "-p", 8, "-n", 8, *whole[2:6])
+
+    def test_kv_study(self):
+        script, output = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "kv-study", self.dir / "study"
+        environment = {**os.environ, "ENGINE": ENGINE, "KV_STUDY_CODEC": "q4"}
+        def study(*arguments):
+            return subprocess.run([script, *map(str, arguments)], capture_output=True, text=True, env=environment)
+        long = self.dir / "long"
+        long.mkdir()
+        write_llama2c(long, context=320)
+        imported = self.run_engine("import", long / "tiny.bin", "--tokenizer", long / "tok300.bin", "--output", long / "package")
+        self.assertEqual(imported.returncode, 0, imported.stderr)
+        refused = study(self.package)
+        self.assertEqual((refused.returncode, "needs MODEL and OUTPUT" in refused.stderr), (2, True))
+        result = study(long / "package", output, "mqar:vocab=300,length=280,pairs=64,n=2")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        rows = [row for row in json.loads(next(output.glob("*.json")).read_text()) if row["metric"] == "token_perplexity"]
+        self.assertEqual(len(rows), 1 + 9 * 4)
+        self.assertEqual({row["codec"] for row in rows}, {"q4"})
+        self.assertLessEqual({"random", "oracle", "snapstream"}, {row["policy"] for row in rows})
+        self.assertEqual(result.stdout, next(output.glob("*.md")).read_text())
+        self.assertIn("| oracle | 6.25% | q4 |", result.stdout)
+
+    def ids(self):
+        path = self.dir / "oracle_ids.json"
+        path.write_text("[1, 2, 3, 4]")
+        return path
 
     def test_eval_plot(self):
         plot, arms = self.dir / "arms.svg", ["--kv-policy", "none", "streaming", "--kv-budget", 12, 16]

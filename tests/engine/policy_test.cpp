@@ -447,6 +447,7 @@ TEST(Policies, TheOracleKeepsWhatWillBeAttendedTo) {
     for (size_t r = 0; r < p.size(); ++r) p[r] = mass(q, static_cast<int64_t>(r));
     future->add(2, 1, q, p);
   }
+  future->seal();
   PolicyOptions options;
   options.name = "oracle";
   options.budget = 7;
@@ -474,7 +475,60 @@ TEST(Policies, TheOracleKeepsWhatWillBeAttendedTo) {
     std::sort(expected.begin(), expected.end());
     ASSERT_EQ(edit.drop, expected) << newest;
   }
-  EXPECT_EQ(future->after(0, 0, 3, 5), 0.0);
+  EXPECT_TRUE(future->after(0, 0, 5).empty()) << "nothing is known of that head";
+  EXPECT_TRUE(future->after(2, 1, rows).empty()) << "no query is left";
+}
+
+// Queries recorded together count until the last of them is in; rows that only later queries see
+// are there as soon as these are ahead.
+TEST(Policies, TheFutureIsTheSumOverWhatWasRecordedBehindTheNewestRow) {
+  const Philox rng(12);
+  const std::vector<int64_t> stretches = {4, 5, 9, 30, 31};  // last queries
+  std::vector<std::vector<float>> recorded;
+  FutureAttention future;
+  for (size_t s = 0; s < stretches.size(); ++s) {
+    std::vector<float> p(static_cast<size_t>(stretches[s] + 1));
+    for (size_t r = 0; r < p.size(); ++r) p[r] = static_cast<float>(rng.uniform(100 * s + r));
+    future.add(1, 3, stretches[s], p);
+    recorded.push_back(std::move(p));
+  }
+  EXPECT_EQ(future.bytes(), 8 * (5 + 6 + 10 + 31 + 32));
+  future.seal();
+  EXPECT_EQ(future.bytes(), 8 * 5 * 32);
+  for (int64_t newest = 0; newest < 33; ++newest) {
+    const auto sums = future.after(1, 3, newest);
+    ASSERT_EQ(sums.size(), newest < 31 ? 32u : 0u);
+    for (size_t row = 0; row < sums.size(); ++row) {
+      double expected = 0;  // later ones first: the order is part of the result
+      for (size_t s = stretches.size(); s-- > 0;) {
+        if (stretches[s] <= newest || row >= recorded[s].size()) continue;
+        expected += static_cast<double>(recorded[s][row]);
+      }
+      ASSERT_EQ(sums[row], expected) << newest << " " << row;
+    }
+  }
+}
+
+// Broken weights: a row whose future is not a number goes first, and the order stays a strict one.
+TEST(Policies, TheOracleDropsWhatIsNotANumberFirst) {
+  const auto groups = kv_groups(test::small_decoder());
+  auto future = std::make_shared<FutureAttention>();
+  std::vector<float> p(12, 0.5f);
+  p[3] = p[7] = std::numeric_limits<float>::quiet_NaN();
+  p[5] = 0;
+  future->add(0, 0, 12, p);
+  future->seal();
+  PolicyOptions options;
+  options.name = "oracle";
+  options.budget = 9;
+  options.sink = 0;
+  const auto policy = make_oracle(options, groups, future);
+  std::vector<int32_t> positions(12);
+  std::iota(positions.begin(), positions.end(), 0);
+  LaneView lane{0, 11, positions};
+  LaneEdit edit;
+  policy->select(std::span(&lane, 1), std::span(&edit, 1));
+  EXPECT_EQ(edit.drop, (std::vector<int64_t>{3, 5, 7}));
 }
 
 TEST(RowBudget, SharesKeepTheSumAndTheOrder) {

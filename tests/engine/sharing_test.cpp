@@ -8,7 +8,9 @@
 
 #include "core/base/rng.h"
 #include "core/io/atomic_file.h"
+#include "core/io/json.h"
 #include "engine/model/session.h"
+#include "tests/support/changed_options.h"
 #include "tests/support/files.h"
 #include "tests/support/random_model.h"
 #include "tests/support/specs.h"
@@ -159,6 +161,29 @@ TEST(Sharing, OnlyTheSameTenantAndCacheShare) {
   const int64_t kept = engine->shared_bytes();
   EXPECT_EQ(shared("a", cache, "h2o"), 0);
   EXPECT_EQ(engine->shared_bytes(), kept);
+}
+
+// Every option of a cache that rows depend on tells pages apart; a limit does not.
+TEST(Sharing, EveryOptionOfACacheIsAnotherBeginning) {
+  const ModelData model = test::random_model(test::small_decoder("cla2"), 43);
+  const Tokens prompt = test::random_tokens(100, model.spec.vocab_size, 1);
+  const CacheOptions cache{CodecKind::kQ4, CodecKind::kQ4};
+  const auto variants = test::changed_options(cache);
+  ASSERT_EQ(variants.size(), 6u);
+  for (size_t i = 0; i < variants.size(); ++i) {
+    const auto engine = make_engine(model, 1 << 20);
+    const bool limit = variants[i].max_bytes != cache.max_bytes;
+    EXPECT_EQ(write_json(describe(variants[i])) == write_json(describe(cache)), limit)
+        << "option " << i;
+    int64_t shared = 0;
+    for (const CacheOptions& options : {cache, variants[i]}) {
+      const auto sequence = engine->start(options, nullptr);
+      engine->share(*sequence, "a");
+      feed(*engine, *sequence, prompt);
+      shared = sequence->shared_tokens();
+    }
+    EXPECT_EQ(shared, limit ? 95 : 0) << "option " << i;
+  }
 }
 
 // The index keeps no more than it may, and gives way to texts that need the room.
@@ -362,21 +387,23 @@ TEST_F(Sessions, DamagedAndForeignOnesAreRefused) {
   other.model = "n";
   test::expect_error(ErrorCode::kRequest, {"chat.session", "another model, cache or policy"},
                      [&] { restore(other); });
-  for (const auto& change :
-       {+[](PolicyOptions& o) { o.window = 3; }, +[](PolicyOptions& o) { o.pool_rows = 3; },
-        +[](PolicyOptions& o) { o.pool = PoolKind::kMax; }, +[](PolicyOptions& o) { o.drop = 3; },
-        +[](PolicyOptions& o) { o.layers = "rising"; }, +[](PolicyOptions& o) { o.seed = 0; },
-        +[](PolicyOptions& o) { o.by_age = true; }, +[](PolicyOptions& o) { o.crush.emplace(); },
-        +[](PolicyOptions& o) { o.crush = CrushOptions{.page = 2}; }}) {
+  for (const PolicyOptions& changed : test::changed_options(policy)) {
     other = origin;
-    change(other.policy);
+    other.policy = changed;
+    EXPECT_NE(write_json(describe(changed)), write_json(describe(policy)));
     test::expect_error(ErrorCode::kRequest, {"another model, cache or policy"},
                        [&] { restore(other); });
   }
-  other = origin;
-  other.cache.residual = 16;
-  test::expect_error(ErrorCode::kRequest, {"another model, cache or policy"},
-                     [&] { restore(other); });
+  for (const CacheOptions& changed : test::changed_options(origin.cache)) {
+    other = origin;
+    other.cache = changed;
+    if (changed.max_bytes != origin.cache.max_bytes) {
+      EXPECT_NO_THROW(restore(other)) << "a limit changes no row";
+      continue;
+    }
+    test::expect_error(ErrorCode::kRequest, {"another model, cache or policy"},
+                       [&] { restore(other); });
+  }
 
   const std::string whole = read_file(path());
   const Philox rng(9);
