@@ -10,41 +10,14 @@
 #include "engine/policy/row_budget.h"
 
 namespace ashlar {
-namespace {
 
-PolicyNeeds needs_of_h2o() {
+std::unique_ptr<Policy> make_h2o(const PolicyOptions& options, std::span<const KvGroup> governed) {
   PolicyNeeds needs;
   needs.reducer = ScoreReducer::kSum;
   needs.per_head = true;
-  return needs;
-}
-
-class H2o final : public Policy {
- public:
-  explicit H2o(const RowBudget& rows) : Policy(needs_of_h2o()), rows_(rows) {}
-
-  void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
-    for (size_t i = 0; i < lanes.size(); ++i) {
-      const LaneView& lane = lanes[i];
-      const int64_t excess = rows_.excess(lane);
-      if (excess == 0) continue;
-      edits[i].drop = least_slots(lane, rows_.candidates(lane), excess, [&](int64_t slot) {
-        return worth(lane.scores[static_cast<size_t>(slot)]);
-      });
-    }
-  }
-
- private:
-  RowBudget rows_;
-};
-
-}  // namespace
-
-std::unique_ptr<Policy> make_h2o(const PolicyOptions& options, std::span<const KvGroup> governed) {
   const int64_t half = std::max<int64_t>(1, (options.budget - options.sink) / 2);
-  return std::make_unique<H2o>(RowBudget(options, governed.size(),
-                                         options.recent >= 0 ? options.recent : half,
-                                         std::max<int64_t>(1, options.drop)));
+  return std::make_unique<DropsLeastScored>(std::move(needs),
+                                            rows_one_by_one(options, governed.size(), half));
 }
 
 }  // namespace ashlar

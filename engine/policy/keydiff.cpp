@@ -5,43 +5,27 @@
 // drop the older row. The paper compresses a prompt block by block; here it is held whole and
 // compressed once. Computing cosines reads all keys, so --kv-drop lets several rows go at once.
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
 #include "engine/policy/row_budget.h"
 
 namespace ashlar {
 namespace {
 
-class KeyDiff final : public Policy {
+class KeyDiff final : public DropsLeast {
  public:
   explicit KeyDiff(const RowBudget& rows)
-      : Policy({.per_head = true, .key_cosines = true, .features_above = rows.all()}),
-        rows_(rows) {}
-
-  void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
-    for (size_t i = 0; i < lanes.size(); ++i) {
-      const LaneView& lane = lanes[i];
-      const int64_t excess = rows_.excess(lane);
-      if (excess == 0) continue;
-      edits[i].drop = least_slots(lane, rows_.candidates(lane), excess, [&](int64_t slot) {
-        return worth(-lane.key_cosines[static_cast<size_t>(slot)]);
-      });
-    }
-  }
+      : DropsLeast({.per_head = true, .key_cosines = true, .features_above = rows.all()}, rows) {}
 
  private:
-  RowBudget rows_;
+  std::function<double(int64_t)> values(const LaneView& lane) const override {
+    return [&lane](int64_t slot) { return worth(-lane.key_cosines[static_cast<size_t>(slot)]); };
+  }
 };
 
 }  // namespace
 
 std::unique_ptr<Policy> make_keydiff(const PolicyOptions& options,
                                      std::span<const KvGroup> governed) {
-  return std::make_unique<KeyDiff>(RowBudget(options, governed.size(),
-                                             options.recent >= 0 ? options.recent : 1,
-                                             std::max<int64_t>(1, options.drop)));
+  return std::make_unique<KeyDiff>(rows_one_by_one(options, governed.size(), 1));
 }
 
 }  // namespace ashlar

@@ -10,27 +10,21 @@
 namespace ashlar {
 namespace {
 
-class Oracle final : public Policy {
+class Oracle final : public DropsLeast {
  public:
-  Oracle(const RowBudget& rows, std::shared_ptr<const FutureAttention> future)
-      : Policy({.per_head = true}), rows_(rows), future_(std::move(future)) {}
-
-  void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const override {
-    for (size_t i = 0; i < lanes.size(); ++i) {
-      const LaneView& lane = lanes[i];
-      const int64_t excess = rows_.excess(lane);
-      if (excess == 0) continue;
-      const auto future = future_->after(lane.group, lane.head, lane.newest);
-      edits[i].drop = least_slots(lane, rows_.candidates(lane), excess, [&](int64_t slot) {
-        const auto position = static_cast<size_t>(lane.positions[static_cast<size_t>(slot)]);
-        const double mass = position < future.size() ? future[position] : 0;
-        return std::isnan(mass) ? -1.0 : mass;
-      });
-    }
-  }
+  Oracle(RowBudget rows, std::shared_ptr<const FutureAttention> future)
+      : DropsLeast({.per_head = true}, std::move(rows)), future_(std::move(future)) {}
 
  private:
-  RowBudget rows_;
+  std::function<double(int64_t)> values(const LaneView& lane) const override {
+    const auto future = future_->after(lane.group, lane.head, lane.newest);
+    return [&lane, future](int64_t slot) {
+      const auto position = static_cast<size_t>(lane.positions[static_cast<size_t>(slot)]);
+      const double mass = position < future.size() ? future[position] : 0;
+      return std::isnan(mass) ? -1.0 : mass;
+    };
+  }
+
   std::shared_ptr<const FutureAttention> future_;
 };
 
@@ -81,10 +75,7 @@ std::unique_ptr<Policy> make_oracle(const PolicyOptions& options, std::span<cons
   ASHLAR_CHECK(future != nullptr);
   check_policy_options(options, kUsesDrop | kUsesLayers);
   const size_t governed = governed_groups(groups).size();
-  return std::make_unique<Oracle>(
-      RowBudget(options, governed, options.recent >= 0 ? options.recent : 1,
-                std::max<int64_t>(1, options.drop)),
-      std::move(future));
+  return std::make_unique<Oracle>(rows_one_by_one(options, governed, 1), std::move(future));
 }
 
 }  // namespace ashlar

@@ -187,6 +187,24 @@ std::vector<int64_t> least_slots(const LaneView& lane, std::vector<int64_t> cand
   return candidates;
 }
 
+void DropsLeast::select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const {
+  for (size_t i = 0; i < lanes.size(); ++i) {
+    const LaneView& lane = lanes[i];
+    const int64_t excess = rows_.excess(lane);
+    if (excess == 0) continue;
+    edits[i].drop = least_slots(lane, rows_.candidates(lane), excess, values(lane));
+  }
+}
+
+std::function<double(int64_t)> DropsLeastScored::values(const LaneView& lane) const {
+  return [&lane](int64_t slot) { return worth(lane.scores[static_cast<size_t>(slot)]); };
+}
+
+RowBudget rows_one_by_one(const PolicyOptions& options, size_t groups, int64_t recent) {
+  return {options, groups, options.recent >= 0 ? options.recent : recent,
+          std::max<int64_t>(1, options.drop)};
+}
+
 double worth(float score) {
   return std::isnan(score) ? -std::numeric_limits<double>::infinity() : static_cast<double>(score);
 }

@@ -4,6 +4,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/policy/policy.h"
@@ -83,5 +84,33 @@ std::vector<int64_t> least_slots(const LaneView& lane, std::vector<int64_t> cand
 /// A score as a value: one that is not a number (broken weights) is the least, so that the order
 /// stays a strict one.
 double worth(float score);
+
+/// A policy that drops the unprotected rows of least value, as many as the budget asks for.
+class DropsLeast : public Policy {
+ public:
+  DropsLeast(PolicyNeeds needs, RowBudget rows)
+      : Policy(std::move(needs)), rows_(std::move(rows)) {}
+  void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const final;
+
+ protected:
+  /// What the rows of a lane are worth, by slot; never NaN (see worth).
+  virtual std::function<double(int64_t)> values(const LaneView& lane) const = 0;
+
+ private:
+  RowBudget rows_;
+};
+
+/// One whose rows are worth their scores.
+class DropsLeastScored final : public DropsLeast {
+ public:
+  using DropsLeast::DropsLeast;
+
+ private:
+  std::function<double(int64_t)> values(const LaneView& lane) const override;
+};
+
+/// A budget of `options` with `recent` newest rows and one row dropped at a time where they say
+/// nothing.
+RowBudget rows_one_by_one(const PolicyOptions& options, size_t groups, int64_t recent);
 
 }  // namespace ashlar
