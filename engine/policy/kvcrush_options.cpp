@@ -115,10 +115,10 @@ std::string write_crush(const CrushOptions& o) {
 
 std::string crush_help() {
   return fmt::format(
-      "What kvcrush does, of {}: scorer ({}), ratio of representatives (0.25), anchor ({}), "
-      "features ({}), page in tokens (1)",
+      "What kvcrush does, as in {}: scorer ({}), ratio of representatives, anchor ({}), "
+      "features ({}), page in tokens; the defaults are {}",
       "scorer=snapkv,ratio=0.5,page=16", names_of<CrushScorer>(kScorers),
-      names_of<CrushAnchor>(kAnchors), names_of<CrushFeature>(kFeatures));
+      names_of<CrushAnchor>(kAnchors), names_of<CrushFeature>(kFeatures), write_crush({}));
 }
 
 }  // namespace ashlar
