@@ -85,13 +85,8 @@ const CacheChoice& EngineScorer::cache_for(size_t arm, int64_t tokens) {
   if (found != caches_[arm].end()) return found->second;
   EngineArguments arguments = arguments_;
   arguments.cache = requests_[arm];
-  std::shared_ptr<FutureAttention> nothing;
-  if (is_oracle(arm)) {
-    nothing = std::make_shared<FutureAttention>();
-    nothing->seal();
-  }
-  CacheChoice choice =
-      naming(arm, [&] { return choose_cache(arguments, model_, tokens, nothing); });
+  const auto future = is_oracle(arm) ? nothing_to_come() : nullptr;
+  CacheChoice choice = naming(arm, [&] { return choose_cache(arguments, model_, tokens, future); });
   return caches_[arm].emplace(key, std::move(choice)).first->second;
 }
 

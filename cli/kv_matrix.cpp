@@ -58,12 +58,6 @@ CacheRequest request_of(const std::string& policy) {
   return request;
 }
 
-std::shared_ptr<const FutureAttention> nothing_to_come() {
-  auto future = std::make_shared<FutureAttention>();
-  future->seal();
-  return future;
-}
-
 // What an evaluation would say, which alone gives an oracle something to know.
 CacheChoice choose(const ModelData& model, const CacheRequest& request) {
   EngineArguments arguments;
@@ -202,6 +196,7 @@ constexpr Option kOptions[] = {
     {"`--kv-layers`", [](CacheRequest& r) { r.layers = "falling:20"; }},
     {"`--kv-seed`", [](CacheRequest& r) { r.seed = 1; }},
     {"`--kv-by-age`", [](CacheRequest& r) { r.by_age = true; }},
+    {"`--kv-crush`", [](CacheRequest& r) { r.crush = "ratio=0.5"; }},
 };
 
 std::string option_table(const ModelSpec& spec, Cells& cells) {

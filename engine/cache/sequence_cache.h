@@ -177,6 +177,7 @@ class SequenceCache final : public KvStore {
                            int64_t group);
   void finish(Group& group);
   static int64_t encoded_for(const Group& group, int64_t position, int64_t acted);
+  bool follows_action(const Group& group) const;
   bool decodes(const Group& group) const;
   int64_t scored_from(const Group& group, const Lane& lane) const;
   bool sleeps(const Group& group, const Lane& lane, int64_t rows) const;

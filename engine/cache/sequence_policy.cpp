@@ -11,9 +11,14 @@
 
 namespace ashlar {
 
+// Whether the policy acts and did so right behind the rows that are in.
+bool SequenceCache::follows_action(const Group& group) const {
+  return acting_ && group.acted > 0 && group.acted == group.position;
+}
+
 // Whether the step under way brings decoded rows instead of rows of a prompt.
 bool SequenceCache::decodes(const Group& group) const {
-  if (!acting_ || group.acted == 0 || group.acted != group.position) return false;
+  if (!follows_action(group)) return false;
   if (holding_) return group.step_rows > 0;
   return group.step_rows == 1 && prompt_end_ <= group.position + 1;
 }
@@ -38,8 +43,7 @@ int64_t SequenceCache::scored_from(const Group& group, const Lane& lane) const {
 // Whether no row of a step of `rows` rows to come can score, where none has.
 bool SequenceCache::sleeps(const Group& group, const Lane& lane, int64_t rows) const {
   if (!lane.scores().any() || lane.scores().scored_rows() > 0) return false;
-  const bool decoded = acting_ && rows == 1 && group.acted > 0 && group.acted == group.position;
-  return decoded && !policy_->needs().decoded_rows;
+  return rows == 1 && follows_action(group) && !policy_->needs().decoded_rows;
 }
 
 bool SequenceCache::scored(int64_t group) const {

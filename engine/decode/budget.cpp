@@ -106,10 +106,9 @@ int64_t rows_for_bytes(double bytes, const std::string& text, const ModelSpec& s
   PolicyOptions wide = options;
   wide.budget = INT32_MAX;
   // What an oracle's lanes take does not depend on what it knows.
-  const std::unique_ptr<Policy> policy =
-      options.name == "oracle"
-          ? make_oracle(wide, kv_groups(spec), std::make_shared<FutureAttention>())
-          : make_policy(wide, kv_groups(spec));
+  const std::unique_ptr<Policy> policy = options.name == "oracle"
+                                             ? make_oracle(wide, kv_groups(spec), nothing_to_come())
+                                             : make_policy(wide, kv_groups(spec));
   const auto fits = [&](int64_t pages) {
     return bytes_for_pages(spec, cache, *policy, pages) <= bytes;
   };

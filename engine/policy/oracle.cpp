@@ -70,6 +70,12 @@ int64_t FutureAttention::bytes() const {
   return static_cast<int64_t>(numbers * sizeof(double));
 }
 
+std::shared_ptr<const FutureAttention> nothing_to_come() {
+  auto future = std::make_shared<FutureAttention>();
+  future->seal();
+  return future;
+}
+
 std::unique_ptr<Policy> make_oracle(const PolicyOptions& options, std::span<const KvGroup> groups,
                                     std::shared_ptr<const FutureAttention> future) {
   ASHLAR_CHECK(future != nullptr);

@@ -39,6 +39,9 @@ class FutureAttention {
   bool sealed_ = false;
 };
 
+/// Of no query: for asking whether an oracle can be, before it knows anything.
+std::shared_ptr<const FutureAttention> nothing_to_come();
+
 /// Keeps the rows that `future`, which is sealed, gives most from the newest row on, per KV head;
 /// options, budget, sink and recent as in make_policy. Not exact: what is best for one step may not
 /// be for all.

@@ -69,18 +69,16 @@ PolicyNeeds snapkv_needs(const SnapKvOptions& options) {
 }
 
 std::vector<double> pooled_scores(const LaneView& lane, const SnapKvOptions& options) {
-  const auto position = [&](int64_t slot) { return lane.positions[static_cast<size_t>(slot)]; };
-  std::vector<int64_t> order;
-  for (int64_t slot = 0; slot < lane.rows(); ++slot) {
-    if (position(slot) <= lane.newest - options.recent) order.push_back(slot);
+  std::vector<int32_t> order = slots_by_position(lane.positions);
+  while (!order.empty() &&
+         lane.positions[static_cast<size_t>(order.back())] > lane.newest - options.recent) {
+    order.pop_back();
   }
-  std::sort(order.begin(), order.end(),
-            [&](int64_t a, int64_t b) { return position(a) < position(b); });
   // A score that is not a number must not spread: it adds nothing and is the largest of nothing.
   const double nothing =
       options.pool == PoolKind::kMax ? -std::numeric_limits<double>::infinity() : 0.0;
   std::vector<double> scores;
-  for (const int64_t slot : order) {
+  for (const int32_t slot : order) {
     const float score = lane.scores[static_cast<size_t>(slot)];
     scores.push_back(std::isnan(score) ? nothing : static_cast<double>(score));
   }

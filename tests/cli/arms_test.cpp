@@ -5,24 +5,12 @@
 #include "cli/arm_options.h"
 #include "cli/engine_scorer.h"
 #include "cli/shared_prompt.h"
-#include "core/config/config.h"
+#include "tests/cli/small_scorer.h"
 #include "tests/support/files.h"
 #include "tests/support/random_model.h"
 
 namespace ashlar::cli {
 namespace {
-
-ModelData smoke_model(const std::string& name) {
-  const Node root = load_yaml("configs/smoke/" + name + ".yaml");
-  return test::random_model(model_spec_from_config(*root.find("model")), 91);
-}
-
-EngineArguments arguments_of() {
-  EngineArguments arguments;
-  arguments.threads = 1;
-  arguments.cache.sink = 2;
-  return arguments;
-}
 
 // Every policy there is, at budgets that every text below can have.
 ArmLists all_arms() {
@@ -64,7 +52,7 @@ void expect_same(const TextScore& one, const TextScore& other) {
 TEST(Arms, TogetherEachIsBitForBitWhatItIsAlone) {
   for (const char* name : {"decoder_gqa", "decoder_cla2", "decoder_mla", "block_cla2"}) {
     const ModelData model = smoke_model(name);
-    const EngineArguments arguments = arguments_of();
+    const EngineArguments arguments = one_thread();
     const auto requests = arms_of(all_arms(), arguments.cache, model);
     const auto texts = texts_of(model.spec.vocab_size);
     EngineScorer together(model, arguments, requests);
@@ -90,7 +78,7 @@ TEST(Arms, TogetherEachIsBitForBitWhatItIsAlone) {
 // Bytes are counted when the prompt is in, and again at the end.
 TEST(Arms, PromptBytesAreThoseOfTheTextThatEndsThere) {
   const ModelData model = smoke_model("decoder_gqa");
-  const EngineArguments arguments = arguments_of();
+  const EngineArguments arguments = one_thread();
   EngineScorer scorer(model, arguments, arms_of(all_arms(), arguments.cache, model));
   ScoreText text;
   text.tokens = test::random_tokens(63, model.spec.vocab_size, 4);
@@ -108,7 +96,7 @@ TEST(Arms, PromptBytesAreThoseOfTheTextThatEndsThere) {
 
 TEST(Arms, PromptsAreReadOncePerCodecAndKindOfScores) {
   const ModelData model = smoke_model("decoder_gqa");
-  const EngineArguments arguments = arguments_of();
+  const EngineArguments arguments = one_thread();
   ArmLists lists = all_arms();
   lists.policies = {"none", "streaming", "h2o"};
   EngineScorer scorer(model, arguments, arms_of(lists, arguments.cache, model));
@@ -123,7 +111,7 @@ TEST(Arms, PromptsAreReadOncePerCodecAndKindOfScores) {
 TEST(Arms, ListsBecomeArms) {
   const ModelData model = smoke_model("decoder_gqa");
   const auto labels = [&](const ArmLists& lists) {
-    EngineScorer scorer(model, arguments_of(), arms_of(lists, arguments_of().cache, model));
+    EngineScorer scorer(model, one_thread(), arms_of(lists, one_thread().cache, model));
     std::vector<std::string> out;
     for (const Arm& arm : scorer.arms()) out.push_back(arm.label() + (arm.full ? " full" : ""));
     return out;
@@ -143,7 +131,7 @@ TEST(Arms, WhatCannotBeIsRefusedWithItsReason) {
   const ModelData model = smoke_model("decoder_gqa");
   const auto refused = [&](const ArmLists& lists, std::vector<std::string> fragments) {
     test::expect_error(ErrorCode::kRequest, fragments, [&] {
-      EngineScorer(model, arguments_of(), arms_of(lists, arguments_of().cache, model));
+      EngineScorer(model, one_thread(), arms_of(lists, one_thread().cache, model));
     });
   };
   refused({{"h2o", "streaming"}, {"64", "2"}, {"q4"}},
@@ -153,14 +141,14 @@ TEST(Arms, WhatCannotBeIsRefusedWithItsReason) {
   refused({{"none"}, {"50%", "25%"}, {}}, {"needs a --kv-policy that evicts"});
   refused({{"h2o"}, {"50%", "50%"}, {}}, {"--kv-budget: 50% is given twice"});
   refused({{"none"}, {}, {"q4", "q5"}}, {"q5"});
-  CacheRequest precise = arguments_of().cache;
+  CacheRequest precise = one_thread().cache;
   precise.fp16_first = 16;
   test::expect_error(ErrorCode::kRequest, {"arm 'none fp16' cannot be", "no more precisely"}, [&] {
-    EngineScorer(model, arguments_of(), arms_of({{"none"}, {}, {"q4", "fp16"}}, precise, model));
+    EngineScorer(model, one_thread(), arms_of({{"none"}, {}, {"q4", "fp16"}}, precise, model));
   });
   // A budget that only a short text makes too small.
-  EngineScorer scorer(model, arguments_of(),
-                      arms_of({{"none", "h2o"}, {"12.5%"}, {}}, arguments_of().cache, model));
+  EngineScorer scorer(model, one_thread(),
+                      arms_of({{"none", "h2o"}, {"12.5%"}, {}}, one_thread().cache, model));
   ScoreText text;
   text.tokens = test::random_tokens(16, model.spec.vocab_size, 1);
   test::expect_error(ErrorCode::kRequest, {"arm 'h2o 12.5%", "budget of 2 rows"},

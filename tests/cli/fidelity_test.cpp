@@ -4,19 +4,14 @@
 #include <cmath>
 
 #include "cli/engine_fidelity.h"
-#include "core/config/config.h"
 #include "eval/perplexity.h"
+#include "tests/cli/small_scorer.h"
 #include "tests/support/files.h"
 #include "tests/support/random_model.h"
 #include "tests/support/tolerance.h"
 
 namespace ashlar::cli {
 namespace {
-
-ModelData smoke_model(const std::string& name) {
-  const Node root = load_yaml("configs/smoke/" + name + ".yaml");
-  return test::random_model(model_spec_from_config(*root.find("model")), 81);
-}
 
 EngineArguments arguments_of(const std::string& policy, const std::string& budget,
                              const std::string& codec = "fp32") {
@@ -49,7 +44,7 @@ std::vector<FidelityRow> rows_of(const ModelData& model, const EngineArguments& 
 TEST(Fidelity, AFullCacheIsTheFullCache) {
   for (const char* name : {"decoder_cla2", "decoder_mla", "decoder_window", "block_cla2"}) {
     SCOPED_TRACE(name);
-    const ModelData model = smoke_model(name);
+    const ModelData model = smoke_model(name, 81);
     for (const char* policy : {"none", "h2o"}) {
       const bool none = std::string(policy) == "none";
       const auto rows =
@@ -71,7 +66,7 @@ TEST(Fidelity, AFullCacheIsTheFullCache) {
 
 // Zero queries attend evenly, so the mass is the share of rows that are left.
 TEST(Fidelity, RetainedMassOfEvenAttentionIsTheShareOfRows) {
-  ModelData model = smoke_model("decoder_cla2");
+  ModelData model = smoke_model("decoder_cla2", 81);
   for (auto& [name, source] : model.tensors) {
     if (name.find("q_proj") == std::string::npos) continue;
     int64_t size = 1;
@@ -98,7 +93,7 @@ TEST(Fidelity, RetainedMassOfEvenAttentionIsTheShareOfRows) {
 
 // A codec rounds rows and loses none.
 TEST(Fidelity, CodecsAloneKeepAllMass) {
-  const ModelData model = smoke_model("decoder_gqa");
+  const ModelData model = smoke_model("decoder_gqa", 81);
   double last = 0;
   for (const char* codec : {"fp16", "q8", "q4"}) {
     double kl = 0, error = 0;
@@ -117,7 +112,7 @@ TEST(Fidelity, CodecsAloneKeepAllMass) {
 // Arms are compared with one full cache, each as if it were alone.
 TEST(Fidelity, ArmsTogetherAreWhatEachIsAlone) {
   for (const char* name : {"decoder_cla2", "block_cla2"}) {
-    const ModelData model = smoke_model(name);
+    const ModelData model = smoke_model(name, 81);
     for (const int64_t prompt : {0, 31}) {
       ScoreText text = text_of(model, 60, prompt);
       text.marker = prompt > 0;
@@ -149,7 +144,7 @@ TEST(Fidelity, ArmsTogetherAreWhatEachIsAlone) {
 }
 
 TEST(Fidelity, TextsOfOnePromptAreRefused) {
-  const ModelData model = smoke_model("decoder_gqa");
+  const ModelData model = smoke_model("decoder_gqa", 81);
   EngineScorer scorer(model, arguments_of("none", ""));
   TokenText text{"ppl:t", test::random_tokens(20, model.spec.vocab_size, 3), 20};
   const auto probe = make_fidelity_probe(scorer);

@@ -9,7 +9,7 @@
 #include "cli/engine_scorer.h"
 #include "cli/foresight.h"
 #include "core/base/rng.h"
-#include "core/config/config.h"
+#include "tests/cli/small_scorer.h"
 #include "tests/support/files.h"
 #include "tests/support/random_model.h"
 #include "tests/support/specs.h"
@@ -19,11 +19,6 @@ namespace ashlar::cli {
 namespace {
 
 constexpr CacheOptions kFull{CodecKind::kF32, CodecKind::kF32};
-
-ModelData smoke_model(const std::string& name) {
-  const Node root = load_yaml("configs/smoke/" + name + ".yaml");
-  return test::random_model(model_spec_from_config(*root.find("model")), 91);
-}
 
 /// Queries as they stand times `factor`, so that attention has peaks.
 ModelData peaked_model(const std::string& name, float factor) {
@@ -40,13 +35,6 @@ ModelData peaked_model(const std::string& name, float factor) {
     model.tensors[p.name] = make_dense(p.name, p.shape, values);
   }
   return model;
-}
-
-EngineArguments one_thread() {
-  EngineArguments arguments;
-  arguments.threads = 1;
-  arguments.cache.sink = 2;
-  return arguments;
 }
 
 EngineOptions small_chunks() {

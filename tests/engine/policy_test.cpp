@@ -1,6 +1,6 @@
 // Every policy against a slow reference (policy_reference.h), decision for decision: texts of
 // prompts in pieces of any size and decoded rows, with attention that is random, full of ties or
-// broken. Options that a policy cannot use are refused.
+// broken.
 
 #include <gtest/gtest.h>
 
@@ -8,26 +8,14 @@
 
 #include "core/base/rng.h"
 #include "engine/cache/sequence_cache.h"
-#include "engine/policy/oracle.h"
 #include "engine/policy/row_budget.h"
+#include "tests/engine/attention_kinds.h"
 #include "tests/engine/policy_reference.h"
 #include "tests/support/files.h"
 #include "tests/support/specs.h"
 
 namespace ashlar {
 namespace {
-
-enum class Attention { kRandom, kTies, kEqual, kBroken };
-
-// What a query gives a row in one buffer: multiples of 1/64, whose sums are exact.
-float probability(Attention kind, int64_t query, int64_t row, int64_t buffer) {
-  const auto index = static_cast<uint64_t>((query * 512 + row) * 16 + buffer);
-  const uint64_t bits = Philox(17).bits(index);
-  if (kind == Attention::kEqual) return 0.25f;
-  if (kind == Attention::kBroken && bits % 97 == 0) return std::numeric_limits<float>::quiet_NaN();
-  const uint64_t levels = kind == Attention::kTies ? 2 : 64;
-  return static_cast<float>(bits % levels) / 64.0f;
-}
 
 struct Feed {
   int64_t rows = 1;
@@ -432,185 +420,6 @@ TEST(Policies, KeyDiffDropsTheKeysThatPointWithTheOthers) {
       EXPECT_GE(least_gone, most_kept - 1e-6);
       held = now;
     }
-  }
-}
-
-TEST(Policies, TheOracleKeepsWhatWillBeAttendedTo) {
-  const auto groups = kv_groups(test::small_decoder());
-  auto future = std::make_shared<FutureAttention>();
-  const int64_t rows = 30;
-  const auto mass = [&](int64_t query, int64_t row) {
-    return probability(Attention::kTies, query, row, 1);
-  };
-  for (int64_t q = 10; q < rows; q += 1 + q % 2) {
-    std::vector<float> p(static_cast<size_t>(q + 1));
-    for (size_t r = 0; r < p.size(); ++r) p[r] = mass(q, static_cast<int64_t>(r));
-    future->add(2, 1, q, p);
-  }
-  future->seal();
-  PolicyOptions options;
-  options.name = "oracle";
-  options.budget = 7;
-  options.sink = 1;
-  const auto policy = make_oracle(options, groups, future);
-  for (int64_t newest = 7; newest < rows; ++newest) {
-    std::vector<int32_t> positions(static_cast<size_t>(newest + 1));
-    std::iota(positions.rbegin(), positions.rend(), 0);  // any order
-    LaneView lane{2, newest, positions};
-    lane.place = 2;
-    lane.head = 1;
-    LaneEdit edit;
-    policy->select(std::span(&lane, 1), std::span(&edit, 1));
-    std::vector<std::pair<double, int64_t>> order;  // of what may go, the first to go in front
-    for (int64_t row = 1; row < newest; ++row) {
-      double sum = 0;
-      for (int64_t q = 10; q < rows; q += 1 + q % 2) {
-        if (q > newest && row <= q) sum += static_cast<double>(mass(q, row));
-      }
-      order.emplace_back(sum, row);
-    }
-    std::sort(order.begin(), order.end());
-    std::vector<int64_t> expected;
-    for (size_t i = 0; i + 7 < positions.size(); ++i) expected.push_back(newest - order[i].second);
-    std::sort(expected.begin(), expected.end());
-    ASSERT_EQ(edit.drop, expected) << newest;
-  }
-  EXPECT_TRUE(future->after(0, 0, 5).empty()) << "nothing is known of that head";
-  EXPECT_TRUE(future->after(2, 1, rows).empty()) << "no query is left";
-}
-
-// Queries recorded together count until the last of them is in; rows that only later queries see
-// are there as soon as these are ahead.
-TEST(Policies, TheFutureIsTheSumOverWhatWasRecordedBehindTheNewestRow) {
-  const Philox rng(12);
-  const std::vector<int64_t> stretches = {4, 5, 9, 30, 31};  // last queries
-  std::vector<std::vector<float>> recorded;
-  FutureAttention future;
-  for (size_t s = 0; s < stretches.size(); ++s) {
-    std::vector<float> p(static_cast<size_t>(stretches[s] + 1));
-    for (size_t r = 0; r < p.size(); ++r) p[r] = static_cast<float>(rng.uniform(100 * s + r));
-    future.add(1, 3, stretches[s], p);
-    recorded.push_back(std::move(p));
-  }
-  EXPECT_EQ(future.bytes(), 8 * (5 + 6 + 10 + 31 + 32));
-  future.seal();
-  EXPECT_EQ(future.bytes(), 8 * 5 * 32);
-  for (int64_t newest = 0; newest < 33; ++newest) {
-    const auto sums = future.after(1, 3, newest);
-    ASSERT_EQ(sums.size(), newest < 31 ? 32u : 0u);
-    for (size_t row = 0; row < sums.size(); ++row) {
-      double expected = 0;  // later ones first: the order is part of the result
-      for (size_t s = stretches.size(); s-- > 0;) {
-        if (stretches[s] <= newest || row >= recorded[s].size()) continue;
-        expected += static_cast<double>(recorded[s][row]);
-      }
-      ASSERT_EQ(sums[row], expected) << newest << " " << row;
-    }
-  }
-}
-
-// Broken weights: a row whose future is not a number goes first, and the order stays a strict one.
-TEST(Policies, TheOracleDropsWhatIsNotANumberFirst) {
-  const auto groups = kv_groups(test::small_decoder());
-  auto future = std::make_shared<FutureAttention>();
-  std::vector<float> p(12, 0.5f);
-  p[3] = p[7] = std::numeric_limits<float>::quiet_NaN();
-  p[5] = 0;
-  future->add(0, 0, 12, p);
-  future->seal();
-  PolicyOptions options;
-  options.name = "oracle";
-  options.budget = 9;
-  options.sink = 0;
-  const auto policy = make_oracle(options, groups, future);
-  std::vector<int32_t> positions(12);
-  std::iota(positions.begin(), positions.end(), 0);
-  LaneView lane{0, 11, positions};
-  LaneEdit edit;
-  policy->select(std::span(&lane, 1), std::span(&edit, 1));
-  EXPECT_EQ(edit.drop, (std::vector<int64_t>{3, 5, 7}));
-}
-
-TEST(RowBudget, SharesKeepTheSumAndTheOrder) {
-  const Philox rng(4);
-  for (uint64_t i = 0; i < 2000; ++i) {
-    const size_t groups = 1 + rng.below(8 * i, 40);
-    const auto budget = static_cast<int64_t>(1 + rng.below(8 * i + 1, 3000));
-    const auto fixed = static_cast<int64_t>(rng.below(8 * i + 2, static_cast<uint64_t>(budget)));
-    const double beta = 1 + 30 * rng.uniform(8 * i + 3);
-    const std::string name = i % 2 == 0 ? "falling" : "rising";
-    const auto weights = layer_weights(name + ":" + std::to_string(beta), groups);
-    const auto rows = share_out(weights, budget, fixed);
-    const auto n = static_cast<int64_t>(groups);
-    ASSERT_EQ(std::accumulate(rows.begin(), rows.end(), int64_t{0}), n * budget);
-    for (size_t g = 0; g < groups; ++g) {
-      ASSERT_GE(rows[g], fixed);
-      if (g > 0) {
-        ASSERT_TRUE(i % 2 == 0 ? rows[g] <= rows[g - 1] + 1 : rows[g] + 1 >= rows[g - 1]);
-      }
-    }
-  }
-  EXPECT_EQ(share_out(layer_weights("3,1,2", 3), 12, 6), (std::vector<int64_t>{15, 9, 12}));
-  EXPECT_EQ(share_out(layer_weights("uniform", 3), INT32_MAX, 6),
-            (std::vector<int64_t>(3, INT32_MAX)));
-}
-
-TEST(Policies, OptionsThatMakeNoSenseAreRefused) {
-  const auto groups = kv_groups(test::small_decoder());
-  const auto refuses = [&](const std::string& name, const std::vector<std::string>& fragments,
-                           const std::function<void(PolicyOptions&)>& change) {
-    SCOPED_TRACE(name);
-    PolicyOptions options;
-    options.name = name;
-    options.budget = 20;
-    if (name == "none") options.budget = 0;
-    change(options);
-    test::expect_error(ErrorCode::kRequest, fragments, [&] { make_policy(options, groups); });
-  };
-  using O = PolicyOptions;
-  for (const char* name : {"none", "streaming", "h2o", "tova", "keydiff", "random"}) {
-    refuses(name, {"--kv-window", "no window of query rows"}, [](O& o) { o.window = 3; });
-    refuses(name, {"--kv-pool", "pools no scores"}, [](O& o) { o.pool = PoolKind::kMax; });
-    refuses(name, {"--kv-by-age", "keeps no counts"}, [](O& o) { o.by_age = true; });
-  }
-  for (const char* name : {"none", "h2o", "scissorhands", "snapkv", "random"}) {
-    refuses(name, {"--kv-crush", "no representatives"}, [](O& o) { o.crush.emplace(); });
-  }
-  for (const char* name : {"none", "streaming", "snapkv", "pyramidkv", "snapstream"}) {
-    refuses(name, {"--kv-drop", "no number of rows"}, [](O& o) { o.drop = 3; });
-    refuses(name, {"--kv-seed", "draws nothing"}, [](O& o) { o.seed = 3; });
-  }
-  for (const char* name : {"streaming", "snapstream"}) {
-    refuses(name, {"--kv-layers", "as many rows in every layer"},
-            [](O& o) { o.layers = "falling"; });
-  }
-  refuses("snapkv", {"--kv-window 0", "at least one"}, [](O& o) { o.window = 0; });
-  refuses("snapkv", {"--kv-pool of 4 rows", "odd"}, [](O& o) { o.pool_rows = 4; });
-  refuses("snapkv", {"--kv-pool none of 5"}, [](O& o) {
-    o.pool = PoolKind::kNone;
-    o.pool_rows = 5;
-  });
-  refuses("snapkv", {"budget of 20 rows", "4 + 17"}, [](O& o) { o.window = 17; });
-  refuses("snapkv", {"budget of 20 rows", "4 + 17"}, [](O& o) { o.recent = 17; });
-  refuses("h2o", {"--kv-drop 0"}, [](O& o) { o.drop = 0; });
-  refuses("h2o", {"--kv-drop of 13 rows", "protected"}, [](O& o) {
-    o.recent = 5;
-    o.drop = 13;
-  });
-  refuses("h2o", {"'x' is no positive number"}, [](O& o) { o.layers = "1,x,1,1"; });
-  refuses("h2o", {"'-1' is no positive number"}, [](O& o) { o.layers = "1,-1,1,1"; });
-  refuses("h2o", {"3 weights", "4 groups"}, [](O& o) { o.layers = "1,2,3"; });
-  refuses("h2o", {"'' is no positive number"}, [](O& o) { o.layers = "1,2,3,"; });
-  refuses("h2o", {"'upwards' is no positive number"}, [](O& o) { o.layers = "upwards"; });
-  refuses("h2o", {"below 1"}, [](O& o) { o.layers = "falling:0.5"; });
-  refuses("pyramidkv", {"rising", "budgets fall"}, [](O& o) { o.layers = "rising"; });
-  refuses("oracle", {"attention of queries to come"}, [](O&) {});
-  for (const std::string& name : policy_names()) {
-    if (name == "none") continue;
-    refuses(name, {"positive --kv-budget"}, [](O& o) { o.budget = 0; });
-    refuses(name, {"smaller than sink + recent"}, [](O& o) { o.sink = 20; });
-    refuses(name, {"must not be negative"}, [](O& o) { o.sink = -1; });
-    refuses(name, {"smaller than sink + recent"}, [](O& o) { o.recent = INT64_MAX; });
   }
 }
 
