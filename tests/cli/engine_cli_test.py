@@ -239,12 +239,14 @@ class EngineCommandLine(unittest.TestCase):
         self.assertEqual(imported.returncode, 0, imported.stderr)
         refused = study(self.package)
         self.assertEqual((refused.returncode, "needs MODEL and OUTPUT" in refused.stderr), (2, True))
+        failed = self.dir / "failed"
+        self.assertEqual((study(self.dir / "absent", failed).returncode, list(failed.iterdir())), (2, []))
         result = study(long / "package", output, "mqar:vocab=300,length=280,pairs=64,n=2")
         self.assertEqual(result.returncode, 0, result.stderr)
         rows = [row for row in json.loads(next(output.glob("*.json")).read_text()) if row["metric"] == "token_perplexity"]
-        self.assertEqual(len(rows), 1 + 9 * 4)
+        self.assertEqual(len(rows), 1 + 11 * 4)
         self.assertEqual({row["codec"] for row in rows}, {"q4"})
-        self.assertLessEqual({"random", "oracle", "snapstream"}, {row["policy"] for row in rows})
+        self.assertLessEqual({"random", "oracle", "snapstream", "kvcrush", "pyramidkv"}, {row["policy"] for row in rows})
         self.assertEqual(result.stdout, next(output.glob("*.md")).read_text())
         self.assertIn("| oracle | 6.25% | q4 |", result.stdout)
 
