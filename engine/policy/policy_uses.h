@@ -13,6 +13,7 @@ enum PolicyUses : unsigned {
   kUsesLayers = 8,
   kUsesSeed = 16,
   kUsesAge = 32,
+  kUsesRecall = 64,
 };
 
 /// Throws Error(kRequest), naming the option and the reason, for one that is out of range or that a

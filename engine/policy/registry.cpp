@@ -20,6 +20,7 @@ MakePolicy make_tova;
 MakePolicy make_keydiff;
 MakePolicy make_snapstream;
 MakePolicy make_random;
+MakePolicy make_arkvale;
 
 namespace {
 
@@ -39,6 +40,7 @@ constexpr Entry kRegistry[] = {
     {"keydiff", make_keydiff, kUsesDrop | kUsesLayers},
     {"snapstream", make_snapstream, kUsesWindow | kUsesPool},
     {"random", make_random, kUsesDrop | kUsesLayers | kUsesSeed},
+    {"arkvale", make_arkvale, kUsesRecall},
 };
 
 void check_uses(const PolicyOptions& o, unsigned uses) {
@@ -53,6 +55,10 @@ void check_uses(const PolicyOptions& o, unsigned uses) {
   refuse(!o.layers.empty(), kUsesLayers, "--kv-layers", "keeps as many rows in every layer");
   refuse(o.seed.has_value(), kUsesSeed, "--kv-seed", "draws nothing at random");
   refuse(o.by_age, kUsesAge, "--kv-by-age", "keeps no counts");
+  refuse(o.topk != -1, kUsesRecall, "--kv-topk", "recalls no pages");
+  refuse(!o.digest.empty(), kUsesRecall, "--kv-digest", "recalls no pages");
+  refuse(o.dense_groups != 0, kUsesRecall, "--kv-dense-layers", "recalls no pages");
+  refuse(o.select_every != 1, kUsesRecall, "--kv-select-every", "recalls no pages");
 }
 
 void check_ranges(const PolicyOptions& o) {
