@@ -105,9 +105,8 @@ class ReferenceArkvale {
     return prompt_end || position % o_.every == 0 || resident() > o_.pages - 1;
   }
 
-  /// The selection of a query. Returns the pages that were recalled.
-  std::set<int64_t> select(const Vectors& queries, bool prompt_end) {
-    const std::vector<double> s = scores(queries);
+  /// The selection of a query that scores all filled pages so. Returns those that were recalled.
+  std::set<int64_t> select(const std::vector<double>& s, bool prompt_end) {
     const auto n = static_cast<int64_t>(s.size());
     const auto free_to_go = [&](int64_t page) {
       return page >= o_.sinks && page < n - (o_.window - 1);
@@ -161,14 +160,6 @@ class ReferenceArkvale {
       if (page_in_[static_cast<size_t>(slot_of_[page])] != static_cast<int64_t>(page)) return false;
     }
     return held == resident();
-  }
-  /// Takes over what another has chosen.
-  void adopt(const std::vector<int32_t>& pages) {
-    page_in_.assign(pages.begin(), pages.end());
-    std::fill(slot_of_.begin(), slot_of_.end(), -1);
-    for (size_t slot = 0; slot < page_in_.size(); ++slot) {
-      slot_of_[static_cast<size_t>(page_in_[slot])] = static_cast<int64_t>(slot);
-    }
   }
 
  private:
