@@ -1,8 +1,12 @@
 // A lane whose pages come and go: attention reads the resident ones in the order of the text, so
 // with all of them resident it reads what it would without a policy.
 
+#include <algorithm>
+#include <utility>
+
 #include "core/base/error.h"
 #include "engine/cache/lane.h"
+#include "engine/cache/tables.h"
 
 namespace ashlar {
 
@@ -22,7 +26,10 @@ void Lane::make_resident(std::span<const int32_t> pages) {
   if (std::ranges::equal(pages, held)) return;
   intact_ = false;
   std::vector<RowStore::PageChoice> choices;
+  // A new table, so that its bytes are those of the rows it holds, whatever a prompt took.
+  const int64_t raw = rows() - coded_.rows();
   std::vector<int32_t> positions;
+  fit_table(positions, std::ssize(pages) * schedule_.page_rows + raw, kTableRows);
   size_t at = 0;
   for (const int32_t page : pages) {
     while (at < held.size() && held[at] < page) ++at;
@@ -36,7 +43,7 @@ void Lane::make_resident(std::span<const int32_t> pages) {
   positions.insert(positions.end(), positions_.begin() + coded_.rows(), positions_.end());
   coded_.choose_pages(choices);
   recall_->set_resident(pages);
-  positions_.assign(positions.begin(), positions.end());
+  positions_ = std::move(positions);
   coded_before_ = coded_.rows();
 }
 

@@ -46,8 +46,8 @@ void PageRecall::set_query(std::span<const float> query) {
   }
 }
 
-void PageRecall::fit_tables() {
-  const int64_t n = pages(), per_page = digests_per_page() * digest_bytes_;
+void PageRecall::fit_tables(int64_t n) {
+  const int64_t per_page = digests_per_page() * digest_bytes_;
   fit_table(backups_, n, kTablePages);
   fit_table(resident_, n, kTablePages);
   fit_table(digests_, n * per_page, kTablePages * per_page);
@@ -57,6 +57,7 @@ void PageRecall::fit_tables() {
 void PageRecall::add(const std::byte* page) {
   const auto bytes = static_cast<size_t>(kv_page_bytes(shape_));
   const auto number = static_cast<int32_t>(pages());
+  fit_tables(number + 1);
   backups_.push_back(std::make_shared<const std::vector<std::byte>>(page, page + bytes));
   const size_t at = digests_.size();
   digests_.resize(at + static_cast<size_t>(digests_per_page() * digest_bytes_));
@@ -79,7 +80,6 @@ void PageRecall::add(const std::byte* page) {
     }
   }
   resident_.push_back(number);
-  fit_tables();
 }
 
 void PageRecall::score(std::span<const float> query, ThreadPool* pool,
@@ -116,9 +116,16 @@ int64_t PageRecall::table_bytes() const {
 
 int64_t PageRecall::backup_bytes() const { return pages() * kv_page_bytes(shape_); }
 
+int64_t PageRecall::page_table_bytes() const {
+  return static_cast<int64_t>(sizeof(Backup)) + 4 + digests_per_page() * digest_bytes_;
+}
+
 int64_t PageRecall::tables_for(int64_t more) const {
-  return (more + 2 * kTablePages) *
-         (static_cast<int64_t>(sizeof(Backup)) + 4 + digests_per_page() * digest_bytes_);
+  return (more + 2 * kTablePages) * page_table_bytes();
+}
+
+int64_t PageRecall::tables_of(int64_t pages) const {
+  return round_up(pages, kTablePages) * page_table_bytes();
 }
 
 }  // namespace ashlar

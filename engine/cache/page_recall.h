@@ -49,11 +49,14 @@ class PageRecall {
   int64_t backup_bytes() const;
   /// Bytes that tables may grow by when `more` pages come.
   int64_t tables_for(int64_t more) const;
+  /// table_bytes() of a text of `pages` pages.
+  int64_t tables_of(int64_t pages) const;
 
  private:
   PageRecall(const PageRecall& other);
   int64_t digests_per_page() const { return units_ * shape_.heads; }
-  void fit_tables();
+  void fit_tables(int64_t pages);
+  int64_t page_table_bytes() const;
 
   using Backup = std::shared_ptr<const std::vector<std::byte>>;
 

@@ -139,6 +139,9 @@ void RowStore::drop_front_pages(int64_t pages) {
 void RowStore::choose_pages(std::span<const PageChoice> pages) {
   ASHLAR_CHECK_EQ(rows_, static_cast<int64_t>(pages_.size()) * shape_.page_rows);
   std::vector<PageId> chosen;
+  std::vector<const std::byte*> addresses;
+  fit_table(chosen, std::ssize(pages), kTablePages);
+  fit_table(addresses, std::ssize(pages), kTablePages);
   int64_t next = 0;  // held page that is neither given back nor kept yet
   const auto give_until = [&](int64_t end) {
     for (; next < end; ++next) pool_->give(pages_[static_cast<size_t>(next)]);
@@ -159,14 +162,10 @@ void RowStore::choose_pages(std::span<const PageChoice> pages) {
     std::memcpy(pool_->arena().address(chosen.back()), page.bytes,
                 static_cast<size_t>(page_bytes_));
   }
-  pages_.clear();
-  addresses_.clear();
-  fit_tables(static_cast<int64_t>(chosen.size()));
-  for (const PageId page : chosen) {
-    pages_.push_back(page);
-    addresses_.push_back(pool_->arena().address(page));
-  }
-  rows_ = static_cast<int64_t>(chosen.size()) * shape_.page_rows;
+  for (const PageId page : chosen) addresses.push_back(pool_->arena().address(page));
+  pages_ = std::move(chosen);
+  addresses_ = std::move(addresses);
+  rows_ = static_cast<int64_t>(pages_.size()) * shape_.page_rows;
 }
 
 void RowStore::drop_in_order(std::span<const int64_t> slots) {

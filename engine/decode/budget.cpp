@@ -92,7 +92,7 @@ double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const P
       const PageRecall recall(*policy.needs().recall,
                               {cache.key_codec, cache.value_codec, group.heads, group.key_dim,
                                group.value_dim, group.value_in_key, p});
-      total += static_cast<double>(recall.tables_for(text / p));
+      total += static_cast<double>(recall.tables_of(text / p));
     }
     total += 4 * rows * static_cast<double>(lanes + buffers) +
              entries * static_cast<double>(lanes * (sizeof(PageId) + sizeof(void*)));

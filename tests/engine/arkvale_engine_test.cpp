@@ -94,7 +94,6 @@ TEST(ArkvaleEngine, DigestsAndQueriesHaveOneBasis) {
   }
 }
 
-// With a shared cache the owner's layer alone chooses: its readers' queries never reach the cache.
 TEST(ArkvaleEngine, RowsWithinTheBudgetAreAllThatAnybodyReads) {
   const ModelData model = test::random_model(test::small_decoder("cla2"), 62);
   EngineOptions options;
@@ -119,6 +118,34 @@ TEST(ArkvaleEngine, RowsWithinTheBudgetAreAllThatAnybodyReads) {
   // 37 filled pages of 160 bytes in each group, six or less of them resident beside raw rows.
   EXPECT_EQ(sequence->backup_bytes(), 2 * 37 * 160);
   EXPECT_LE(sequence->cache().bytes().pages, 2 * (6 * 160 + 4 * 4 * 32));
+}
+
+// With a shared cache the owner's query alone chooses: that of group 0's owner, the first layer,
+// is the same whatever the reader's weights are.
+TEST(ArkvaleEngine, ReadersUseWhatTheOwnerChose) {
+  ModelData model = test::random_model(test::small_decoder("cla2"), 62);
+  const auto tokens = test::random_tokens(150, model.spec.vocab_size, 4);
+  const auto chosen = [&] {
+    Engine engine(model, {});
+    const CacheOptions cache{CodecKind::kF32, CodecKind::kF32, kPage};
+    const auto sequence = engine.start(cache, policy_of(model.spec, "cuboid_max:2", 24));
+    std::vector<std::vector<int32_t>> out;
+    for (size_t t = 0; t < tokens.size(); t += t == 0 ? 90 : 1) {
+      const StepItem step{sequence.get(), std::span(tokens).subspan(t, t == 0 ? 90 : 1)};
+      engine.feed(std::span(&step, 1));
+      const auto now = sequence->cache().lanes()[0]->recall()->resident();
+      out.emplace_back(now.begin(), now.end());
+    }
+    return out;
+  };
+  const auto before = chosen();
+  const std::string name = "model.layers.1.self_attn.q_proj.weight";
+  ASSERT_TRUE(model.tensors.contains(name));
+  model.tensors[name] = test::random_model(model.spec, 63).tensors[name];
+  EXPECT_EQ(chosen(), before);
+  const std::string owner = "model.layers.0.self_attn.q_proj.weight";
+  model.tensors[owner] = test::random_model(model.spec, 63).tensors[owner];
+  EXPECT_NE(chosen(), before);
 }
 
 }  // namespace

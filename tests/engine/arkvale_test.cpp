@@ -244,6 +244,8 @@ class Comparison {
         ASSERT_LE(text_.cache().rows(g.id, 0), case_.options.budget);
       }
     }
+    const PageRecall& recall = *text_.lane().recall();
+    ASSERT_EQ(recall.table_bytes(), recall.tables_of(recall.pages()));
     ASSERT_EQ(text_.cache().unplanned_pages(), 0);
   }
 
