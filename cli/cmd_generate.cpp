@@ -109,6 +109,7 @@ void run(const Options& o) {
                        {"prompt_seconds", result.prompt_seconds},
                        {"tokens_per_second", rate},
                        {"kv_bytes", sequence->kv_bytes()},
+                       {"kv_backup_bytes", sequence->backup_bytes()},
                        {"finish", result.finish}};
   if (explainer) out.set("explain_cache", explainer->rows());
   print_json(out);

@@ -54,17 +54,24 @@ Arm EngineScorer::arm_of(const CacheRequest& cache) const {
   if (cache.fp16_first > 0) out.set("kv_fp16_first", cache.fp16_first);
   if (cache.fp16_newest > 0) out.set("kv_fp16_newest", cache.fp16_newest);
   if (cache.policy == "none") return arm;
-  arm.budget = cache.budget;
-  out.set("kv_budget", cache.budget);
-  out.set("kv_sink", cache.sink);
-  out.set("kv_recent", cache.recent);
-  if (cache.window >= 0) out.set("kv_window", cache.window);
-  if (!cache.pool.empty()) out.set("kv_pool", cache.pool);
-  if (!cache.drop.empty()) out.set("kv_drop", cache.drop);
-  if (!cache.layers.empty()) out.set("kv_layers", cache.layers);
-  if (cache.seed) out.set("kv_seed", std::to_string(*cache.seed));
-  if (cache.by_age) out.set("kv_by_age", true);
-  if (!cache.crush.empty()) out.set("kv_crush", cache.crush);
+  // Does not compile when there is another option: what a score depends on belongs here, too.
+  const auto& [codec, policy, budget, sink, recent, fp16_first, fp16_newest, limit, window, pool,
+               drop, layers, seed, by_age, crush, topk, digest, dense_layers, select_every] = cache;
+  arm.budget = budget;
+  out.set("kv_budget", budget);
+  out.set("kv_sink", sink);
+  out.set("kv_recent", recent);
+  if (window >= 0) out.set("kv_window", window);
+  if (!pool.empty()) out.set("kv_pool", pool);
+  if (!drop.empty()) out.set("kv_drop", drop);
+  if (!layers.empty()) out.set("kv_layers", layers);
+  if (seed) out.set("kv_seed", std::to_string(*seed));
+  if (by_age) out.set("kv_by_age", true);
+  if (!crush.empty()) out.set("kv_crush", crush);
+  if (topk >= 0) out.set("kv_topk", topk);
+  if (!digest.empty()) out.set("kv_digest", digest);
+  if (dense_layers > 0) out.set("kv_dense_layers", dense_layers);
+  if (select_every > 1) out.set("kv_select_every", select_every);
   return arm;
 }
 

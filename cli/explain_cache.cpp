@@ -164,7 +164,8 @@ std::string CacheExplainer::picture(int columns) const {
       {kSigns[kFp16], "kept, still fp16"},
       {kSigns[kRaw], "kept, raw fp32 until its page is full"},
       {kSome, "some of them kept"},
-      {kGone, "evicted, or left behind by a window"}};
+      {kGone, sequence_.backup_bytes() > 0 ? "in the backup alone, or left behind by a window"
+                                           : "evicted, or left behind by a window"}};
   for (const auto& [sign, meaning] : legend) {
     if (used.find(sign) != std::string::npos) out += fmt::format("  {}  {}\n", sign, meaning);
   }

@@ -197,6 +197,10 @@ constexpr Option kOptions[] = {
     {"`--kv-seed`", [](CacheRequest& r) { r.seed = 1; }},
     {"`--kv-by-age`", [](CacheRequest& r) { r.by_age = true; }},
     {"`--kv-crush`", [](CacheRequest& r) { r.crush = "ratio=0.5"; }},
+    {"`--kv-topk`", [](CacheRequest& r) { r.topk = 64; }},
+    {"`--kv-digest`", [](CacheRequest& r) { r.digest = "cuboid_max:8"; }},
+    {"`--kv-dense-layers`", [](CacheRequest& r) { r.dense_layers = 1; }},
+    {"`--kv-select-every`", [](CacheRequest& r) { r.select_every = 2; }},
 };
 
 std::string option_table(const ModelSpec& spec, Cells& cells) {

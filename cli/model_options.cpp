@@ -56,6 +56,17 @@ void add_policy_options(CLI::App* command, CacheRequest& cache) {
       "scissorhands, and kvcrush by its counts: divide them by the queries that could have "
       "counted");
   command->add_option("--kv-crush", cache.crush, crush_help());
+  command->add_option("--kv-topk", cache.topk,
+                      "arkvale: tokens of the pages that a query must find resident, first and "
+                      "newest ones included (default: 1280, at most half the budget)");
+  command->add_option("--kv-digest", cache.digest,
+                      "arkvale: what a page is remembered by, and of how many rows: cuboid_max, "
+                      "cuboid_center, cuboid_mean (default), sphere_max, sphere_center, "
+                      "sphere_mean; cuboid_max:8");
+  command->add_option("--kv-dense-layers", cache.dense_layers,
+                      "arkvale: first groups of layers that keep every page (default: 0)");
+  command->add_option("--kv-select-every", cache.select_every,
+                      "arkvale: a selection serves so many rows of the cache (default: 1)");
 }
 
 }  // namespace

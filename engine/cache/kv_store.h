@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/base/threads.h"
 #include "engine/cache/lane_scores.h"
 #include "kernels/attention.h"
 
@@ -27,15 +28,19 @@ struct QueryTile {
 };
 
 /// Where attention finds the keys and values of one sequence (or one block). Per step and group:
-/// append → query_tiles/view for every reader → close (SequenceCache) when the last reader has run.
-/// The window of a group is the attention task's: tiles count every row that is there. Tiles are
-/// those of the rows appended last.
+/// append → see_queries → query_tiles/view for every reader → close (SequenceCache) when the last
+/// reader has run. The window of a group is the attention task's: tiles count every row that is
+/// there. Tiles are those of the rows appended last.
 class KvStore {
  public:
   virtual ~KvStore() = default;
   /// Adds `rows` rows: keys [rows, heads, key_dim], values [rows, heads, value_dim], contiguous;
   /// values are ignored where they lie in the keys.
   virtual void append(int64_t group, const float* keys, const float* values, int64_t rows) = 0;
+  /// The owner layer's queries of the rows appended last, [rows, heads, key_dim], before anything
+  /// attends to the group: who keeps pages in a backup chooses those that are read.
+  virtual void see_queries(int64_t /*group*/, const float* /*queries*/, int64_t /*heads*/,
+                           ThreadPool& /*pool*/) {}
   virtual void query_tiles(int64_t group, int64_t head, std::vector<QueryTile>& tiles) const = 0;
   /// Tiles of `rows` queries that all see every row of `group`: encoders and cross-attention, whose
   /// rows a BlockKv holds.

@@ -22,7 +22,7 @@ KvPageShape precise_shape(const KvGroup& group, int64_t heads, int64_t page_rows
 }  // namespace
 
 Lane::Lane(const KvGroup& group, int64_t head_begin, int64_t heads, const CacheOptions& options,
-           ScoreReducer reducer, PagePool& pool)
+           ScoreReducer reducer, PagePool& pool, const RecallNeeds* recall)
     : group_(&group),
       head_begin_(head_begin),
       heads_(heads),
@@ -32,7 +32,9 @@ Lane::Lane(const KvGroup& group, int64_t head_begin, int64_t heads, const CacheO
              pool),
       late_(precise_shape(group, heads, options.page_rows), pool),
       raw_(group, heads, options.page_rows, pool),
-      scores_(reducer, static_cast<int64_t>(group.readers.size()), heads) {}
+      scores_(reducer, static_cast<int64_t>(group.readers.size()), heads) {
+  if (recall != nullptr) recall_.emplace(*recall, coded_.shape());
+}
 
 Lane::Lane(const Lane& other, const KvGroup& group, PagePool& pool)
     : group_(&group),
@@ -50,7 +52,9 @@ Lane::Lane(const Lane& other, const KvGroup& group, PagePool& pool)
       sinks_before_(other.sinks_before_),
       coded_before_(other.coded_before_),
       late_before_(other.late_before_),
-      raw_before_(other.raw_before_) {}
+      raw_before_(other.raw_before_) {
+  if (other.recall_) recall_.emplace(other.recall_->fork());
+}
 
 Lane Lane::fork(const KvGroup& group, PagePool& pool) const {
   ASHLAR_CHECK_EQ(raw_.rows(), raw_before_);  // between steps
@@ -59,7 +63,8 @@ Lane Lane::fork(const KvGroup& group, PagePool& pool) const {
 
 int64_t Lane::table_bytes() const {
   return static_cast<int64_t>(4 * positions_.capacity()) + scores_.table_bytes() +
-         sinks_.table_bytes() + coded_.table_bytes() + late_.table_bytes() + raw_.table_bytes();
+         sinks_.table_bytes() + coded_.table_bytes() + late_.table_bytes() + raw_.table_bytes() +
+         (recall_ ? recall_->table_bytes() : 0);
 }
 
 // Rows among slots [slot, …), which hold ascending positions, that lie below `limit`.
@@ -291,6 +296,7 @@ int64_t Lane::release_unit() const { return std::lcm(kAttentionTile, schedule_.p
 void Lane::finish(int64_t position, int64_t p) {
   advance(p);
   retire();
+  if (recall_) add_filled_pages();
   raw_.settle();
   release_front(position);
   fit_table(positions_, rows(), kTableRows);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "engine/cache/cache_schedule.h"
 #include "engine/cache/kv_store.h"
 #include "engine/cache/lane_scores.h"
+#include "engine/cache/page_recall.h"
 #include "engine/cache/raw_rows.h"
 #include "engine/cache/row_store.h"
 #include "models/spec/spec.h"
@@ -24,6 +26,11 @@ struct LaneImage {
   std::vector<std::vector<float>> scores;   ///< empty ones while no query row has scored
   int64_t scored_rows = 0, scored_end = 0;  ///< LaneScores
   int64_t front = 0;
+  // Of a lane that recalls: which pages `coded_pages` are, the bytes of all others, filled ones in
+  // the order of the text, and a query of a prompt under way.
+  std::vector<int32_t> resident;
+  std::vector<std::byte> backup;
+  std::vector<float> query;
 
   bool operator==(const LaneImage&) const = default;
 };
@@ -36,7 +43,7 @@ class Lane {
  public:
   /// `group` and `pool` must outlive it.
   Lane(const KvGroup& group, int64_t head_begin, int64_t heads, const CacheOptions& options,
-       ScoreReducer reducer, PagePool& pool);
+       ScoreReducer reducer, PagePool& pool, const RecallNeeds* recall = nullptr);
   Lane(Lane&&) = default;
   /// The same rows for another sequence, pages shared; between steps. `group` as at construction.
   Lane fork(const KvGroup& group, PagePool& pool) const;
@@ -54,6 +61,9 @@ class Lane {
   Forms forms() const { return {sinks_.rows(), coded_.rows(), late_.rows()}; }
   LaneScores& scores() { return scores_; }
   const LaneScores& scores() const { return scores_; }
+  /// Backup and digests of its pages; null where the policy recalls none.
+  PageRecall* recall() { return recall_ ? &*recall_ : nullptr; }
+  const PageRecall* recall() const { return recall_ ? &*recall_ : nullptr; }
   int64_t table_bytes() const;
 
   // Below, `position` is the number of committed rows fed to the lane, and `p` a row's position.
@@ -79,6 +89,12 @@ class Lane {
   void retire();
   /// Drops slots, in ascending order, between steps.
   void drop(std::span<const int64_t> slots);
+  /// Pages that were filled since the last call get backup and digests; not while a step has
+  /// forms that go.
+  void add_filled_pages();
+  /// `pages` (ascending) and the raw rows are all that attention reads from now on; others that
+  /// were resident go, those that were not come back from the backup.
+  void make_resident(std::span<const int32_t> pages);
   /// Encodes what the query at `p` sees encoded, and releases what the one at `position` and later
   /// ones cannot see, in whole tiles.
   void finish(int64_t position, int64_t p);
@@ -123,6 +139,8 @@ class Lane {
   void advance(int64_t p);
   void code_late(int64_t from, int64_t to);
   void begin_step();
+  void load_recall(const LaneImage& image);
+  void check_recall(const LaneImage& image, int64_t complete, const std::string& what) const;
 
   const KvGroup* group_;
   int64_t head_begin_, heads_;
@@ -131,6 +149,7 @@ class Lane {
   RawRows raw_;
   std::vector<int32_t> positions_;
   LaneScores scores_;
+  std::optional<PageRecall> recall_;
   int64_t front_ = 0;  // rows released in front (groups with a window)
   bool intact_ = true;
   // When the step began, and what has since got its next form.

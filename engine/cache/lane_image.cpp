@@ -1,6 +1,7 @@
 // A lane's rows apart from where they lie: for swapping, saving and comparing.
 
 #include <algorithm>
+#include <functional>
 
 #include "core/base/checked.h"
 #include "core/base/error.h"
@@ -23,6 +24,15 @@ LaneImage Lane::image() const {
   image.scored_rows = scores_.scored_rows();
   image.scored_end = scores_.scored_end();
   image.front = front_;
+  if (!recall_) return image;
+  const auto resident = recall_->resident();
+  image.resident.assign(resident.begin(), resident.end());
+  image.query.assign(recall_->query().begin(), recall_->query().end());
+  for (int32_t page = 0; page < recall_->pages(); ++page) {
+    if (std::ranges::binary_search(resident, page)) continue;
+    const auto bytes = recall_->backup(page);
+    image.backup.insert(image.backup.end(), bytes.begin(), bytes.end());
+  }
   return image;
 }
 
@@ -36,6 +46,54 @@ void Lane::load(const LaneImage& image) {
   scores_.load(image.scores, image.scored_rows, image.scored_end);
   front_ = image.front;
   begin_step();
+  if (recall_) load_recall(image);
+}
+
+void Lane::load_recall(const LaneImage& image) {
+  intact_ = image.backup.empty();
+  const std::byte* away = image.backup.data();
+  size_t held = 0;
+  const auto pages = static_cast<int32_t>(
+      image.resident.size() + image.backup.size() / static_cast<size_t>(coded_.page_bytes()));
+  for (int32_t page = 0; page < pages; ++page) {
+    if (held < image.resident.size() && image.resident[held] == page) {
+      recall_->add(coded_.address(static_cast<int64_t>(held++)));
+    } else {
+      recall_->add(away);
+      away += coded_.page_bytes();
+    }
+  }
+  recall_->set_resident(image.resident);
+  recall_->set_query(image.query);
+}
+
+// Each filled page in one place: resident, or in the backup alone.
+void Lane::check_recall(const LaneImage& image, int64_t complete, const std::string& what) const {
+  const auto ok = [&](bool holds, const char* reason) {
+    require(holds, ErrorCode::kData, "{}: {}", what, reason);
+  };
+  if (!recall_) {
+    ok(image.resident.empty() && image.backup.empty() && image.query.empty(),
+       "pages in a backup, but the policy recalls none");
+    return;
+  }
+  const int64_t pages = complete / schedule_.page_rows;
+  const auto resident = static_cast<int64_t>(image.resident.size());
+  ok(resident <= pages && image.coded == resident * schedule_.page_rows &&
+         static_cast<int64_t>(image.backup.size()) ==
+             checked_mul(pages - resident, coded_.page_bytes(), "KV backup"),
+     "the filled pages of the text are not all there");
+  ok(std::ranges::adjacent_find(image.resident, std::greater_equal{}) == image.resident.end() &&
+         (resident == 0 || (image.resident.front() >= 0 && image.resident.back() < pages)),
+     "resident pages that are none of the text's, or in another order");
+  for (int64_t row = 0; row < image.coded; ++row) {
+    const int64_t page = image.resident[static_cast<size_t>(row / schedule_.page_rows)];
+    ok(image.positions[static_cast<size_t>(row)] ==
+           page * schedule_.page_rows + row % schedule_.page_rows,
+       "rows of a resident page are not its own");
+  }
+  const auto query = static_cast<int64_t>(image.query.size());
+  ok(query % (heads_ * group_->key_dim) == 0, "a query of no possible length");
 }
 
 void Lane::reserve_image(PagePool& pool, const LaneImage& image) const {
@@ -100,6 +158,7 @@ void Lane::check_image(const LaneImage& image, int64_t position, int64_t p,
   ok(group_->window == 0 ||
          (rows == position - image.front && (rows == 0 || sorted.front() == image.front)),
      "rows of a window are not the newest ones");
+  check_recall(image, complete, what);
 }
 
 }  // namespace ashlar

@@ -26,7 +26,8 @@ void PrefixChain::add(std::span<const int32_t> tokens) {
 }
 
 bool PrefixIndex::shares(const Policy* policy) {
-  return policy == nullptr || policy->needs().reducer == ScoreReducer::kNone;
+  return policy == nullptr ||
+         (policy->needs().reducer == ScoreReducer::kNone && !policy->needs().recall);
 }
 
 int64_t PrefixIndex::match(std::span<const PrefixHash> chain, int64_t most,

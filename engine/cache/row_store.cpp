@@ -135,6 +135,39 @@ void RowStore::drop_front_pages(int64_t pages) {
   rows_ -= pages * shape_.page_rows;
 }
 
+// Pages go before others come, so that those take their places in the reserve.
+void RowStore::choose_pages(std::span<const PageChoice> pages) {
+  ASHLAR_CHECK_EQ(rows_, static_cast<int64_t>(pages_.size()) * shape_.page_rows);
+  std::vector<PageId> chosen;
+  std::vector<const std::byte*> addresses;
+  fit_table(chosen, std::ssize(pages), kTablePages);
+  fit_table(addresses, std::ssize(pages), kTablePages);
+  int64_t next = 0;  // held page that is neither given back nor kept yet
+  const auto give_until = [&](int64_t end) {
+    for (; next < end; ++next) pool_->give(pages_[static_cast<size_t>(next)]);
+  };
+  for (const PageChoice& page : pages) {
+    if (page.held < 0) continue;
+    give_until(page.held);
+    ASHLAR_CHECK_EQ(page.held, next);
+    ++next;
+  }
+  give_until(static_cast<int64_t>(pages_.size()));
+  for (const PageChoice& page : pages) {
+    if (page.held >= 0) {
+      chosen.push_back(pages_[static_cast<size_t>(page.held)]);
+      continue;
+    }
+    chosen.push_back(pool_->take(page_bytes_));
+    std::memcpy(pool_->arena().address(chosen.back()), page.bytes,
+                static_cast<size_t>(page_bytes_));
+  }
+  for (const PageId page : chosen) addresses.push_back(pool_->arena().address(page));
+  pages_ = std::move(chosen);
+  addresses_ = std::move(addresses);
+  rows_ = static_cast<int64_t>(pages_.size()) * shape_.page_rows;
+}
+
 void RowStore::drop_in_order(std::span<const int64_t> slots) {
   if (slots.empty()) return;
   int64_t to = slots.front();

@@ -35,6 +35,7 @@ class RowStore {
   int64_t page_bytes() const { return page_bytes_; }
   int64_t rows() const { return rows_; }
   std::span<const PageId> pages() const { return pages_; }
+  const std::byte* address(int64_t page) const { return addresses_[static_cast<size_t>(page)]; }
   /// Bytes of its tables.
   int64_t table_bytes() const;
   /// New pages that `more` appended rows take at most, one that must be copied first included.
@@ -49,6 +50,13 @@ class RowStore {
   void truncate(int64_t rows);
   /// Forgets the first rows; the others move up.
   void drop_front(int64_t rows);
+  /// A page to be: one that the store holds, or bytes to be copied in.
+  struct PageChoice {
+    int64_t held = -1;
+    const std::byte* bytes = nullptr;
+  };
+  /// Becomes these pages, all of them full as those it has are. Held ones keep their order.
+  void choose_pages(std::span<const PageChoice> pages);
   /// Forgets the first pages.
   void drop_front_pages(int64_t pages);
   /// Forgets the rows `slots` (ascending); the others close up in order.

@@ -8,10 +8,27 @@
 
 namespace ashlar {
 
+namespace {
+
+void check_recall(const CacheOptions& options, const Policy* policy) {
+  if (policy == nullptr || !policy->needs().recall) return;
+  const RecallNeeds& recall = *policy->needs().recall;
+  require(recall.page_rows == options.page_rows, ErrorCode::kRequest,
+          "KV cache: the policy chooses among pages of {} rows, the cache has pages of {}",
+          recall.page_rows, options.page_rows);
+  require(
+      options.precise_sinks == 0 && options.residual == 0, ErrorCode::kRequest,
+      "KV cache: a policy that recalls pages backs them up in one form, once: it cannot go with "
+      "rows that are fp16 for good or until others follow (--kv-fp16-first, --kv-fp16-newest)");
+}
+
+}  // namespace
+
 SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions& options,
                              std::shared_ptr<const Policy> policy, Arena& arena)
     : options_(options), policy_(std::move(policy)), arena_(arena), pool_(arena) {
   validate(options);
+  check_recall(options, policy_.get());
   groups_.resize(groups.size());
   int64_t places = 0;
   for (const KvGroup& info : groups) {
@@ -20,6 +37,8 @@ SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions
     group.cached = info.lifetime == KvLifetime::kSequence;
     group.governed = policy_ != nullptr && governs(info);
     if (group.governed) group.place = places++;
+    group.recalls =
+        group.governed && policy_->needs().recall && group.place >= policy_->needs().recall->exempt;
     if (group.cached) add_lanes(group);
     recount(group);
   }
@@ -35,7 +54,8 @@ void SequenceCache::add_lanes(Group& group) {
   const int64_t width = lane_width(group);
   const ScoreReducer reducer = group.governed ? policy_->needs().reducer : ScoreReducer::kNone;
   for (int64_t h = 0; h < group.info.heads; h += width) {
-    group.lanes.emplace_back(group.info, h, width, options_, reducer, pool_);
+    group.lanes.emplace_back(group.info, h, width, options_, reducer, pool_,
+                             group.recalls ? &*policy_->needs().recall : nullptr);
   }
 }
 
@@ -75,6 +95,9 @@ int64_t SequenceCache::tables_for(int64_t rows, int64_t step) const {
       if (lane.scores().scored_rows() == 0) grown += 4 * buffers * lane.rows();
       grown += 2 * static_cast<int64_t>(sizeof(PageId) + sizeof(void*)) *
                (ceil_div(rows, options_.page_rows) + 2 * kTablePages);
+      if (lane.recall() != nullptr) {
+        grown += lane.recall()->tables_for(ceil_div(rows, options_.page_rows));
+      }
       of_group += lane.staging_bytes(step);
     }
     // A cache that does not hold settles one group before the next begins.

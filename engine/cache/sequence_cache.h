@@ -30,6 +30,10 @@
 // want of it. Pages may be shared (fork); who writes to a shared page copies it first. Every byte
 // counts in the provider: pages by chunk, tables and buffers by `MemoryProvider::count`.
 //
+// With a policy that recalls, all filled pages of a governed group are copied to a backup, and
+// those attention reads are resident: for a decoded row they are chosen by its own query
+// (see_queries), before it attends; at a prompt's end by its last one, afterwards.
+//
 // Groups with a window are bounded by construction: once a step has ended, the rows that no later
 // query can see are released in whole tiles, so attention reduces the others in the same tiles as
 // if nothing had been released. Policies neither see nor score these groups.
@@ -60,7 +64,7 @@ struct CacheImage {
 class SequenceCache final : public KvStore {
  public:
   /// `policy` may be null (keep everything) and is shared between sequences. `arena` must outlive
-  /// it. Throws Error(kRequest) for options out of range.
+  /// it. Throws Error(kRequest) for options out of range, or that the policy cannot go with.
   SequenceCache(std::span<const KvGroup> groups, const CacheOptions& options,
                 std::shared_ptr<const Policy> policy, Arena& arena);
   ~SequenceCache() override;
@@ -83,6 +87,7 @@ class SequenceCache final : public KvStore {
   void release_reserve() { pool_.release_reserve(); }
 
   void append(int64_t group, const float* keys, const float* values, int64_t rows) override;
+  void see_queries(int64_t group, const float* queries, int64_t heads, ThreadPool& pool) override;
   void query_tiles(int64_t group, int64_t head, std::vector<QueryTile>& tiles) const override;
   KvHeadView view(int64_t group, int64_t head, const QueryTile& tile) const override;
   bool scored(int64_t group) const override;
@@ -109,7 +114,7 @@ class SequenceCache final : public KvStore {
   static void close(std::span<SequenceCache* const> caches, int64_t group);
 
   /// Keeps appended rows provisional until commit; later appends see them. Changed between steps
-  /// only.
+  /// only. Throws Error(kRequest) where the policy recalls pages.
   void set_holding(bool holding);
   /// Forgets all but the first `rows` provisional rows of every group.
   void truncate_provisional(int64_t rows = 0);
@@ -126,6 +131,8 @@ class SequenceCache final : public KvStore {
   std::span<const int32_t> positions(int64_t group, int64_t head) const;
   /// What the sequence occupies, the reserve not included.
   CacheBytes bytes() const { return {pool_.bytes(), tables_}; }
+  /// Of the backup of a policy that recalls pages: ordinary memory beside the provider's.
+  int64_t backup_bytes() const;
 
   /// All lanes, by group and head.
   std::vector<const Lane*> lanes() const;
@@ -155,6 +162,7 @@ class SequenceCache final : public KvStore {
     KvGroup info;
     bool cached = false;
     bool governed = false;  // policies act on it
+    bool recalls = false;   // its pages come and go
     int64_t place = 0;      // among the governed ones
     int64_t position = 0;
     int64_t acted = 0;      // position when the policy last acted
@@ -175,6 +183,8 @@ class SequenceCache final : public KvStore {
   static void end_step(std::span<SequenceCache* const> caches, int64_t group);
   static void apply_policy(const Policy& policy, std::span<SequenceCache* const> caches,
                            int64_t group);
+  void choose_pages(Group& group, std::span<const float> query, bool prompt_end, ThreadPool* pool);
+  void choose_at_prompt_end(Group& group);
   void finish(Group& group);
   static int64_t encoded_for(const Group& group, int64_t position, int64_t acted);
   bool follows_action(const Group& group) const;

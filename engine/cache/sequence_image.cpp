@@ -57,6 +57,13 @@ void SequenceCache::load(const CacheImage& image, const std::string& what) {
             "{}: KV group {} has another number of lanes, or no possible position", what,
             group.info.id);
     const int64_t p = encoded_for(group, from.position, from.acted);
+    for (const LaneImage& lane : from.lanes) {
+      const bool asks = group.recalls && from.acted < from.position;
+      require(asks == !lane.query.empty(), ErrorCode::kData,
+              "{}: KV group {}: a prompt under way has a query that is to choose pages, nothing "
+              "else has one",
+              what, group.info.id);
+    }
     for (size_t l = 0; l < group.lanes.size(); ++l) {
       group.lanes[l].check_image(
           from.lanes[l], from.position, p,

@@ -122,6 +122,7 @@ void see_features(const Lane& lane, const KvGroup& group, const PolicyNeeds& nee
 void SequenceCache::apply_policy(const Policy& policy, std::span<SequenceCache* const> caches,
                                  int64_t id) {
   const PolicyNeeds& needs = policy.needs();
+  if (needs.recall) return;
   std::deque<LaneSight> sights;
   std::vector<LaneView> views;
   std::vector<Lane*> lanes;

@@ -46,7 +46,10 @@ void SequenceCache::end_step(std::span<SequenceCache* const> caches, int64_t id)
     done.push_back(policy);
     apply_policy(*policy, caches, id);
   }
-  for (SequenceCache* cache : caches) cache->finish(cache->at(id));
+  for (SequenceCache* cache : caches) {
+    cache->choose_at_prompt_end(cache->at(id));
+    cache->finish(cache->at(id));
+  }
 }
 
 void SequenceCache::close(std::span<SequenceCache* const> caches, int64_t id) {
@@ -59,6 +62,9 @@ void SequenceCache::close(std::span<SequenceCache* const> caches, int64_t id) {
 
 void SequenceCache::set_holding(bool holding) {
   ASHLAR_CHECK(between_steps());
+  require(!holding || policy_ == nullptr || !policy_->needs().recall, ErrorCode::kRequest,
+          "KV cache: rows cannot be provisional under a policy that recalls pages: each query "
+          "chooses the pages that it reads");
   holding_ = holding;
 }
 

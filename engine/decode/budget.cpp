@@ -65,9 +65,9 @@ int64_t window_pages(const KvGroup& group, const ModelSpec& spec, int64_t page_r
 }
 
 // What a sequence takes at most that keeps `pages` pages of rows: encoded pages and a raw one, what
-// stays fp16, positions, scores and page tables.
+// stays fp16, positions, scores and page tables, digests of a text of `text` rows.
 double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const Policy& policy,
-                       int64_t pages) {
+                       int64_t pages, int64_t text) {
   double total = 0;
   const int64_t p = cache.page_rows;
   for (const KvGroup& group : kv_groups(spec)) {
@@ -89,6 +89,12 @@ double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const P
     const int64_t buffers = windowed ? 0 : readers * group.heads * channels;
     const double rows = static_cast<double>(round_up((held + 1) * p, kTableRows));
     const double entries = static_cast<double>(round_up(held + 1, kTablePages));
+    if (!windowed && policy.needs().recall) {
+      const PageRecall recall(*policy.needs().recall,
+                              {cache.key_codec, cache.value_codec, group.heads, group.key_dim,
+                               group.value_dim, group.value_in_key, p});
+      total += static_cast<double>(recall.tables_of(text / p));
+    }
     total += 4 * rows * static_cast<double>(lanes + buffers) +
              entries * static_cast<double>(lanes * (sizeof(PageId) + sizeof(void*)));
   }
@@ -97,9 +103,10 @@ double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const P
 
 // Rows that `bytes` buy.
 int64_t rows_for_bytes(double bytes, const std::string& text, const ModelSpec& spec,
-                       const CacheOptions& cache, const PolicyOptions& options) {
+                       const CacheOptions& cache, const PolicyOptions& options, int64_t text_rows) {
   require(
-      options.layers.empty() && options.name != "pyramidkv", ErrorCode::kRequest,
+      options.layers.empty() && options.name != "pyramidkv" && options.dense_groups == 0,
+      ErrorCode::kRequest,
       "--kv-budget {}: bytes buy the same rows in every layer; where layers differ, give tokens "
       "or percent",
       text);
@@ -110,12 +117,12 @@ int64_t rows_for_bytes(double bytes, const std::string& text, const ModelSpec& s
                                              ? make_oracle(wide, kv_groups(spec), nothing_to_come())
                                              : make_policy(wide, kv_groups(spec));
   const auto fits = [&](int64_t pages) {
-    return bytes_for_pages(spec, cache, *policy, pages) <= bytes;
+    return bytes_for_pages(spec, cache, *policy, pages, text_rows) <= bytes;
   };
   require(fits(1), ErrorCode::kRequest,
           "--kv-budget {}: smaller than one raw and one encoded page of every KV group, the "
-          "windows and their tables, which are {:.0f} bytes",
-          text, bytes_for_pages(spec, cache, *policy, 1));
+          "windows, their tables and digests, which are {:.0f} bytes",
+          text, bytes_for_pages(spec, cache, *policy, 1, text_rows));
   int64_t low = 1, high = INT32_MAX / cache.page_rows;
   require(!fits(high), ErrorCode::kRequest, "--kv-budget {}: larger than any cache", text);
   while (high - low > 1) {
@@ -177,7 +184,8 @@ int64_t read_budget(const CacheRequest& request, const ModelSpec& spec, const Ca
   require(bytes.has_value(), ErrorCode::kRequest,
           "--kv-budget: unknown unit '{}' (use none for tokens, %, B, KiB, MiB, GiB)",
           amount->unit);
-  return rows_for_bytes(*bytes, request.budget, spec, cache, options);
+  const int64_t text_rows = ceil_div(text_tokens, spec.block_length()) + 1;  // and a marker
+  return rows_for_bytes(*bytes, request.budget, spec, cache, options, text_rows);
 }
 
 bool governs_something(const ModelSpec& spec) {
@@ -246,6 +254,11 @@ PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,
   options.seed = request.seed;
   options.by_age = request.by_age;
   if (!request.crush.empty()) options.crush = read_crush(request.crush, length);
+  options.page_rows = cache.page_rows;
+  options.topk = rows(request.topk);
+  options.digest = request.digest;
+  options.dense_groups = request.dense_layers;
+  options.select_every = request.select_every;
   read_pool(request.pool, options);
   if (request.policy == "none") {
     require(request.budget.empty(), ErrorCode::kRequest,

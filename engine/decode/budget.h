@@ -27,6 +27,11 @@ struct CacheRequest {
   std::optional<uint64_t> seed = {};  ///< of what is drawn
   bool by_age = false;                ///< counts are divided by the queries that could have counted
   std::string crush = {};             ///< read_crush(), pages in tokens; empty: kvcrush's defaults
+  // Policies that recall pages.
+  int64_t topk = -1;  ///< tokens of the pages that a query must find; −1: the policy's default
+  std::string digest = {};   ///< PolicyOptions::digest
+  int64_t dense_layers = 0;  ///< first groups of layers that keep everything
+  int64_t select_every = 1;  ///< rows that share one selection
 };
 
 /// A positive number of bytes ("4096", "64KiB", "1.5GiB"). Throws Error(kRequest) naming `option`.
@@ -45,8 +50,9 @@ double cache_bytes_per_token(const ModelSpec& spec, const CacheOptions& cache);
 
 /// The request in rows of the governed stack: ⌈tokens / L_B⌉; bytes buy the pages of groups with a
 /// window, one raw page per lane, positions, scores and page tables, and whole encoded pages of all
-/// governed groups. `text_tokens` is
-/// the length that percents refer to (prompt and what may be generated). Throws Error(kRequest) for
+/// governed groups, and of a policy that recalls the digests of such a
+/// text. `text_tokens` is the length that percents refer to (prompt and what may be generated).
+/// Throws Error(kRequest) for
 /// a malformed or missing budget, a budget without a policy, a policy where every group has a
 /// window, or a budget in bytes for budgets that differ between layers.
 PolicyOptions policy_options(const CacheRequest& request, const ModelSpec& spec,

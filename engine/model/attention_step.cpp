@@ -127,6 +127,12 @@ void attend_by_splits(const LayerStep& step, const Attend& call, int64_t scratch
 }  // namespace
 
 void attend(const LayerStep& step, const Attend& call) {
+  if (step.owns && !call.full) {
+    const int64_t width = call.heads * call.group.key_dim;
+    for (const StackItem& item : step.items) {
+      item.kv->see_queries(call.group.id, call.query + item.row * width, call.heads, step.pool);
+    }
+  }
   const int64_t scratch_bytes = plan_jobs(step, call);
   const std::vector<AttentionJob>& jobs = step.work.jobs;
   const std::vector<size_t>& chains = step.work.chains;

@@ -24,7 +24,7 @@ std::unique_ptr<Sequence> Engine::fork(const Sequence& sequence) const {
 // Everything a policy changes in a cache before it first acts belongs here.
 bool Engine::reads_alike(const Policy* one, const Policy* other) {
   const PolicyNeeds none, &a = one ? one->needs() : none, &b = other ? other->needs() : none;
-  if (a.reducer != b.reducer || a.per_head != b.per_head) return false;
+  if (a.reducer != b.reducer || a.per_head != b.per_head || a.recall != b.recall) return false;
   return a.reducer == ScoreReducer::kNone ||
          (a.prompt_rows == b.prompt_rows && a.scored_above == b.scored_above &&
           a.scored_beyond == b.scored_beyond);

@@ -12,7 +12,7 @@ namespace ashlar {
 namespace {
 
 constexpr const char* kFormat = "ashlar-session";
-constexpr const char* kVersion = "2";
+constexpr const char* kVersion = "3";
 
 std::string describe(const SessionOrigin& origin) {
   return write_json(Node::Map{{"model", origin.model},
@@ -51,6 +51,9 @@ void for_each_array(Image& image, const F& f) {
       f(at + "coded", lanes[l].coded_pages, DType::kU8);
       f(at + "late", lanes[l].late_pages, DType::kU8);
       f(at + "raw", lanes[l].raw, DType::kF32);
+      f(at + "resident", lanes[l].resident, DType::kI32);
+      f(at + "backup", lanes[l].backup, DType::kU8);
+      f(at + "query", lanes[l].query, DType::kF32);
       for (size_t b = 0; b < lanes[l].scores.size(); ++b) {
         f(at + "scores." + std::to_string(b), lanes[l].scores[b], DType::kF32);
       }

@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "engine/policy/policy_options.h"
+#include "engine/policy/recall.h"
 #include "models/spec/spec.h"
 
 namespace ashlar {
@@ -47,6 +49,9 @@ struct PolicyNeeds {
   bool key_cosines = false;
   bool value_norms = false;
   std::vector<int64_t> features_above = {};
+
+  /// Set: pages come and go instead of rows, and the policy is asked by choose_pages alone.
+  std::optional<RecallNeeds> recall = {};
 };
 
 /// Metadata of one lane as a policy sees it after a step: never storage.
@@ -91,6 +96,14 @@ class Policy {
   /// One edit per lane, in order. Called once per closed group and step for all sequences; must be
   /// a function of the view and the policy's options.
   virtual void select(std::span<const LaneView> lanes, std::span<LaneEdit> edits) const = 0;
+
+  // Policies that recall (PolicyNeeds::recall) only.
+  /// Whether the query of `view`, whose scores are not there yet, changes what is resident.
+  virtual bool chooses(const PagesView& /*view*/) const { return false; }
+  /// The pages that are resident from this query on, ascending; after chooses() said so.
+  virtual std::vector<int32_t> choose_pages(const PagesView& view) const {
+    return {view.resident.begin(), view.resident.end()};
+  }
 
  private:
   PolicyNeeds needs_;

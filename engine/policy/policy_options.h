@@ -30,6 +30,12 @@ struct PolicyOptions {
   std::optional<uint64_t> seed = {};  ///< of what is drawn at random
   bool by_age = false;                ///< counts are divided by the rows that could have counted
   std::optional<CrushOptions> crush = {};  ///< of kvcrush; none: its defaults
+  // Policies that recall pages.
+  int64_t page_rows = 16;    ///< P of the cache (CacheOptions)
+  int64_t topk = -1;         ///< rows, sinks and newest ones included; −1: default
+  std::string digest = {};   ///< a digest's name, with its rows as in "cuboid_max:8"
+  int64_t dense_groups = 0;  ///< first governed groups that keep everything
+  int64_t select_every = 1;  ///< queries that share one selection
 
   bool operator==(const PolicyOptions&) const = default;
 };

@@ -14,6 +14,7 @@ enum PolicyUses : unsigned {
   kUsesSeed = 16,
   kUsesAge = 32,
   kUsesCrush = 64,
+  kUsesRecall = 128,
 };
 
 /// Throws Error(kRequest), naming the option and the reason, for one that is out of range or that a

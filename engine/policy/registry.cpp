@@ -21,6 +21,7 @@ MakePolicy make_keydiff;
 MakePolicy make_snapstream;
 MakePolicy make_random;
 MakePolicy make_kvcrush;
+MakePolicy make_arkvale;
 
 namespace {
 
@@ -42,6 +43,7 @@ constexpr Entry kRegistry[] = {
     {"kvcrush", make_kvcrush,
      kUsesWindow | kUsesDrop | kUsesLayers | kUsesSeed | kUsesAge | kUsesCrush},
     {"random", make_random, kUsesDrop | kUsesLayers | kUsesSeed},
+    {"arkvale", make_arkvale, kUsesRecall},
 };
 
 void check_uses(const PolicyOptions& o, unsigned uses) {
@@ -57,6 +59,10 @@ void check_uses(const PolicyOptions& o, unsigned uses) {
   refuse(o.seed.has_value(), kUsesSeed, "--kv-seed", "draws nothing at random");
   refuse(o.by_age, kUsesAge, "--kv-by-age", "keeps no counts");
   refuse(o.crush.has_value(), kUsesCrush, "--kv-crush", "chooses no representatives");
+  refuse(o.topk != -1, kUsesRecall, "--kv-topk", "recalls no pages");
+  refuse(!o.digest.empty(), kUsesRecall, "--kv-digest", "recalls no pages");
+  refuse(o.dense_groups != 0, kUsesRecall, "--kv-dense-layers", "recalls no pages");
+  refuse(o.select_every != 1, kUsesRecall, "--kv-select-every", "recalls no pages");
 }
 
 void check_ranges(const PolicyOptions& o) {

@@ -100,6 +100,24 @@ class EngineCommandLine(unittest.TestCase):
             result = self.generate("--kv-budget", 8, "--kv-sink", 1, "--json", "--kv-policy", *options)
             self.assertEqual(result.returncode, 0, result.stderr)
 
+    def test_recall(self):
+        long = ["generate", self.package, "--prompt", "the quick brown fox jumps over", "--max-tokens", 30, "--json"]
+        base = [*long, "--kv-policy", "arkvale", "--kv-sink", 0, "--kv-recent", 1]
+        plain = self.run_engine(*base, "--kv-budget", 60)
+        self.assertEqual(plain.returncode, 0, plain.stderr)
+        self.assertGreater(json.loads(plain.stdout)["kv_backup_bytes"], 0)
+        self.assertEqual(json.loads(self.generate("--json").stdout)["kv_backup_bytes"], 0)
+        result = self.run_engine(*base, "--kv-budget", 34, "--kv-topk", 16, "--kv-digest", "cuboid_max:8", "--kv-codec", "q4",
+                                 "--kv-select-every", 2, "--explain-cache")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertTrue(all(step["kept"] <= 34 for step in json.loads(result.stdout)["explain_cache"]))
+        for status, fragments, options in (
+                (2, ["--kv-policy arkvale", "must be larger than"], ["--kv-budget", 20]),
+                (2, ["--kv-digest", "cuboid_mean"], ["--kv-budget", 40, "--kv-digest", "cube"]),
+                (2, ["--kv-fp16-first"], ["--kv-budget", 40, "--kv-codec", "q4", "--kv-fp16-first", 4]),
+                (2, ["where layers differ"], ["--kv-budget", "1MiB", "--kv-dense-layers", 1])):
+            self.refused(status, fragments, *base, *options)
+
     def test_eval_and_bench_and_inspect(self):
         text = self.dir / "text.txt"
         text.write_text("the quick brown fox jumps over the lazy dog " * 4)

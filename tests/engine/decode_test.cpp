@@ -5,7 +5,9 @@
 #include "core/base/rng.h"
 #include "engine/decode/budget.h"
 #include "engine/decode/sampler.h"
+#include "engine/model/engine.h"
 #include "tests/support/files.h"
+#include "tests/support/random_model.h"
 #include "tests/support/specs.h"
 #include "tests/support/tolerance.h"
 
@@ -162,6 +164,44 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
   impossible({"q4", "none", "", 4, -1, 0, 0, "0"}, "--kv-limit: '0'");
   impossible({"q4", "none", "", 4, -1, 0, 0, "-1KiB"}, "--kv-limit: '-1KiB'");
   test::expect_error(ErrorCode::kRequest, {"q5"}, [] { cache_options("q5", "fp32", "fp32"); });
+}
+
+// Bytes buy resident pages once the digests of the whole text have theirs; the backup is beside
+// them.
+TEST(Budget, BytesHoldWhatRecallKeepsResident) {
+  for (const ModelSpec& spec : {test::small_decoder("cla2"), test::small_latent()}) {
+    const ModelData model = test::random_model(spec, 71);
+    const char* const budget = spec.stacks[0].layers[0].attention.latent() ? "20KiB" : "14KiB";
+    const int64_t bytes = parse_bytes("budget", budget);
+    EngineOptions engine_options;
+    engine_options.threads = 1;
+    Engine engine(model, engine_options);
+    for (const char* digest : {"", "cuboid_max:8", "sphere_mean"}) {
+      CacheRequest request;
+      request.codec = "q4";
+      request.policy = "arkvale";
+      request.digest = digest;
+      request.sink = 0;
+      request.recent = 1;
+      request.budget = budget;
+      const CacheOptions cache = cache_options(request, spec, "", "");
+      const int64_t text = spec.context_length - 4;
+      const PolicyOptions options = policy_options(request, spec, cache, text);
+      const auto sequence = engine.start(cache, make_policy(options, engine.groups()));
+      const auto tokens = test::random_tokens(text, spec.vocab_size, 2);
+      int64_t most = 0;
+      for (int64_t t = 0; t < text; t += t == 0 ? text - 60 : 1) {
+        const int64_t n = t == 0 ? text - 60 : 1;
+        const StepItem item{sequence.get(), std::span(tokens).subspan(static_cast<size_t>(t),
+                                                                      static_cast<size_t>(n))};
+        engine.feed(std::span(&item, 1));
+        most = std::max(most, sequence->kv_bytes());
+      }
+      EXPECT_FALSE(sequence->cache().intact()) << digest;
+      EXPECT_LE(most, bytes) << digest;
+      EXPECT_GT(most, bytes / 2) << digest;
+    }
+  }
 }
 
 }  // namespace

@@ -236,6 +236,9 @@ TEST(Contract, BatchedEqualsAlone) {
   }
 }
 
+// Rows of a page where a policy that recalls pages is to have several within a small budget.
+constexpr int64_t kSmallPage = 2;
+
 // Invariant 5: a budget of at least the length equals no policy, for every policy, codec, model.
 TEST(Contract, AWideBudgetEqualsNoPolicy) {
   for (const auto& [name, spec] : test::all_small_specs()) {
@@ -245,14 +248,20 @@ TEST(Contract, AWideBudgetEqualsNoPolicy) {
       Decoding run;
       run.cache = {codec, codec};
       const Logits plain = step_by_step(model, tokens, run, 20);
+      run.cache.page_rows = kSmallPage;
+      const Logits plain_in_small_pages = step_by_step(model, tokens, run, 20);
       for (const std::string& policy : policy_names()) {
         SCOPED_TRACE(name + " " + policy + " " + std::string(codec_name(codec)));
         PolicyOptions options{policy, 51, 2, 3};
         // Nor does an uneven share of such a budget drop anything.
         if (policy == "h2o" || policy == "scissorhands" || policy == "kvcrush")
           options.layers = "falling";
+        const bool small = policy == "arkvale";
+        if (small) options.page_rows = kSmallPage;
+        run.cache.page_rows = options.page_rows;
         run.policy = make_policy(options, kv_groups(spec));
-        EXPECT_TRUE(test::within(step_by_step(model, tokens, run, 20), plain, test::exact()));
+        EXPECT_TRUE(test::within(step_by_step(model, tokens, run, 20),
+                                 small ? plain_in_small_pages : plain, test::exact()));
       }
     }
   }
@@ -285,6 +294,10 @@ void expect_kept(const SequenceCache& cache, const KvGroup& group, const std::st
       ASSERT_EQ(rows, held);
     } else if (policy == "snapkv") {
       ASSERT_EQ(rows, std::min<int64_t>(prompt, 9) + fed - prompt);
+    } else if (policy == "arkvale") {
+      ASSERT_LE(rows, 9);
+      ASSERT_GE(rows, std::min<int64_t>(fed, 9 - kSmallPage));  // whole pages
+      ASSERT_TRUE(std::is_sorted(positions.begin(), positions.end()));
     } else if (policy != "pyramidkv") {
       ASSERT_EQ(rows, std::min<int64_t>(fed, 9));
     }
@@ -317,7 +330,9 @@ void expect_budget(const ModelData& model, const std::string& policy) {
   const auto vocab = static_cast<size_t>(spec.vocab_size);
   Decoding run;
   run.cache = {CodecKind::kQ8, CodecKind::kQ8};
-  run.policy = make_policy({policy, 9, 2, 3}, kv_groups(spec));
+  PolicyOptions options{policy, 9, 2, 3};
+  if (policy == "arkvale") run.cache.page_rows = options.page_rows = kSmallPage;
+  run.policy = make_policy(options, kv_groups(spec));
   const auto engine = make_engine(model, run);
   std::vector<Logits> alone;
   const size_t lengths[] = {57, 40, 48};

@@ -19,10 +19,10 @@ inline auto fields_of(CacheOptions& options) {
   return std::tie(key_codec, value_codec, page_rows, precise_sinks, residual, max_bytes);
 }
 inline auto fields_of(PolicyOptions& options) {
-  auto& [name, budget, sink, recent, window, pool, pool_rows, drop, layers, seed, by_age, crush] =
-      options;
+  auto& [name, budget, sink, recent, window, pool, pool_rows, drop, layers, seed, by_age, crush,
+         page_rows, topk, digest, dense_groups, select_every] = options;
   return std::tie(name, budget, sink, recent, window, pool, pool_rows, drop, layers, seed, by_age,
-                  crush);
+                  crush, page_rows, topk, digest, dense_groups, select_every);
 }
 
 // Other values, which make sense for options of a text of some pages.

@@ -1,0 +1,131 @@
+#include "engine/cache/page_recall.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/base/checked.h"
+#include "core/base/error.h"
+#include "engine/cache/tables.h"
+
+namespace ashlar {
+
+PageRecall::PageRecall(const RecallNeeds& needs, const KvPageShape& shape)
+    : shape_(shape),
+      digest_{needs.digest, DigestAbout::kCuboid, true, shape.key_dim},
+      digest_rows_(needs.digest_rows),
+      units_(shape.page_rows / needs.digest_rows),
+      digest_bytes_(ashlar::digest_bytes(digest_)) {
+  ASHLAR_CHECK_EQ(needs.page_rows, shape.page_rows);
+  ASHLAR_CHECK_EQ(units_ * digest_rows_, shape.page_rows);
+}
+
+PageRecall::PageRecall(const PageRecall& other)
+    : shape_(other.shape_),
+      digest_(other.digest_),
+      digest_rows_(other.digest_rows_),
+      units_(other.units_),
+      digest_bytes_(other.digest_bytes_),
+      backups_(copy_table(other.backups_)),
+      digests_(copy_table(other.digests_)),
+      resident_(copy_table(other.resident_)),
+      query_(copy_table(other.query_)) {}
+
+std::span<const std::byte> PageRecall::backup(int64_t page) const {
+  return *backups_[static_cast<size_t>(page)];
+}
+
+void PageRecall::set_resident(std::span<const int32_t> pages) {
+  resident_.assign(pages.begin(), pages.end());
+}
+
+void PageRecall::set_query(std::span<const float> query) {
+  if (query.empty()) {
+    query_ = {};
+  } else {
+    query_.assign(query.begin(), query.end());
+  }
+}
+
+void PageRecall::fit_tables(int64_t n) {
+  const int64_t per_page = digests_per_page() * digest_bytes_;
+  fit_table(backups_, n, kTablePages);
+  fit_table(resident_, n, kTablePages);
+  fit_table(digests_, n * per_page, kTablePages * per_page);
+}
+
+// Digests are made of the backup: what attention sees of the page, decoded.
+void PageRecall::add(const std::byte* page) {
+  const auto bytes = static_cast<size_t>(kv_page_bytes(shape_));
+  const auto number = static_cast<int32_t>(pages());
+  fit_tables(number + 1);
+  backups_.push_back(std::make_shared<const std::vector<std::byte>>(page, page + bytes));
+  const size_t at = digests_.size();
+  digests_.resize(at + static_cast<size_t>(digests_per_page() * digest_bytes_));
+  const std::byte* const address = backups_.back()->data();
+  std::vector<std::byte> space(static_cast<size_t>(kv_features_scratch_bytes(shape_.key_dim, 0)) +
+                               64);
+  void* scratch = space.data();
+  size_t room = space.size();
+  std::align(64, room - 64, scratch, room);
+  for (int64_t head = 0; head < shape_.heads; ++head) {
+    KvHeadView view;
+    view.runs[0] = kv_page_run(shape_, head);
+    view.runs[0].pages = &address;
+    view.runs[0].rows = shape_.page_rows;
+    view.run_count = 1;
+    for (int64_t unit = 0; unit < units_; ++unit) {
+      digest_keys(digest_, view, unit * digest_rows_, digest_rows_,
+                  digests_.data() + at + (unit * shape_.heads + head) * digest_bytes_,
+                  static_cast<std::byte*>(scratch));
+    }
+  }
+  resident_.push_back(number);
+}
+
+void PageRecall::score(std::span<const float> query, ThreadPool* pool,
+                       std::vector<float>& scores) const {
+  const int64_t query_heads = static_cast<int64_t>(query.size()) / shape_.key_dim;
+  const int64_t shared = query_heads / shape_.heads, units = pages() * units_;
+  ASHLAR_CHECK_EQ(shared * shape_.heads * shape_.key_dim, static_cast<int64_t>(query.size()));
+  std::vector<float> of_heads(static_cast<size_t>(query_heads * units));
+  const auto score_head = [&](int64_t h, int) {
+    digest_scores(digest_, digests_.data() + h / shared * digest_bytes_,
+                  shape_.heads * digest_bytes_, units, query.data() + h * shape_.key_dim,
+                  of_heads.data() + h * units);
+  };
+  if (pool != nullptr) {
+    pool->parallel_for(query_heads, score_head);
+  } else {
+    for (int64_t h = 0; h < query_heads; ++h) score_head(h, 0);
+  }
+  scores.resize(static_cast<size_t>(pages()));
+  for (int64_t page = 0; page < pages(); ++page) {
+    double sum = 0;
+    for (int64_t h = 0; h < query_heads; ++h) {
+      const float* of_units = of_heads.data() + h * units + page * units_;
+      sum += static_cast<double>(*std::max_element(of_units, of_units + units_));
+    }
+    scores[static_cast<size_t>(page)] = static_cast<float>(sum / static_cast<double>(query_heads));
+  }
+}
+
+int64_t PageRecall::table_bytes() const {
+  return static_cast<int64_t>(backups_.capacity() * sizeof(Backup) + digests_.capacity() +
+                              4 * resident_.capacity());
+}
+
+int64_t PageRecall::backup_bytes() const { return pages() * kv_page_bytes(shape_); }
+
+int64_t PageRecall::page_table_bytes() const {
+  return static_cast<int64_t>(sizeof(Backup)) + 4 + digests_per_page() * digest_bytes_;
+}
+
+int64_t PageRecall::tables_for(int64_t more) const {
+  return (more + 2 * kTablePages) * page_table_bytes();
+}
+
+int64_t PageRecall::tables_of(int64_t pages) const {
+  return round_up(pages, kTablePages) * page_table_bytes();
+}
+
+}  // namespace ashlar

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/base/threads.h"
+#include "engine/policy/recall.h"
+#include "kernels/kv_page.h"
+
+namespace ashlar {
+
+/// What a lane knows of its filled pages beside the resident ones themselves: a backup of every
+/// page, as it was encoded, and its digests. Page n holds rows n·P to n·P + P − 1 of the text.
+/// Backups lie in ordinary memory, outside the arena and its budget, and forks share them.
+class PageRecall {
+ public:
+  /// `shape`: of the lane's coded pages.
+  PageRecall(const RecallNeeds& needs, const KvPageShape& shape);
+  PageRecall(PageRecall&&) = default;
+  PageRecall fork() const { return PageRecall(*this); }
+
+  int64_t pages() const { return static_cast<int64_t>(backups_.size()); }
+  /// Pages that attention reads, ascending: the lane's coded pages in order.
+  std::span<const int32_t> resident() const { return resident_; }
+  void set_resident(std::span<const int32_t> pages);
+  std::span<const std::byte> backup(int64_t page) const;
+  /// Digests of the lane's heads: [pages, units of a page, heads], digest_bytes() each.
+  std::span<const std::byte> digests() const { return digests_; }
+  const DigestShape& digest_shape() const { return digest_; }
+
+  /// The next page is filled: it is resident, and gets its backup and digests.
+  void add(const std::byte* page);
+
+  /// The newest query of a prompt, [query heads, key_dim]; empty where none is wanted.
+  std::span<const float> query() const { return query_; }
+  void set_query(std::span<const float> query);
+
+  /// PagesView::scores for one query [query_heads, key_dim]. Query head h reads KV head
+  /// h / (query_heads / heads). Of a page's digests a query head counts the largest estimate.
+  /// `pool` may be null.
+  void score(std::span<const float> query, ThreadPool* pool, std::vector<float>& scores) const;
+
+  /// Bytes of digests and tables, which a lane holds resident; and of the backup. The query, one
+  /// row of a step's, is not counted.
+  int64_t table_bytes() const;
+  int64_t backup_bytes() const;
+  /// Bytes that tables may grow by when `more` pages come.
+  int64_t tables_for(int64_t more) const;
+  /// table_bytes() of a text of `pages` pages.
+  int64_t tables_of(int64_t pages) const;
+
+ private:
+  PageRecall(const PageRecall& other);
+  int64_t digests_per_page() const { return units_ * shape_.heads; }
+  void fit_tables(int64_t pages);
+  int64_t page_table_bytes() const;
+
+  using Backup = std::shared_ptr<const std::vector<std::byte>>;
+
+  KvPageShape shape_;
+  DigestShape digest_;
+  int64_t digest_rows_, units_;
+  int64_t digest_bytes_;
+  std::vector<Backup> backups_;
+  std::vector<std::byte> digests_;
+  std::vector<int32_t> resident_;
+  std::vector<float> query_;
+};
+
+}  // namespace ashlar
