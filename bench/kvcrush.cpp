@@ -10,11 +10,9 @@
 #include <iostream>
 #include <utility>
 
+#include "bench/filled_text.h"
 #include "core/base/error.h"
-#include "core/base/rng.h"
-#include "engine/model/engine.h"
 #include "tests/support/random_model.h"
-#include "tests/support/specs.h"
 
 namespace ashlar {
 namespace {
@@ -45,44 +43,6 @@ class Timed final : public Policy {
 
 constexpr int64_t kQueries = 32;  // rows of the prompt that really run
 
-ModelSpec smollm(int64_t context) {
-  return test::spec_from_yaml(fmt::format(
-      "{{kind: decoder, vocab_size: 49152, context_length: {}, tied_head: true, decoder: "
-      "{{d_model: "
-      "576, layers: 30, attention: {{heads: 9, kv_heads: 3, head_dim: 64}}, ffn: {{kind: swiglu, "
-      "d_ff: 1536}}}}}}",
-      context));
-}
-
-// A text of `rows` random rows that is in the middle of its prompt.
-SequenceImage filled(const Engine& engine, const CacheOptions& cache,
-                     const std::shared_ptr<const Policy>& policy, int64_t rows) {
-  const auto memory = make_host_memory();
-  Arena arena(*memory);
-  SequenceCache store(engine.groups(), cache, policy, arena);
-  SequenceCache* const caches[] = {&store};
-  const Philox rng(5);
-  constexpr int64_t kPiece = 512;
-  for (int64_t done = 0; done < rows; done += kPiece) {
-    const int64_t n = std::min(kPiece, rows - done);
-    store.set_acting(false);
-    store.set_prompt_end(rows + kQueries);
-    for (const KvGroup& g : engine.groups()) {
-      std::vector<float> k(static_cast<size_t>(n * g.heads * g.key_dim));
-      for (size_t i = 0; i < k.size(); ++i) {
-        k[i] = static_cast<float>(2 * rng.uniform(static_cast<uint64_t>(done * 7919) + i) - 1);
-      }
-      store.append(g.id, k.data(), k.data(), n);
-      SequenceCache::close(caches, g.id);
-    }
-  }
-  SequenceImage image;
-  image.length = rows;
-  image.next_logits.resize(static_cast<size_t>(engine.spec().vocab_size));
-  image.cache = store.image();
-  return image;
-}
-
 void expect_rows(const Engine& engine, const Sequence& sequence, int64_t rows) {
   for (const KvGroup& g : engine.groups()) {
     require(sequence.cache().rows(g.id, 0) == rows, ErrorCode::kInternal,
@@ -90,37 +50,30 @@ void expect_rows(const Engine& engine, const Sequence& sequence, int64_t rows) {
   }
 }
 
-double step(Engine& engine, Sequence& sequence, std::span<const int32_t> tokens) {
-  const StepItem item{&sequence, tokens, true, nullptr};
-  const auto start = Clock::now();
-  engine.feed(std::span(&item, 1));
-  return seconds_since(start);
-}
-
 void measure(Engine& engine, int64_t rows, int64_t budget, const std::string& crush, int steps) {
   PolicyOptions options{"kvcrush", budget};
   options.crush = read_crush(crush, 1);
   const auto policy = std::make_shared<Timed>(make_policy(options, engine.groups()));
   const CacheOptions cache{CodecKind::kF16, CodecKind::kF16};
-  const auto sequence = engine.resume(filled(engine, cache, policy, rows - kQueries), cache, policy,
-                                      "the filled cache");
+  const auto sequence = engine.resume(filled_text(engine, cache, policy, rows - kQueries, kQueries),
+                                      cache, policy, "the filled cache");
   policy->take();
   std::vector<int32_t> tokens(kQueries);
   for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(31 * i + 7);
-  step(engine, *sequence, tokens);
+  timed_step(engine, *sequence, tokens);
   const double at_end = policy->take();
   expect_rows(engine, *sequence, std::min(rows, budget));
   const int64_t drop = budget / 4;
   const std::span one = std::span(tokens).first(1);
   // Up to the row that passes the budget: the next one.
-  while (sequence->cache().rows(0, 0) < budget) step(engine, *sequence, one);
+  while (sequence->cache().rows(0, 0) < budget) timed_step(engine, *sequence, one);
   policy->take();
-  step(engine, *sequence, one);
+  timed_step(engine, *sequence, one);
   const double decoding = policy->take();
   expect_rows(engine, *sequence, budget + 1 - drop);
   // The lane is at its shortest now, and tokens at their cheapest.
   std::vector<double> times;
-  for (int i = 0; i < steps; ++i) times.push_back(step(engine, *sequence, one));
+  for (int i = 0; i < steps; ++i) times.push_back(timed_step(engine, *sequence, one));
   std::sort(times.begin(), times.end());
   const double token = times[times.size() / 2];
   std::cout << fmt::format("| {} | {} | {} | {:.1f} ms | {:.1f} ms | {} | {:.1f} ms | {:.4f} % |",
@@ -140,7 +93,7 @@ int run(int argc, char** argv) {
   app.add_option("--steps", steps, "Tokens that are timed")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   const int64_t longest = *std::ranges::max_element(lengths);
-  const ModelData model = test::random_model(smollm(longest + 64 + steps), 3);
+  const ModelData model = test::random_model(smollm_spec(longest + 64 + steps), 3);
   Engine engine(model, options);
   std::cout
       << "| rows | budget | kvcrush | selection at the prompt's end | while decoding | every … "

@@ -110,6 +110,7 @@ void run(const Options& o) {
                        {"tokens_per_second", rate},
                        {"kv_bytes", sequence->kv_bytes()},
                        {"kv_backup_bytes", sequence->backup_bytes()},
+                       {"kv_backup_file_bytes", engine.backups().file_bytes()},
                        {"finish", result.finish}};
   if (explainer) out.set("explain_cache", explainer->rows());
   print_json(out);

@@ -23,16 +23,20 @@ EngineScorer::EngineScorer(const ModelData& model, const EngineArguments& argume
   ASHLAR_CHECK(!requests_.empty());
   double widest = 0;  // bytes per token of the full cache
   size_t full = requests_.size();
+  bool recalls = false;
   for (size_t arm = 0; arm < requests_.size(); ++arm) {
     arms_.push_back(arm_of(requests_[arm]));
     // Refuses a wrong request before anything is scored.
-    const double bytes =
-        cache_bytes_per_token(model.spec, cache_for(arm, context_length()).options);
+    const CacheChoice& choice = cache_for(arm, context_length());
+    const double bytes = cache_bytes_per_token(model.spec, choice.options);
+    recalls = recalls || (choice.policy != nullptr && choice.policy->needs().recall);
     if (requests_[arm].policy != "none" || bytes <= widest) continue;
     widest = bytes;
     full = arm;
   }
   if (full < arms_.size()) arms_[full].full = true;
+  require(arguments.backup_memory.empty() || recalls, ErrorCode::kRequest,
+          "--kv-backup-memory {}: no --kv-policy here recalls pages", arguments.backup_memory);
 }
 
 int64_t EngineScorer::vocab_size() const { return engine_.spec().vocab_size; }
@@ -92,6 +96,7 @@ const CacheChoice& EngineScorer::cache_for(size_t arm, int64_t tokens) {
   if (found != caches_[arm].end()) return found->second;
   EngineArguments arguments = arguments_;
   arguments.cache = requests_[arm];
+  arguments.backup_memory.clear();  // of all arms together
   const auto future = is_oracle(arm) ? nothing_to_come() : nullptr;
   CacheChoice choice = naming(arm, [&] { return choose_cache(arguments, model_, tokens, future); });
   return caches_[arm].emplace(key, std::move(choice)).first->second;

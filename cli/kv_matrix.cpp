@@ -14,9 +14,9 @@
 namespace ashlar::cli {
 namespace {
 
-// Long enough for every default of a policy, shorter than the text.
-constexpr const char* kBudget = "128";
-constexpr int64_t kText = 256;
+// Long enough for every default of a policy, in blocks of four, too; shorter than the text.
+constexpr const char* kBudget = "256";
+constexpr int64_t kText = 512;
 constexpr const char* kOracle = "oracle";
 
 std::vector<std::string> policies() {
@@ -235,7 +235,7 @@ NamedSpecs matrix_architectures() {
   };
   const auto decoder = [&](const std::string& attention, const std::string& more) {
     return spec(
-        "kind: decoder\nvocab_size: 64\ncontext_length: 256\ndecoder: {d_model: 32, "
+        "kind: decoder\nvocab_size: 64\ncontext_length: 1024\ndecoder: {d_model: 32, "
         "layers: 4, attention: {" +
         attention + "}, ffn: {d_ff: 24}" + more + "}\n");
   };

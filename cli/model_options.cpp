@@ -15,6 +15,12 @@ EngineOptions EngineArguments::engine_options() const {
   options.threads = threads;
   options.activation = activation == "int8" ? ActivationKind::kInt8 : ActivationKind::kF32;
   if (!memory.empty()) options.memory_budget = parse_bytes("--memory", memory);
+  require(backup_folder.empty() || !backup_memory.empty(), ErrorCode::kRequest,
+          "--kv-backup-folder {}: without --kv-backup-memory all backups stay in memory",
+          backup_folder);
+  if (!backup_memory.empty()) {
+    options.backups = {parse_bytes("--kv-backup-memory", backup_memory), backup_folder};
+  }
   return options;
 }
 
@@ -98,6 +104,11 @@ void add_other_engine_options(CLI::App* command, EngineArguments& a) {
       ->capture_default_str();
   command->add_option("--kv-limit", a.cache.limit,
                       "Most bytes of a text's cache (64MiB): a longer text is refused");
+  command->add_option("--kv-backup-memory", a.backup_memory,
+                      "arkvale: most bytes of backups in memory (256MiB); the oldest beyond it go "
+                      "to a file without a name (default: all in memory)");
+  command->add_option("--kv-backup-folder", a.backup_folder,
+                      "Where that file lies (default: $TMPDIR, else /tmp)");
   command->add_option("--memory", a.memory,
                       "Most bytes of weights and caches together (4GiB): what does not fit is "
                       "refused");
@@ -113,6 +124,11 @@ CacheChoice choose_cache(const EngineArguments& a, const ModelData& model, int64
   choice.policy = choice.policy_options.name == "oracle" && future != nullptr
                       ? make_oracle(choice.policy_options, groups, std::move(future))
                       : make_policy(choice.policy_options, groups);
+  check_goes_with(choice.options, choice.policy.get());
+  const bool recalls = choice.policy != nullptr && choice.policy->needs().recall;
+  require(a.backup_memory.empty() || recalls, ErrorCode::kRequest,
+          "--kv-backup-memory {}: --kv-policy {} recalls no pages", a.backup_memory,
+          a.cache.policy);
   return choice;
 }
 

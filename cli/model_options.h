@@ -18,6 +18,7 @@ struct EngineArguments {
   std::string activation = "fp32";
   CacheRequest cache;
   std::string memory;  ///< bytes for weights and caches together; empty: no limit
+  std::string backup_memory, backup_folder;  ///< BackupOptions; empty: no limit, the default
 
   EngineOptions engine_options() const;
 };

@@ -52,7 +52,7 @@ struct KernelTable {
                           int64_t partial_bytes);
 
   void (*digest_scores)(const DigestShape& shape, const std::byte* digests, int64_t stride,
-                        int64_t count, const float* q, float* scores);
+                        int64_t count, const float* q, int64_t queries, float* scores);
 
   LinearKernels linear;
 };
@@ -81,6 +81,6 @@ void kv_page_decode(const KernelTable& kernels, const KvPageShape& shape, const 
                     int64_t first, int64_t rows, float* keys, int64_t key_stride, float* values,
                     int64_t value_stride);
 void digest_scores(const KernelTable& kernels, const DigestShape& shape, const std::byte* digests,
-                   int64_t stride, int64_t count, const float* q, float* scores);
+                   int64_t stride, int64_t count, const float* q, int64_t queries, float* scores);
 
 }  // namespace ashlar

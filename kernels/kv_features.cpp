@@ -289,13 +289,13 @@ void digest_keys(const DigestShape& shape, const KvHeadView& kv, int64_t first, 
 }
 
 void digest_scores(const KernelTable& kernels, const DigestShape& shape, const std::byte* digests,
-                   int64_t stride, int64_t count, const float* q, float* scores) {
-  kernels.digest_scores(shape, digests, stride, count, q, scores);
+                   int64_t stride, int64_t count, const float* q, int64_t queries, float* scores) {
+  kernels.digest_scores(shape, digests, stride, count, q, queries, scores);
 }
 
 void digest_scores(const DigestShape& shape, const std::byte* digests, int64_t stride,
-                   int64_t count, const float* q, float* scores) {
-  digest_scores(active_kernels(), shape, digests, stride, count, q, scores);
+                   int64_t count, const float* q, int64_t queries, float* scores) {
+  digest_scores(active_kernels(), shape, digests, stride, count, q, queries, scores);
 }
 
 }  // namespace ashlar

@@ -59,10 +59,11 @@ int64_t digest_bytes(const DigestShape& shape);
 void digest_keys(const DigestShape& shape, const KvHeadView& kv, int64_t first, int64_t rows,
                  std::byte* digest, std::byte* scratch);
 
-/// scores[i] of `count` digests, `stride` bytes apart: Σ_j max(q_j·upper_j, q_j·lower_j), or
-/// q·c + ρ·‖q‖, without 1/√d, in fp32. A `max` kind is at least max_k q·k but for the rounding of
-/// these sums. Its bits depend on q and the digest alone.
+/// scores[i·queries + h] of `count` digests, `stride` bytes apart, for queries q[queries, dim]:
+/// Σ_j max(q_j·upper_j, q_j·lower_j), or q·c + ρ·‖q‖, without 1/√d, in fp32. A `max` kind is at
+/// least max_k q·k but for the rounding of these sums. A score's bits depend on its query and
+/// digest alone.
 void digest_scores(const DigestShape& shape, const std::byte* digests, int64_t stride,
-                   int64_t count, const float* q, float* scores);
+                   int64_t count, const float* q, int64_t queries, float* scores);
 
 }  // namespace ashlar

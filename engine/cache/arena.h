@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "engine/cache/backup_store.h"
 #include "engine/cache/memory.h"
 
 namespace ashlar {
@@ -24,7 +25,8 @@ class Arena {
  public:
   static constexpr int64_t kChunkBytes = int64_t{2} << 20;
 
-  explicit Arena(MemoryProvider& memory) : memory_(memory) {}
+  explicit Arena(MemoryProvider& memory, const BackupOptions& backups = {})
+      : memory_(memory), backups_(backups) {}
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -41,6 +43,9 @@ class Arena {
   int64_t bytes(PageId page) const;
 
   MemoryProvider& memory() const { return memory_; }
+  /// Where copies of pages go that may leave the arena and come back.
+  BackupStore& backups() { return backups_; }
+  const BackupStore& backups() const { return backups_; }
   int64_t pages_in_use() const { return pages_in_use_; }
   /// Sum of the requested sizes of live pages, shared ones once.
   int64_t page_bytes_in_use() const { return page_bytes_; }
@@ -64,6 +69,7 @@ class Arena {
   int32_t new_chunk(int64_t page_bytes);
 
   MemoryProvider& memory_;
+  BackupStore backups_;
   std::vector<Chunk> chunks_;
   std::unordered_map<int64_t, std::vector<int32_t>> open_;  // chunks with free slots, by page bytes
   std::vector<int32_t> vacant_;                             // indices for reuse

@@ -33,7 +33,7 @@ Lane::Lane(const KvGroup& group, int64_t head_begin, int64_t heads, const CacheO
       late_(precise_shape(group, heads, options.page_rows), pool),
       raw_(group, heads, options.page_rows, pool),
       scores_(reducer, static_cast<int64_t>(group.readers.size()), heads) {
-  if (recall != nullptr) recall_.emplace(*recall, coded_.shape());
+  if (recall != nullptr) recall_.emplace(*recall, coded_.shape(), &pool.arena().backups());
 }
 
 Lane::Lane(const Lane& other, const KvGroup& group, PagePool& pool)

@@ -30,8 +30,9 @@ LaneImage Lane::image() const {
   image.query.assign(recall_->query().begin(), recall_->query().end());
   for (int32_t page = 0; page < recall_->pages(); ++page) {
     if (std::ranges::binary_search(resident, page)) continue;
-    const auto bytes = recall_->backup(page);
-    image.backup.insert(image.backup.end(), bytes.begin(), bytes.end());
+    const size_t end = image.backup.size();
+    image.backup.resize(end + static_cast<size_t>(coded_.page_bytes()));
+    recall_->backup(page).read(std::span(image.backup).subspan(end));
   }
   return image;
 }

@@ -35,7 +35,7 @@ void Lane::make_resident(std::span<const int32_t> pages) {
     while (at < held.size() && held[at] < page) ++at;
     const bool is_held = at < held.size() && held[at] == page;
     choices.push_back(is_held ? RowStore::PageChoice{static_cast<int64_t>(at), nullptr}
-                              : RowStore::PageChoice{-1, recall_->backup(page).data()});
+                              : RowStore::PageChoice{-1, &recall_->backup(page)});
     for (int64_t r = 0; r < schedule_.page_rows; ++r) {
       positions.push_back(static_cast<int32_t>(page * schedule_.page_rows + r));
     }

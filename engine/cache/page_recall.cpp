@@ -9,8 +9,9 @@
 
 namespace ashlar {
 
-PageRecall::PageRecall(const RecallNeeds& needs, const KvPageShape& shape)
+PageRecall::PageRecall(const RecallNeeds& needs, const KvPageShape& shape, BackupStore* store)
     : shape_(shape),
+      store_(store),
       digest_{needs.digest, DigestAbout::kCuboid, true, shape.key_dim},
       digest_rows_(needs.digest_rows),
       units_(shape.page_rows / needs.digest_rows),
@@ -21,6 +22,7 @@ PageRecall::PageRecall(const RecallNeeds& needs, const KvPageShape& shape)
 
 PageRecall::PageRecall(const PageRecall& other)
     : shape_(other.shape_),
+      store_(other.store_),
       digest_(other.digest_),
       digest_rows_(other.digest_rows_),
       units_(other.units_),
@@ -29,10 +31,6 @@ PageRecall::PageRecall(const PageRecall& other)
       digests_(copy_table(other.digests_)),
       resident_(copy_table(other.resident_)),
       query_(copy_table(other.query_)) {}
-
-std::span<const std::byte> PageRecall::backup(int64_t page) const {
-  return *backups_[static_cast<size_t>(page)];
-}
 
 void PageRecall::set_resident(std::span<const int32_t> pages) {
   resident_.assign(pages.begin(), pages.end());
@@ -53,15 +51,14 @@ void PageRecall::fit_tables(int64_t n) {
   fit_table(digests_, n * per_page, kTablePages * per_page);
 }
 
-// Digests are made of the backup: what attention sees of the page, decoded.
+// Digests are of what attention sees of the page, decoded.
 void PageRecall::add(const std::byte* page) {
   const auto bytes = static_cast<size_t>(kv_page_bytes(shape_));
   const auto number = static_cast<int32_t>(pages());
   fit_tables(number + 1);
-  backups_.push_back(std::make_shared<const std::vector<std::byte>>(page, page + bytes));
+  backups_.push_back(store_->add({page, bytes}));
   const size_t at = digests_.size();
   digests_.resize(at + static_cast<size_t>(digests_per_page() * digest_bytes_));
-  const std::byte* const address = backups_.back()->data();
   std::vector<std::byte> space(static_cast<size_t>(kv_features_scratch_bytes(shape_.key_dim, 0)) +
                                64);
   void* scratch = space.data();
@@ -70,7 +67,7 @@ void PageRecall::add(const std::byte* page) {
   for (int64_t head = 0; head < shape_.heads; ++head) {
     KvHeadView view;
     view.runs[0] = kv_page_run(shape_, head);
-    view.runs[0].pages = &address;
+    view.runs[0].pages = &page;
     view.runs[0].rows = shape_.page_rows;
     view.run_count = 1;
     for (int64_t unit = 0; unit < units_; ++unit) {
@@ -82,31 +79,63 @@ void PageRecall::add(const std::byte* page) {
   resident_.push_back(number);
 }
 
+// Threads take spans of pages: each reads its digests once, for all heads.
 void PageRecall::score(std::span<const float> query, ThreadPool* pool,
                        std::vector<float>& scores) const {
+  constexpr int64_t kSpan = 64;  // pages
   const int64_t query_heads = static_cast<int64_t>(query.size()) / shape_.key_dim;
-  const int64_t shared = query_heads / shape_.heads, units = pages() * units_;
+  const int64_t shared = query_heads / shape_.heads;
   ASHLAR_CHECK_EQ(shared * shape_.heads * shape_.key_dim, static_cast<int64_t>(query.size()));
-  std::vector<float> of_heads(static_cast<size_t>(query_heads * units));
-  const auto score_head = [&](int64_t h, int) {
-    digest_scores(digest_, digests_.data() + h / shared * digest_bytes_,
-                  shape_.heads * digest_bytes_, units, query.data() + h * shape_.key_dim,
-                  of_heads.data() + h * units);
-  };
-  if (pool != nullptr) {
-    pool->parallel_for(query_heads, score_head);
-  } else {
-    for (int64_t h = 0; h < query_heads; ++h) score_head(h, 0);
-  }
   scores.resize(static_cast<size_t>(pages()));
-  for (int64_t page = 0; page < pages(); ++page) {
-    double sum = 0;
-    for (int64_t h = 0; h < query_heads; ++h) {
-      const float* of_units = of_heads.data() + h * units + page * units_;
-      sum += static_cast<double>(*std::max_element(of_units, of_units + units_));
+  const auto score_span = [&](int64_t span, int) {
+    const int64_t first = span * kSpan, n = std::min(kSpan, pages() - first);
+    std::vector<float> of_units(static_cast<size_t>(n * units_ * shared));
+    std::vector<double> sums(static_cast<size_t>(n), 0.0);
+    for (int64_t head = 0; head < shape_.heads; ++head) {
+      digest_scores(digest_,
+                    digests_.data() + (first * units_ * shape_.heads + head) * digest_bytes_,
+                    shape_.heads * digest_bytes_, n * units_,
+                    query.data() + head * shared * shape_.key_dim, shared, of_units.data());
+      for (int64_t page = 0; page < n; ++page) {
+        const float* const of_page = of_units.data() + page * units_ * shared;
+        for (int64_t h = 0; h < shared; ++h) {
+          float best = of_page[h];
+          for (int64_t u = 1; u < units_; ++u) best = std::max(best, of_page[u * shared + h]);
+          sums[static_cast<size_t>(page)] += static_cast<double>(best);
+        }
+      }
     }
-    scores[static_cast<size_t>(page)] = static_cast<float>(sum / static_cast<double>(query_heads));
+    for (int64_t page = 0; page < n; ++page) {
+      scores[static_cast<size_t>(first + page)] =
+          static_cast<float>(sums[static_cast<size_t>(page)] / static_cast<double>(query_heads));
+    }
+  };
+  const int64_t spans = ceil_div(pages(), kSpan);
+  if (pool != nullptr) {
+    pool->parallel_for(spans, score_span);
+  } else {
+    for (int64_t span = 0; span < spans; ++span) score_span(span, 0);
   }
+}
+
+void PageRecall::fetch_ahead(std::span<const float> scores, int64_t count) const {
+  if (count == 0 || store_->file_bytes() == 0) return;
+  std::vector<int32_t> others;
+  size_t held = 0;
+  for (int32_t page = 0; page < static_cast<int32_t>(pages()); ++page) {
+    if (held < resident_.size() && resident_[held] == page) {
+      ++held;
+    } else {
+      others.push_back(page);
+    }
+  }
+  const auto better = [&](int32_t a, int32_t b) {
+    return scores[static_cast<size_t>(a)] > scores[static_cast<size_t>(b)];
+  };
+  count = std::min(count, std::ssize(others));
+  if (count == 0) return;
+  std::nth_element(others.begin(), others.begin() + (count - 1), others.end(), better);
+  for (int64_t i = 0; i < count; ++i) backup(others[static_cast<size_t>(i)]).will_need();
 }
 
 int64_t PageRecall::table_bytes() const {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/threads.h"
+#include "engine/cache/backup_store.h"
 #include "engine/policy/recall.h"
 #include "kernels/kv_page.h"
 
@@ -14,11 +15,11 @@ namespace ashlar {
 
 /// What a lane knows of its filled pages beside the resident ones themselves: a backup of every
 /// page, as it was encoded, and its digests. Page n holds rows n·P to n·P + P − 1 of the text.
-/// Backups lie in ordinary memory, outside the arena and its budget, and forks share them.
+/// Backups lie outside the arena and its budget (BackupStore), and forks share them.
 class PageRecall {
  public:
-  /// `shape`: of the lane's coded pages.
-  PageRecall(const RecallNeeds& needs, const KvPageShape& shape);
+  /// `shape`: of the lane's coded pages. `store` may be null where no page will be added.
+  PageRecall(const RecallNeeds& needs, const KvPageShape& shape, BackupStore* store);
   PageRecall(PageRecall&&) = default;
   PageRecall fork() const { return PageRecall(*this); }
 
@@ -26,7 +27,7 @@ class PageRecall {
   /// Pages that attention reads, ascending: the lane's coded pages in order.
   std::span<const int32_t> resident() const { return resident_; }
   void set_resident(std::span<const int32_t> pages);
-  std::span<const std::byte> backup(int64_t page) const;
+  const BackupPage& backup(int64_t page) const { return *backups_[static_cast<size_t>(page)]; }
   /// Digests of the lane's heads: [pages, units of a page, heads], digest_bytes() each.
   std::span<const std::byte> digests() const { return digests_; }
   const DigestShape& digest_shape() const { return digest_; }
@@ -43,6 +44,10 @@ class PageRecall {
   /// `pool` may be null.
   void score(std::span<const float> query, ThreadPool* pool, std::vector<float>& scores) const;
 
+  /// Pages that the next query may well recall are fetched ahead where they lie in a file: the
+  /// `count` best by `scores` that are not resident.
+  void fetch_ahead(std::span<const float> scores, int64_t count) const;
+
   /// Bytes of digests and tables, which a lane holds resident; and of the backup. The query, one
   /// row of a step's, is not counted.
   int64_t table_bytes() const;
@@ -58,9 +63,10 @@ class PageRecall {
   void fit_tables(int64_t pages);
   int64_t page_table_bytes() const;
 
-  using Backup = std::shared_ptr<const std::vector<std::byte>>;
+  using Backup = std::shared_ptr<const BackupPage>;
 
   KvPageShape shape_;
+  BackupStore* store_;
   DigestShape digest_;
   int64_t digest_rows_, units_;
   int64_t digest_bytes_;

@@ -159,8 +159,7 @@ void RowStore::choose_pages(std::span<const PageChoice> pages) {
       continue;
     }
     chosen.push_back(pool_->take(page_bytes_));
-    std::memcpy(pool_->arena().address(chosen.back()), page.bytes,
-                static_cast<size_t>(page_bytes_));
+    page.copy->read({pool_->arena().address(chosen.back()), static_cast<size_t>(page_bytes_)});
   }
   for (const PageId page : chosen) addresses.push_back(pool_->arena().address(page));
   pages_ = std::move(chosen);

@@ -50,10 +50,10 @@ class RowStore {
   void truncate(int64_t rows);
   /// Forgets the first rows; the others move up.
   void drop_front(int64_t rows);
-  /// A page to be: one that the store holds, or bytes to be copied in.
+  /// A page to be: one that the store holds, or a copy to be read in.
   struct PageChoice {
     int64_t held = -1;
-    const std::byte* bytes = nullptr;
+    const BackupPage* copy = nullptr;
   };
   /// Becomes these pages, all of them full as those it has are. Held ones keep their order.
   void choose_pages(std::span<const PageChoice> pages);

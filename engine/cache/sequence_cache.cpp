@@ -8,9 +8,8 @@
 
 namespace ashlar {
 
-namespace {
-
-void check_recall(const CacheOptions& options, const Policy* policy) {
+void check_goes_with(const CacheOptions& options, const Policy* policy) {
+  validate(options);
   if (policy == nullptr || !policy->needs().recall) return;
   const RecallNeeds& recall = *policy->needs().recall;
   require(recall.page_rows == options.page_rows, ErrorCode::kRequest,
@@ -22,13 +21,10 @@ void check_recall(const CacheOptions& options, const Policy* policy) {
       "rows that are fp16 for good or until others follow (--kv-fp16-first, --kv-fp16-newest)");
 }
 
-}  // namespace
-
 SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions& options,
                              std::shared_ptr<const Policy> policy, Arena& arena)
     : options_(options), policy_(std::move(policy)), arena_(arena), pool_(arena) {
-  validate(options);
-  check_recall(options, policy_.get());
+  check_goes_with(options, policy_.get());
   groups_.resize(groups.size());
   int64_t places = 0;
   for (const KvGroup& info : groups) {
@@ -123,6 +119,7 @@ void SequenceCache::prepare(int64_t rows, int64_t step) {
             "the KV cache of this sequence may need {} bytes for {} more rows, its limit is {}",
             need, rows, options_.max_bytes);
     arena_.memory().require_room(tables);
+    arena_.backups().check();
   } catch (...) {
     release_reserve();
     throw;

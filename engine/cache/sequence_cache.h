@@ -61,10 +61,13 @@ struct CacheImage {
   bool operator==(const CacheImage&) const = default;
 };
 
+/// Throws Error(kRequest) for options out of range, or that the policy (null: none) cannot go with.
+void check_goes_with(const CacheOptions& options, const Policy* policy);
+
 class SequenceCache final : public KvStore {
  public:
   /// `policy` may be null (keep everything) and is shared between sequences. `arena` must outlive
-  /// it. Throws Error(kRequest) for options out of range, or that the policy cannot go with.
+  /// it. Throws as check_goes_with.
   SequenceCache(std::span<const KvGroup> groups, const CacheOptions& options,
                 std::shared_ptr<const Policy> policy, Arena& arena);
   ~SequenceCache() override;
@@ -80,8 +83,9 @@ class SequenceCache final : public KvStore {
 
   /// Puts memory aside for appending `rows` rows to every group, in steps of at most `step` rows,
   /// and ending them, so that they cannot fail for want of it. Throws Error(kResource) when the
-  /// provider has no room, Error(kRequest) when CacheOptions::max_bytes would be exceeded; nothing
-  /// has changed then. Before a step, or before more provisional rows.
+  /// provider has no room, Error(kRequest) when CacheOptions::max_bytes would be exceeded,
+  /// Error(kIo) when backups cannot be written any more; nothing has changed then. Before a step,
+  /// or before more provisional rows.
   void prepare(int64_t rows, int64_t step);
   /// Gives back what prepare put aside and the steps have not taken.
   void release_reserve() { pool_.release_reserve(); }

@@ -38,7 +38,11 @@ void SequenceCache::choose_pages(Group& group, std::span<const float> query, boo
     if (!policy_->chooses(view)) continue;
     recall.score(query, pool, scores);
     view.scores = scores;
-    lane.make_resident(policy_->choose_pages(view));
+    const std::vector<int32_t> pages = policy_->choose_pages(view);
+    int64_t recalled = 0;
+    for (const int32_t page : pages) recalled += !std::ranges::binary_search(view.resident, page);
+    lane.make_resident(pages);
+    recall.fetch_ahead(scores, recalled);
   }
 }
 

@@ -92,7 +92,8 @@ double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const P
     if (!windowed && policy.needs().recall) {
       const PageRecall recall(*policy.needs().recall,
                               {cache.key_codec, cache.value_codec, group.heads, group.key_dim,
-                               group.value_dim, group.value_in_key, p});
+                               group.value_dim, group.value_in_key, p},
+                              nullptr);
       total += static_cast<double>(recall.tables_of(text / p));
     }
     total += 4 * rows * static_cast<double>(lanes + buffers) +

@@ -58,7 +58,7 @@ Engine::Engine(const ModelData& model, const EngineOptions& options)
     }
   }
   weights_ = std::make_unique<WeightStore>(model, options.activation, *memory_);
-  arena_ = std::make_unique<Arena>(*memory_);
+  arena_ = std::make_unique<Arena>(*memory_, options.backups);
   require(options.prefix_bytes >= 0, ErrorCode::kRequest, "{} bytes for shared pages",
           options.prefix_bytes);
   if (options.prefix_bytes > 0) {

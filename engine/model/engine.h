@@ -22,7 +22,8 @@ struct EngineOptions {
   int64_t memory_budget = 0;  ///< bytes for weights and caches together; 0: unlimited
   int64_t chunk_tokens =
       512;  ///< longest piece of a prompt one step processes; never changes results
-  int64_t prefix_bytes = 0;  ///< of pages kept for texts that begin alike; 0: none
+  int64_t prefix_bytes = 0;    ///< of pages kept for texts that begin alike; 0: none
+  BackupOptions backups = {};  ///< where copies lie of pages that a policy recalls
 };
 
 /// The block that a Block Transformer's token decoder is in.
@@ -106,6 +107,7 @@ class Engine {
   ThreadPool& pool() { return *pool_; }
   int64_t weight_bytes() const { return weights_->bytes(); }
   const MemoryProvider& memory() const { return *memory_; }
+  const BackupStore& backups() const { return arena_->backups(); }
 
   /// A new text; `policy` may be null. The first `feed` puts the start marker in front: one start
   /// token for a decoder (unless `marker` is false), a block of them for a Block Transformer

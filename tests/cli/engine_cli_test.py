@@ -111,8 +111,16 @@ class EngineCommandLine(unittest.TestCase):
                                  "--kv-select-every", 2, "--explain-cache")
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertTrue(all(step["kept"] <= 34 for step in json.loads(result.stdout)["explain_cache"]))
+        spilled = self.run_engine(*base, "--kv-budget", 60, "--kv-backup-memory", 1, "--kv-backup-folder", self.dir)
+        self.assertEqual(spilled.returncode, 0, spilled.stderr)
+        self.assertGreater(json.loads(spilled.stdout)["kv_backup_file_bytes"], 0)
+        self.assertEqual(json.loads(spilled.stdout)["ids"], json.loads(plain.stdout)["ids"])
         for status, fragments, options in (
                 (2, ["--kv-policy arkvale", "must be larger than"], ["--kv-budget", 20]),
+                (2, ["--kv-backup-folder", "stay in memory"], ["--kv-budget", 40, "--kv-backup-folder", self.dir]),
+                (2, ["--kv-backup-memory", "bytes"], ["--kv-budget", 40, "--kv-backup-memory", "much"]),
+                (1, ["/no/such", "No such file"],
+                 ["--kv-budget", 40, "--kv-backup-memory", 1, "--kv-backup-folder", "/no/such"]),
                 (2, ["--kv-digest", "cuboid_mean"], ["--kv-budget", 40, "--kv-digest", "cube"]),
                 (2, ["--kv-fp16-first"], ["--kv-budget", 40, "--kv-codec", "q4", "--kv-fp16-first", 4]),
                 (2, ["where layers differ"], ["--kv-budget", "1MiB", "--kv-dense-layers", 1])):

@@ -50,7 +50,7 @@ Seen read_prompt(const ModelData& model) {
   const KvPageShape shape{CodecKind::kF32, CodecKind::kF32, kHeads, kDim, kDim, false, kPage};
   for (int64_t page = 0; page < recall.pages(); ++page) {
     std::vector<float> keys(kPage * kHeads * kDim), values(keys.size());
-    kv_page_decode(shape, recall.backup(page).data(), 0, kPage, keys.data(), kHeads * kDim,
+    kv_page_decode(shape, recall.backup(page).copy().data(), 0, kPage, keys.data(), kHeads * kDim,
                    values.data(), kHeads * kDim);
     double sum = 0;
     for (int64_t h = 0; h < kQueryHeads; ++h) {
@@ -118,6 +118,33 @@ TEST(ArkvaleEngine, RowsWithinTheBudgetAreAllThatAnybodyReads) {
   // 37 filled pages of 160 bytes in each group, six or less of them resident beside raw rows.
   EXPECT_EQ(sequence->backup_bytes(), 2 * 37 * 160);
   EXPECT_LE(sequence->cache().bytes().pages, 2 * (6 * 160 + 4 * 4 * 32));
+}
+
+// Copies in the file are the same copies: the same choices and logits, bit for bit.
+TEST(ArkvaleEngine, WhereTheBackupLiesChangesNothing) {
+  const ModelData model = test::random_model(test::small_decoder("cla2"), 62);
+  const auto tokens = test::random_tokens(150, model.spec.vocab_size, 4);
+  const CacheOptions cache{CodecKind::kQ4, CodecKind::kQ8, kPage};
+  const auto read = [&](const BackupOptions& backups, int64_t file_bytes) {
+    EngineOptions options;
+    options.backups = backups;
+    Engine engine(model, options);
+    const auto sequence = engine.start(cache, policy_of(model.spec, "", 24));
+    std::vector<float> logits;
+    for (size_t t = 0; t < tokens.size(); t += t == 0 ? 90 : 1) {
+      const StepItem step{sequence.get(), std::span(tokens).subspan(t, t == 0 ? 90 : 1)};
+      engine.feed(std::span(&step, 1));
+      engine.backups().settle();
+      const auto last = engine.logits(*sequence);
+      logits.insert(logits.end(), last.begin(), last.end());
+    }
+    EXPECT_EQ(engine.backups().file_bytes(), file_bytes);
+    return std::pair(logits, engine.image(*sequence));
+  };
+  const int64_t all = 2 * 37 * 160;
+  const auto expected = read({}, 0);
+  EXPECT_EQ(read({.memory = 0}, all), expected);
+  EXPECT_EQ(read({.memory = 1000}, all - 960), expected);
 }
 
 // With a shared cache the owner's query alone chooses: that of group 0's owner, the first layer,

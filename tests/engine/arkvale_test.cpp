@@ -137,11 +137,11 @@ void expect_whole(const Lane& lane, int64_t page_rows, int64_t position) {
   }
   ASSERT_EQ(image.positions, expected);
   ASSERT_EQ(image.coded, std::ssize(image.resident) * page_rows);
-  const size_t bytes = recall.pages() == 0 ? 0 : recall.backup(0).size();
+  const auto bytes = static_cast<size_t>(recall.pages() == 0 ? 0 : recall.backup(0).bytes());
   ASSERT_EQ(image.coded_pages.size(), image.resident.size() * bytes);
   for (size_t i = 0; i < image.resident.size(); ++i) {
     ASSERT_TRUE(std::ranges::equal(std::span(image.coded_pages).subspan(i * bytes, bytes),
-                                   recall.backup(image.resident[i])))
+                                   recall.backup(image.resident[i]).copy()))
         << "page " << image.resident[i];
   }
   // Every page in one place.
@@ -344,11 +344,11 @@ TEST(Arkvale, RecalledPagesAreTheBytesThatWereEncodedOnce) {
       text.step(1);
       full.step(1);
       const LaneImage all = full.lane().image(), own = text.lane().image();
-      const size_t bytes = full.lane().recall()->backup(0).size();
+      const auto bytes = static_cast<size_t>(full.lane().recall()->backup(0).bytes());
       for (size_t page = 0, r = 0; page < all.resident.size(); ++page) {
         const auto encoded = std::span(all.coded_pages).subspan(page * bytes, bytes);
-        ASSERT_TRUE(
-            std::ranges::equal(encoded, text.lane().recall()->backup(static_cast<int64_t>(page))));
+        ASSERT_TRUE(std::ranges::equal(
+            encoded, text.lane().recall()->backup(static_cast<int64_t>(page)).copy()));
         const auto number = static_cast<int32_t>(page);
         if (r == own.resident.size() || own.resident[r] != number) {
           away.insert(number);
@@ -361,7 +361,7 @@ TEST(Arkvale, RecalledPagesAreTheBytesThatWereEncodedOnce) {
     }
     EXPECT_GT(back.size(), 10u);
     // Bytes: the arena's are bounded, the backup grows with the text.
-    const int64_t page = static_cast<int64_t>(text.lane().recall()->backup(0).size());
+    const int64_t page = text.lane().recall()->backup(0).bytes();
     EXPECT_EQ(text.cache().backup_bytes(), 60 * page * std::ssize(text.groups()));
     EXPECT_LT(text.cache().bytes().pages, 8 * page * std::ssize(text.groups()) + 2 * 4 * 128 * 2);
     EXPECT_GT(full.cache().bytes().pages, 60 * page);

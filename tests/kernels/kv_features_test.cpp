@@ -137,7 +137,7 @@ struct Keys {
     shape.dim = dim;
     const auto d = digest(shape);
     float s = 0;
-    digest_scores(kernels, shape, d.data(), digest_bytes(shape), 1, q, &s);
+    digest_scores(kernels, shape, d.data(), digest_bytes(shape), 1, q, 1, &s);
     return s;
   }
   double largest(const float* q) const {
@@ -211,6 +211,33 @@ TEST_P(Digests, MaxKindsBoundEveryKey) {
       }
       if (keys.rows == 1) {
         EXPECT_NEAR(keys.score(kernels(), {DigestKind::kCuboidMax}, q.data()), truth, slack);
+      }
+    }
+  }
+}
+
+// Queries and digests together are each alone, bit for bit, whatever lies between the digests.
+TEST_P(Digests, QueriesTogetherScoreAsEachAlone) {
+  for (const DigestKind kind : kKinds) {
+    for (const int64_t dim : {5, 64, 100}) {
+      for (const int64_t queries : {1, 2, 3, 4, 5, 9}) {
+        const DigestShape shape{kind, DigestAbout::kCuboid, dim == 64, dim};
+        const auto q = normals(queries * dim, 95);
+        const int64_t count = 7, stride = digest_bytes(shape) + 6;
+        std::vector<std::byte> digests(static_cast<size_t>(count * stride));
+        std::vector<float> alone;
+        for (int64_t i = 0; i < count; ++i) {
+          const Keys keys{4, dim, normals(4 * dim, 100 + static_cast<uint64_t>(i))};
+          const auto d = keys.digest(shape);
+          std::copy(d.begin(), d.end() - 1, digests.begin() + i * stride);
+          for (int64_t h = 0; h < queries; ++h) {
+            alone.push_back(keys.score(kernels(), shape, q.data() + h * dim));
+          }
+        }
+        std::vector<float> scores(static_cast<size_t>(count * queries));
+        digest_scores(kernels(), shape, digests.data(), stride, count, q.data(), queries,
+                      scores.data());
+        EXPECT_TRUE(same_bits(scores, alone));
       }
     }
   }

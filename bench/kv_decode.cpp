@@ -1,0 +1,168 @@
+// What a decoded token costs behind a long text under several caches, in the engine: a random
+// decoder of SmolLM2-135M's shape whose caches are filled by hand up to the last rows of the
+// prompt; these and what is decoded after them run as ever, one token for each cache in turn. The
+// rows held are checked before a number is printed.
+//
+// Beside the times: the bytes that a token reads, weights, pages, tables and digests, and how the
+// times compare with them.
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <iostream>
+#include <set>
+
+#include "bench/filled_text.h"
+#include "core/base/error.h"
+#include "engine/decode/budget.h"
+#include "tests/support/random_model.h"
+
+namespace ashlar {
+namespace {
+
+constexpr int64_t kQueries = 32;  // rows of the prompt that really run
+
+/// A cache as the command line gives it, "policy/codec/budget", and a text under it.
+struct Arm {
+  std::string name;
+  std::unique_ptr<Sequence> sequence;
+  std::vector<double> seconds;
+  int64_t recalled = 0;  // rows that came back, of all groups and steps
+};
+
+std::string part(const std::string& name, size_t index) {
+  size_t begin = 0;
+  for (; index > 0; --index) {
+    begin = name.find('/', begin);
+    if (begin == std::string::npos) return "";
+    ++begin;
+  }
+  return name.substr(begin, name.find('/', begin) - begin);
+}
+
+Arm make_arm(Engine& engine, const std::string& name, int64_t rows, const CacheRequest& more) {
+  CacheRequest request = more;
+  request.policy = part(name, 0);
+  request.codec = part(name, 1);
+  request.budget = part(name, 2);
+  const CacheOptions cache = cache_options(request, engine.spec(), "fp16", "fp16");
+  const PolicyOptions options = policy_options(request, engine.spec(), cache, rows);
+  const std::shared_ptr<const Policy> policy = make_policy(options, engine.groups());
+  Arm arm{name, nullptr, {}, 0};
+  arm.sequence = engine.resume(filled_text(engine, cache, policy, rows - kQueries, kQueries), cache,
+                               policy, "the filled cache");
+  std::vector<int32_t> tokens(kQueries);
+  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(31 * i + 7);
+  timed_step(engine, *arm.sequence, tokens);
+  const int64_t most = options.name == "none" ? rows : std::min(rows, options.budget);
+  for (const KvGroup& g : engine.groups()) {
+    const int64_t held = arm.sequence->cache().rows(g.id, 0);
+    require(held <= most && (options.name != "none" || held == rows), ErrorCode::kInternal,
+            "{}: group {} holds {} rows of {}", name, g.id, held, most);
+  }
+  return arm;
+}
+
+// Rows of all groups now that were not among `before`.
+int64_t come_back(const Engine& engine, const Sequence& sequence,
+                  const std::vector<std::set<int32_t>>& before) {
+  int64_t rows = 0;
+  for (const KvGroup& g : engine.groups()) {
+    for (const int32_t p : sequence.cache().positions(g.id, 0)) {
+      rows += p + 1 < sequence.length() && !before[static_cast<size_t>(g.id)].contains(p);
+    }
+  }
+  return rows;
+}
+
+std::vector<std::set<int32_t>> held(const Engine& engine, const Sequence& sequence) {
+  std::vector<std::set<int32_t>> out;
+  for (const KvGroup& g : engine.groups()) {
+    const auto positions = sequence.cache().positions(g.id, 0);
+    out.emplace_back(positions.begin(), positions.end());
+  }
+  return out;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+void print(const Engine& engine, std::vector<Arm>& arms, int64_t rows, int64_t weights) {
+  const auto bytes = [&](const Arm& arm) {
+    return static_cast<double>(weights + arm.sequence->kv_bytes());
+  };
+  const double first = median(arms.front().seconds);
+  for (const Arm& arm : arms) {
+    const double time = median(arm.seconds), faster = first / time;
+    const double fewer = bytes(arms.front()) / bytes(arm);
+    std::cout << fmt::format(
+                     "| {} | {} | {:.1f} MB | {:.2f} ms | {:.2f} | {:.2f} | {:.2f} | {:.1f} |",
+                     rows, arm.name, static_cast<double>(arm.sequence->kv_bytes()) / 1e6,
+                     1e3 * time, faster, fewer, faster / fewer,
+                     static_cast<double>(arm.recalled) /
+                         static_cast<double>(arm.seconds.size() * engine.groups().size()))
+              << std::endl;
+  }
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{"A decoded token behind a long text, under several caches"};
+  std::vector<int64_t> lengths = {8192, 32768};
+  std::vector<std::string> names = {"none/fp16", "streaming/fp16/2048", "arkvale/fp16/2048"};
+  CacheRequest request;
+  EngineOptions options;
+  options.threads = 1;
+  int steps = 21;
+  app.add_option("--rows", lengths, "Rows of the prompt")->delimiter(',')->capture_default_str();
+  app.add_option("--caches", names, "POLICY/CODEC/BUDGET …; the first is what others stand beside")
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--threads", options.threads)->capture_default_str();
+  app.add_option("--steps", steps, "Tokens that are timed")->capture_default_str();
+  app.add_option("--topk", request.topk, "As --kv-topk of the commands");
+  app.add_option("--digest", request.digest, "As --kv-digest");
+  app.add_option("--select-every", request.select_every, "As --kv-select-every");
+  CLI11_PARSE(app, argc, argv);
+  const int64_t longest = *std::ranges::max_element(lengths);
+  const ModelData model = test::random_model(smollm_spec(longest + 64 + steps), 3);
+  int64_t weights = 0;
+  for (const ParameterSpec& p : parameters(model.spec)) weights += 4 * p.numel();
+  Engine engine(model, options);
+  std::cout << "| rows | cache | KV | one token | faster | fewer bytes | of the bytes' ratio | "
+               "rows back a group |\n|---|---|---|---|---|---|---|---|\n";
+  for (const int64_t rows : lengths) {
+    std::vector<Arm> arms;
+    for (const std::string& name : names) {
+      CacheRequest own = request;
+      if (!name.starts_with("arkvale")) own = CacheRequest{};
+      arms.push_back(make_arm(engine, name, rows, own));
+    }
+    for (int s = -2; s < steps; ++s) {
+      const int32_t token = 17 * (s + 3);
+      for (Arm& arm : arms) {
+        const auto before = held(engine, *arm.sequence);
+        const double seconds = timed_step(engine, *arm.sequence, std::span(&token, 1));
+        if (s < 0) continue;
+        arm.seconds.push_back(seconds);
+        arm.recalled += come_back(engine, *arm.sequence, before);
+      }
+    }
+    print(engine, arms, rows, weights);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace ashlar
+
+int main(int argc, char** argv) {
+  try {
+    return ashlar::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << "\n";
+    return 1;
+  }
+}

@@ -1,0 +1,163 @@
+#include "engine/cache/backup_store.h"
+
+#include <condition_variable>
+#include <cstring>
+#include <list>
+#include <mutex>
+#include <optional>
+
+#include "core/base/error.h"
+#include "engine/cache/spill_file.h"
+
+namespace ashlar {
+
+struct BackupStore::Shared {
+  BackupOptions options;
+  mutable std::mutex mutex;
+  mutable std::condition_variable changed;
+  std::list<BackupPage*> in_memory;  // the oldest first; those that may go to the file
+  int64_t memory = 0;
+  bool writing = false, stop = false;
+  std::string error;
+  std::optional<SpillFile> file;
+
+  bool passed() const { return options.memory >= 0 && memory > options.memory && error.empty(); }
+};
+
+BackupStore::BackupStore(const BackupOptions& options) : shared_(std::make_shared<Shared>()) {
+  shared_->options = options;
+  if (options.memory >= 0) {
+    shared_->file.emplace(options.folder);
+    writer_ = std::thread([shared = shared_] { write_pages(*shared); });
+  }
+}
+
+BackupStore::~BackupStore() {
+  {
+    const std::scoped_lock lock(shared_->mutex);
+    shared_->stop = true;
+  }
+  shared_->changed.notify_all();
+  if (writer_.joinable()) writer_.join();
+}
+
+// A page is released outside the lock: its end takes the lock itself.
+void BackupStore::write_pages(Shared& shared) {
+  std::unique_lock lock(shared.mutex);
+  while (true) {
+    shared.changed.wait(
+        lock, [&] { return shared.stop || (shared.passed() && !shared.in_memory.empty()); });
+    if (shared.stop) return;
+    BackupPage& oldest = *shared.in_memory.front();
+    shared.in_memory.pop_front();
+    oldest.listed_ = false;
+    std::shared_ptr<BackupPage> page = oldest.weak_from_this().lock();
+    if (page == nullptr) continue;  // its end is waiting for the lock
+    const std::shared_ptr<const std::byte[]> bytes = page->memory_;
+    shared.writing = true;
+    lock.unlock();
+    int64_t offset = -1;
+    std::string error;
+    try {
+      offset = shared.file->write(std::span(bytes.get(), static_cast<size_t>(page->bytes_)));
+    } catch (const Error& e) {
+      error = e.what();
+    }
+    lock.lock();
+    if (error.empty()) {
+      page->offset_ = offset;
+      page->memory_.reset();
+      shared.memory -= page->bytes_;
+    } else {
+      shared.error = error;
+    }
+    shared.writing = false;
+    lock.unlock();
+    shared.changed.notify_all();
+    page.reset();
+    lock.lock();
+  }
+}
+
+std::shared_ptr<const BackupPage> BackupStore::add(std::span<const std::byte> bytes) {
+  auto page = std::make_shared<BackupPage>(shared_, bytes);
+  std::unique_lock lock(shared_->mutex);
+  if (shared_->options.memory < 0) return page;
+  page->place_ = shared_->in_memory.insert(shared_->in_memory.end(), page.get());
+  page->listed_ = true;
+  shared_->changed.notify_all();
+  shared_->changed.wait(lock, [&] {
+    return !shared_->passed() || shared_->memory <= shared_->options.memory + kSlack;
+  });
+  return page;
+}
+
+void BackupStore::check() const {
+  const std::scoped_lock lock(shared_->mutex);
+  require(shared_->error.empty(), ErrorCode::kIo, "{}", shared_->error);
+}
+
+void BackupStore::settle() const {
+  std::unique_lock lock(shared_->mutex);
+  shared_->changed.wait(lock, [&] { return !shared_->passed() && !shared_->writing; });
+}
+
+int64_t BackupStore::memory_bytes() const {
+  const std::scoped_lock lock(shared_->mutex);
+  return shared_->memory;
+}
+
+int64_t BackupStore::file_bytes() const { return shared_->file ? shared_->file->bytes() : 0; }
+
+BackupPage::BackupPage(std::shared_ptr<BackupStore::Shared> shared,
+                       std::span<const std::byte> bytes)
+    : shared_(std::move(shared)), bytes_(static_cast<int64_t>(bytes.size())) {
+  auto copy = std::make_shared_for_overwrite<std::byte[]>(bytes.size());
+  std::memcpy(copy.get(), bytes.data(), bytes.size());
+  memory_ = std::move(copy);
+  const std::scoped_lock lock(shared_->mutex);
+  shared_->memory += bytes_;
+}
+
+BackupPage::~BackupPage() {
+  if (offset_ >= 0) {
+    shared_->file->give_back(offset_, bytes_);
+    return;
+  }
+  {
+    const std::scoped_lock lock(shared_->mutex);
+    if (listed_) shared_->in_memory.erase(place_);
+    shared_->memory -= bytes_;
+  }
+  shared_->changed.notify_all();
+}
+
+void BackupPage::read(std::span<std::byte> to) const {
+  ASHLAR_CHECK_EQ(static_cast<int64_t>(to.size()), bytes_);
+  std::shared_ptr<const std::byte[]> memory;
+  {
+    const std::scoped_lock lock(shared_->mutex);
+    memory = memory_;
+  }
+  if (memory != nullptr) {
+    std::memcpy(to.data(), memory.get(), to.size());
+  } else {
+    shared_->file->read(offset_, to);
+  }
+}
+
+std::vector<std::byte> BackupPage::copy() const {
+  std::vector<std::byte> bytes(static_cast<size_t>(bytes_));
+  read(bytes);
+  return bytes;
+}
+
+void BackupPage::will_need() const {
+  {
+    const std::scoped_lock lock(shared_->mutex);
+    if (memory_ != nullptr) return;
+  }
+  shared_->file->will_need(offset_, bytes_);
+}
+
+}  // namespace ashlar
