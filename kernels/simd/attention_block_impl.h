@@ -30,12 +30,12 @@ struct SumOf<false> {
   using Type = Vi;
 };
 
-/// Scaled scores of N queries against the tile.
+/// Scaled scores of N queries against the tile; of sixteens without rows, which nobody sees, none.
 template <TileKind kKind, int N>
 ASHLAR_INLINE void tile_scores(const QueryBlock& b, const Tile& tile, int64_t dim, float scale) {
   using Sum = typename SumOf<TileTag<kKind>::numbers>::Type;
   constexpr int C = kQueryColumns, kElements = kKeyElements<kKind>, kBlocks = kTileBlocks / C;
-  for (int64_t block = 0; block < kTileBlocks; block += C) {
+  for (int64_t block = 0; block * kLanes < tile.place.rows; block += C) {
     Sum a[N][C];
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
