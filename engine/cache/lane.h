@@ -109,7 +109,7 @@ class Lane {
   void finish(int64_t position, int64_t p);
 
   /// Rows that have not become a segment yet.
-  int64_t waiting() const { return late_.rows() + raw_.rows(); }
+  int64_t waiting() const { return rows() - coded(); }
   /// All rows that wait become a segment of zip(), between steps; probes[row]: how many query rows
   /// that scored could see it.
   void freeze(std::span<const int64_t> probes);

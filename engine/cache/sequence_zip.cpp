@@ -13,8 +13,7 @@ namespace ashlar {
 // prompt ranks all that waits. Nobody scores while a prompt will leave too few rows for a segment.
 void SequenceCache::plan_probes(Group& group) {
   if (!group.zips) return;
-  const int64_t every = options_.zip->every,
-                first = group.position + group.step_rows - group.lanes.front().waiting();
+  const int64_t every = options_.zip->every, first = group.lanes.front().zip()->rows();
   const int64_t step_end = group.position + group.step_rows;
   int64_t begin = first, end = first + every;
   if (!decodes(group)) {

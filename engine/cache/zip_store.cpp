@@ -111,9 +111,8 @@ int64_t ZipStore::tables_for(int64_t waiting) const {
   int64_t bytes = static_cast<int64_t>(scores_.size()) * 4 * (waiting + kTableRows);
   if (more == 0) return bytes;
   bytes += 2 * pages * page;
-  // A table that is fitted may have room for twice as many.
-  return bytes + (2 * n + kTablePages) * static_cast<int64_t>(sizeof(Segment)) +
-         (4 * n + kTablePages) * static_cast<int64_t>(sizeof(KvRun));
+  return bytes + round_up(n, kTablePages) * static_cast<int64_t>(sizeof(Segment)) +
+         round_up(2 * n, kTablePages) * static_cast<int64_t>(sizeof(KvRun));
 }
 
 int64_t ZipStore::work_bytes(int64_t waiting) const {

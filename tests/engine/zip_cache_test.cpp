@@ -446,12 +446,12 @@ TEST_F(ZipCache, BytesFollowTheFormula) {
 
 TEST_F(ZipCache, LimitsHoldAndRefusalsLeaveNoTrace) {
   CacheOptions options = zip_options("every=16");
-  options.max_bytes = 20000;
+  options.max_bytes = 30000;
   const auto groups = two_groups();
   SequenceCache cache(groups, options, nullptr, arena_);
   cache.set_acting(true);
   const auto before = memory_->bytes_in_use();
-  expect_error(ErrorCode::kRequest, {"its limit is 20000"}, [&] { cache.prepare(400, 64); });
+  expect_error(ErrorCode::kRequest, {"its limit is 30000"}, [&] { cache.prepare(600, 64); });
   EXPECT_EQ(memory_->bytes_in_use(), before);
   EXPECT_NO_THROW(cache.prepare(16, 16));
   cache.release_reserve();

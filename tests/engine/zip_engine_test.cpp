@@ -116,6 +116,40 @@ TEST(ZipEngine, PromptsAndShortTextsAreThoseOfFp16) {
   }
 }
 
+// With every row a probe, what ranks is what a policy's sums over all queries are, bit for bit.
+class SumsOfAll final : public Policy {
+ public:
+  SumsOfAll() : Policy({.reducer = ScoreReducer::kSum, .per_head = true}) {}
+  void select(std::span<const LaneView>, std::span<LaneEdit>) const override {}
+};
+
+TEST(ZipEngine, ProbesGetTheProbabilitiesOfAttention) {
+  for (const auto& [name, spec] : specs()) {
+    SCOPED_TRACE(name);
+    const ModelData model = test::random_model(spec, 95);
+    const auto text = test::random_tokens(90, spec.vocab_size, 11);
+    Engine engine(model, {});
+    const auto zipped = engine.start(zip(spec, "every=10,probes=1"), nullptr);
+    const auto summed = engine.start({}, std::make_shared<SumsOfAll>());
+    for (Sequence* sequence : {zipped.get(), summed.get()}) {
+      const StepItem item{sequence, text, false, nullptr, 0};
+      engine.feed(std::span(&item, 1));
+    }
+    const CacheImage a = engine.image(*zipped).cache, b = engine.image(*summed).cache;
+    int compared = 0;
+    for (const KvGroup& group : engine.groups()) {
+      const auto g = static_cast<size_t>(group.id);
+      if (!governs(group)) continue;
+      ASSERT_EQ(a.groups[g].lanes.size(), b.groups[g].lanes.size());
+      for (size_t lane = 0; lane < a.groups[g].lanes.size(); ++lane, ++compared) {
+        EXPECT_EQ(a.groups[g].lanes[lane].scores, b.groups[g].lanes[lane].scores);
+        EXPECT_FALSE(a.groups[g].lanes[lane].scores[0].empty());
+      }
+    }
+    EXPECT_GT(compared, 0);
+  }
+}
+
 TEST(ZipEngine, SessionsAndForksGoOnWithTheSameBits) {
   const auto path = std::filesystem::temp_directory_path() / "ashlar_zip_test.session";
   for (const auto& [name, spec] : specs()) {
