@@ -373,6 +373,30 @@ class DirectRun {
   KvLayout k_, v_;
 };
 
+/// Fetches the lines of a tile of another run, which is laid out in another way than this one:
+/// short runs follow each other.
+void fetch_run(const KvHeadView& kv, const AttentionTask& task, const TilePlace& place) {
+  const KvRun& run = kv.run(place.run);
+  const KvLayout k = kv_layout(run_keys(run, task.key_dim));
+  const KvLayout v = kv_layout(run_values(run, task.value_dim));
+  const int64_t values = v.code[0] + run.page_rows * v.row_stride[0];
+  for (int64_t j = 0; j < place.rows; j += kLanes) {
+    const int64_t at = run.first + place.row + j, row = at % run.page_rows;
+    const std::byte* page = run.pages[at / run.page_rows];
+    const std::byte* keys = page + run.key_offset + k.code[0] + row * k.row_stride[0];
+    const int64_t stride = k.unit_stride[0], bytes = k.units[0] * stride;
+    for (int64_t i = 0; i < bytes; i += stride < 64 ? 64 : stride)
+      __builtin_prefetch(keys + i, 0, 2);
+    const std::byte* side = page + run.value_offset;
+    const int64_t from = v.code[0] + row * v.row_stride[0];
+    const int64_t end =
+        from + kLanes * v.row_stride[0] < values ? from + kLanes * v.row_stride[0] : values;
+    for (int64_t i = from; i < end; i += 64) __builtin_prefetch(side + i, 0, 2);
+    __builtin_prefetch(side + v.min + 2 * row, 0, 2);
+    __builtin_prefetch(side + v.step + 2 * row, 0, 2);
+  }
+}
+
 /// A tile where it lies; `next`: the tile after it, whose lines are fetched during the work on this
 /// one, since the processor's own prefetchers learn too late of short pieces.
 void direct_tile(const KvHeadView& kv, const AttentionTask& task, const TilePlace& place,
@@ -381,6 +405,9 @@ void direct_tile(const KvHeadView& kv, const AttentionTask& task, const TilePlac
   run.load(place, task.value_dim, tile);
   tile.ahead = next != nullptr && next->run == place.run;
   if (tile.ahead) tile.next = run.rows(*next);
+  if (next != nullptr && !tile.ahead && next->run >= 0 && direct(kv, *next)) {
+    fetch_run(kv, task, *next);
+  }
 }
 
 /// The lines of the next tile's keys that lie where step `step` of this one's does; kBytes: of
