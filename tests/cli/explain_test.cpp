@@ -165,7 +165,8 @@ TEST(Explain, ShowsSegments) {
   feed(engine, *sequence, test::random_tokens(39, model.spec.vocab_size, 5));  // and the marker
   explainer.observe();
   const double d = 8, salient = 24, rows = 40;
-  const double bits = 8 * (salient * (d + 4) + (rows - salient) * (d / 2 + 4) + 10 * d) / (rows * 2 * d);
+  const double bits =
+      8 * (salient * (d + 4) + (rows - salient) * (d / 2 + 4) + 10 * d) / (rows * 2 * d);
   const Node list = explainer.rows();
   ASSERT_EQ(list.as_list().size(), 8u);  // four groups of two heads
   for (const Node& row : list.as_list()) EXPECT_DOUBLE_EQ(row.find("bits")->as_double(), bits);
