@@ -542,6 +542,10 @@ TEST_F(ZipCache, NonsenseIsRefused) {
   refuses("sets", [](Group&, LaneImage& l) { std::swap(l.positions[5], l.positions[50]); });
   refuses("between segments",
           [](Group&, LaneImage& l) { std::swap(l.positions[0], l.positions[79]); });
+  refuses("neighbours across a border", [](Group&, LaneImage& l) {
+    // Each set stays in order.
+    std::swap(*std::ranges::find(l.positions, 59), *std::ranges::find(l.positions, 60));
+  });
   refuses("scores", [](Group&, LaneImage& l) { l.scores[0].pop_back(); });
   refuses("readers", [](Group&, LaneImage& l) { l.scores.pop_back(); });
   refuses("scored", [](Group&, LaneImage& l) { l.scored_rows = l.scored_end = 3; });
