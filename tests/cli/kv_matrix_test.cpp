@@ -32,7 +32,8 @@ TEST(KvMatrix, AsksForEveryPolicyAndKnowsRefusals) {
   };
   for (const std::string& policy : policy_names()) {
     EXPECT_EQ(find("decoder", policy, "fp16").refusal, "");
-    EXPECT_EQ(find("Block, CLA", policy, "q2 + fp16 rows").refusal, "");
+    // Pages of blocks: too few of them for what arkvale keeps.
+    EXPECT_EQ(find("Block, CLA", policy, "q2 + fp16 rows").refusal.empty(), policy != "arkvale");
     EXPECT_EQ(find("all windows", policy, "q4").refusal.empty(), policy == "none");
     EXPECT_NE(find("MLA", policy, "bf16 + fp16 rows").refusal.find("no more precisely"),
               std::string::npos);
