@@ -5,7 +5,6 @@
 #include "kernels/attention.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -19,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/attention_caches.h"
 #include "bench/attention_reference.h"
 #include "core/base/cpu.h"
 #include "core/base/error.h"
@@ -34,13 +34,8 @@ struct Options {
   int64_t slots = 16384, page_rows = 64, prompt = 4096;
   int threads = 0, repeat = 5;
   bool cpu_time = false;
-  std::vector<std::string> codecs = {"fp16", "bf16", "q8", "q4", "q3", "q2"};
+  std::vector<std::string> codecs = {"fp16", "bf16", "q8", "q4", "q3", "q2", "zipcache"};
   std::string only, shape;
-};
-
-struct Shape {
-  int64_t kv_heads, group, dim;
-  std::string name() const { return fmt::format("{} x {} x {}", kv_heads, group, dim); }
 };
 
 Shape shape_from(const std::string& text) {
@@ -51,33 +46,6 @@ Shape shape_from(const std::string& text) {
   require(read && x == 'x' && y == 'x' && std::min({s.kv_heads, s.group, s.dim}) >= 1 && in.eof(),
           ErrorCode::kRequest, "--shape: '{}' is not KV heads x queries of each x dim", text);
   return s;
-}
-
-/// Memory of huge pages where the system gives them, touched.
-class Memory {
- public:
-  explicit Memory(int64_t bytes) : bytes_(static_cast<size_t>(bytes) + (size_t{2} << 20)) {
-    void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    require(p != MAP_FAILED, ErrorCode::kResource, "no memory for {} bytes", bytes_);
-    madvise(p, bytes_, MADV_HUGEPAGE);
-    std::memset(p, 0, bytes_);
-    base_ = static_cast<std::byte*>(p);
-  }
-  ~Memory() { munmap(base_, bytes_); }
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-  std::byte* data() const { return base_; }
-
- private:
-  size_t bytes_;
-  std::byte* base_;
-};
-
-std::vector<float> normals(int64_t n, uint64_t seed) {
-  const Philox rng(seed);
-  std::vector<float> x(static_cast<size_t>(n));
-  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(rng.normal(i));
-  return x;
 }
 
 /// Seconds to read `bytes` once, by chunks of 1 MiB.
@@ -99,102 +67,22 @@ double read_seconds(const Clock& clock, const std::byte* data, int64_t bytes, Th
   return time * static_cast<double>(bytes) / static_cast<double>(chunks * chunk);
 }
 
-/// Sequences of one length in pages of one codec, `gib` of them in all, and a decode step over all.
-class Cache {
- public:
-  Cache(const Options& o, const Shape& s, CodecKind codec, const Memory& memory)
-      : shape_(s),
-        page_{codec, codec, s.kv_heads, s.dim, s.dim, false, o.page_rows},
-        slots_(o.slots / o.page_rows * o.page_rows) {
-    pages_ = slots_ / o.page_rows;
-    const int64_t bytes = kv_page_bytes(page_);
-    const auto wanted = static_cast<int64_t>(o.gib * 0x1p30);
-    sequences_ = std::max<int64_t>(1, wanted / (pages_ * bytes));
-    // Sixteen pages of numbers, again and again.
-    const int64_t width = s.kv_heads * s.dim;
-    const auto keys = normals(16 * o.page_rows * width, 1);
-    const auto values = normals(16 * o.page_rows * width, 2);
-    for (int64_t p = 0; p < sequences_ * pages_; ++p) {
-      std::byte* at = memory.data() + p * bytes;
-      table_.push_back(at);
-      if (p >= 16) {
-        std::memcpy(at, table_[static_cast<size_t>(p % 16)], static_cast<size_t>(bytes));
-        continue;
-      }
-      const int64_t first = p * o.page_rows * width;
-      kv_page_encode(page_, at, 0, o.page_rows, keys.data() + first, width, values.data() + first,
-                     width);
-    }
-    q_ = normals(s.kv_heads * s.group * s.dim, 3);
-    out_.resize(static_cast<size_t>(sequences_) * q_.size());
-    scores_.resize(static_cast<size_t>(sequences_ * s.kv_heads * (slots_ + 1)));
+// Codecs by name; "zipcache" as a prompt leaves it, "zipcache:100" in segments of so many rows, as
+// decoding does.
+std::unique_ptr<BenchCache> make_cache(const std::string& name, const Options& o,
+                                       const Shape& shape, const Memory& memory) {
+  constexpr std::string_view kZip = "zipcache";
+  if (!name.starts_with(kZip)) {
+    return std::make_unique<RowCache>(shape, codec_from_name(name), o.gib, o.slots, o.page_rows,
+                                      memory);
   }
-
-  int64_t sequences() const { return sequences_; }
-  double bytes() const { return static_cast<double>(sequences_ * pages_ * kv_page_bytes(page_)); }
-
-  KvHeadView view(int64_t sequence, int64_t head) const {
-    KvHeadView kv;
-    kv.run_count = 1;
-    kv.runs[0] = kv_page_run(page_, head);
-    kv.runs[0].pages = table_.data() + sequence * pages_;
-    kv.runs[0].rows = slots_;
-    kv.raw_keys = kv.raw_values = q_.data();
-    kv.raw_key_stride = kv.raw_value_stride = shape_.dim;
-    return kv;
-  }
-  AttentionTask task(int64_t sequence, int64_t head, bool collect) {
-    AttentionTask t;
-    t.q = q_.data() + head * shape_.group * shape_.dim;
-    t.q_stride = t.out_stride = shape_.group * shape_.dim;
-    t.rows = t.raw_visible = 1;
-    t.group = shape_.group;
-    t.key_dim = t.value_dim = shape_.dim;
-    t.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(shape_.dim)));
-    t.out = out_.data() + sequence * static_cast<int64_t>(q_.size()) + (t.q - q_.data());
-    if (collect) {
-      t.scores = scores_.data() + (sequence * shape_.kv_heads + head) * (slots_ + 1);
-    }
-    return t;
-  }
-
-  double step(const Clock& clock, ThreadPool& pool, bool collect) {
-    const int64_t scratch_bytes =
-        (attention_scratch_bytes(1, shape_.group, slots_ + 1, shape_.dim, shape_.dim, collect) +
-         63) /
-        64 * 64;
-    if (scratch_ == nullptr || scratch_size_ < scratch_bytes) {
-      scratch_ = std::make_unique<Memory>(scratch_bytes * pool.size());
-      scratch_size_ = scratch_bytes;
-    }
-    return clock.seconds([&] {
-      pool.parallel_for(sequences_ * shape_.kv_heads, [&](int64_t i, int thread) {
-        const int64_t sequence = i / shape_.kv_heads, head = i % shape_.kv_heads;
-        attention_run(view(sequence, head), task(sequence, head, collect),
-                      scratch_->data() + thread * scratch_size_);
-      });
-    });
-  }
-
-  void check() {
-    for (const int64_t head : {int64_t{0}, shape_.kv_heads - 1}) {
-      const AttentionTask t = task(sequences_ - 1, head, false);
-      check_decode(page_, head, view(sequences_ - 1, head), t);
-    }
-  }
-
- private:
-  Shape shape_;
-  KvPageShape page_;
-  int64_t slots_, pages_ = 0, sequences_ = 0;
-  std::vector<const std::byte*> table_;
-  std::vector<float> q_, out_, scores_;
-  std::unique_ptr<Memory> scratch_;
-  int64_t scratch_size_ = 0;
-};
+  int64_t every = o.slots;
+  if (name.size() > kZip.size()) every = std::stoll(name.substr(kZip.size() + 1));
+  return std::make_unique<SegmentCache>(shape, every, o.gib, o.slots, o.page_rows, memory);
+}
 
 void bench_decode(const Options& o, const Clock& clock, const Memory& memory, ThreadPool& pool) {
-  fmt::print("\n{:<12} {:<6} {:>12} {:>8} {:>12} {:>10} {:>10}\n", "KV x q x dim", "codec",
+  fmt::print("\n{:<12} {:<12} {:>12} {:>8} {:>12} {:>10} {:>10}\n", "KV x q x dim", "codec",
              "tokens/s", "GB/s", "of reading", "vs fp16", "scores");
   const auto bytes = static_cast<int64_t>(o.gib * 0x1p30);
   std::vector<Shape> shapes = {{8, 4, 128}, {4, 8, 64}, {3, 3, 64}, {1, 8, 128}, {8, 1, 128}};
@@ -202,8 +90,8 @@ void bench_decode(const Options& o, const Clock& clock, const Memory& memory, Th
   for (const Shape& shape : shapes) {
     double fp16 = 0;
     for (const std::string& name : o.codecs) {
-      const CodecKind codec = codec_from_name(name);
-      Cache cache(o, shape, codec, memory);
+      const std::unique_ptr<BenchCache> made = make_cache(name, o, shape, memory);
+      BenchCache& cache = *made;
       cache.step(clock, pool, true);
       cache.step(clock, pool, false);
       cache.check();
@@ -215,8 +103,8 @@ void bench_decode(const Options& o, const Clock& clock, const Memory& memory, Th
       }
       const double rate = cache.bytes() / plain * 1e-9;
       const double tokens = static_cast<double>(cache.sequences()) / plain;
-      if (codec == CodecKind::kF16) fp16 = tokens;
-      fmt::print("{:<12} {:<6} {:>12.1f} {:>8.2f} {:>10.1f} % {:>10} {:>8.1f} %\n", shape.name(),
+      if (name == "fp16") fp16 = tokens;
+      fmt::print("{:<12} {:<12} {:>12.1f} {:>8.2f} {:>10.1f} % {:>10} {:>8.1f} %\n", shape.name(),
                  name, tokens, rate, 100 * rate * read / static_cast<double>(bytes) * 1e9,
                  fp16 > 0 ? fmt::format("{:.2f}", tokens / fp16) : "", 100 * (scored / plain - 1));
       std::fflush(stdout);
@@ -307,7 +195,8 @@ int main(int argc, char** argv) {
   app.add_flag("--cpu-time", options.cpu_time,
                "Processor time per thread, not time on the wall: for machines that others use");
   app.add_option("--repeat", options.repeat, "Best of so many");
-  app.add_option("--codecs", options.codecs, "Default: fp16 bf16 q8 q4 q3 q2");
+  app.add_option("--codecs", options.codecs,
+                 "Default: fp16 bf16 q8 q4 q3 q2 zipcache; zipcache:100 in segments of 100 rows");
   app.add_option("--only", options.only, "decode or prompt")
       ->check(CLI::IsMember({"decode", "prompt"}));
   app.add_option("--shape", options.shape,

@@ -95,6 +95,30 @@ void check_decode(const KvPageShape& page, int64_t head, const KvHeadView& kv,
   }
 }
 
+void check_segments(const ZipShape& shape, const KvHeadView& kv, const AttentionTask& task) {
+  std::vector<float> keys, values;
+  for (int64_t r = 0; r < kv.all_runs(); ++r) {
+    const KvRun& run = kv.run(r);
+    const KvPageShape page = zip_page(shape, run.key_codec, run.page_rows);
+    for (int64_t row = run.first; row < run.first + run.rows; ++row) {
+      keys.resize(keys.size() + static_cast<size_t>(shape.key_dim));
+      values.resize(values.size() + static_cast<size_t>(shape.value_dim));
+      zip_decode(page, run.pages[row / run.page_rows], row % run.page_rows, 1,
+                 keys.data() + keys.size() - shape.key_dim, 0,
+                 values.data() + values.size() - shape.value_dim, 0,
+                 {run.key_channels, run.value_channels});
+    }
+  }
+  keys.insert(keys.end(), kv.raw_keys, kv.raw_keys + shape.key_dim);
+  values.insert(values.end(), kv.raw_values, kv.raw_values + shape.value_dim);
+  for (int64_t h = 0; h < task.group; ++h) {
+    expect_near(task.out + h * task.value_dim,
+                attend(task.q + h * task.key_dim, keys.data(), shape.key_dim, values.data(),
+                       shape.value_dim, kv.encoded() + 1, task.key_dim),
+                "segments");
+  }
+}
+
 void check_prompt(int64_t kv_heads, int64_t group, int64_t dim, int64_t n,
                   const std::vector<float>& q, const std::vector<float>& keys,
                   const std::vector<float>& values, const std::vector<float>& out) {

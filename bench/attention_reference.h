@@ -7,7 +7,7 @@
 
 #include "core/base/threads.h"
 #include "kernels/attention.h"
-#include "kernels/kv_page.h"
+#include "kernels/kv_zip.h"
 
 // What bench/attention.cpp compares with.
 
@@ -39,6 +39,9 @@ class Clock {
 /// Throws Error where one is off.
 void check_decode(const KvPageShape& page, int64_t head, const KvHeadView& kv,
                   const AttentionTask& task);
+
+/// The same over segments of ZipCache and a raw row.
+void check_segments(const ZipShape& shape, const KvHeadView& kv, const AttentionTask& task);
 
 /// Some rows and heads of a causal prompt's `out` against double. q and out: [n, kv_heads · group,
 /// dim]; keys and values: [n, kv_heads, dim].

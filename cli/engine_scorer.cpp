@@ -46,21 +46,23 @@ Arm EngineScorer::arm_of(const CacheRequest& cache) const {
   // The codecs alone: what does not go with them is refused with the arm's name.
   const CacheOptions codecs =
       cache_options(cache.codec, model_.kv_codec.key, model_.kv_codec.value);
-  const std::string key(codec_name(codecs.key_codec)), value(codec_name(codecs.value_codec));
+  const CodecNames names = codec_names(codecs);
   Arm arm;
   arm.policy = cache.policy;
-  arm.codec = key == value ? key : key + ":" + value;
+  arm.codec = names.both();
   Node& out = arm.settings;
   out = Node::Map{{"scorer", "engine"},
                   {"activation", arguments_.activation},
-                  {"kv_codec", key + ":" + value},
+                  {"kv_codec", names.key + ":" + names.value},
                   {"kv_policy", cache.policy}};
   if (cache.fp16_first > 0) out.set("kv_fp16_first", cache.fp16_first);
   if (cache.fp16_newest > 0) out.set("kv_fp16_newest", cache.fp16_newest);
+  if (!cache.zip.empty()) out.set("kv_zip", cache.zip);
   if (cache.policy == "none") return arm;
   // Does not compile when there is another option: what a score depends on belongs here, too.
   const auto& [codec, policy, budget, sink, recent, fp16_first, fp16_newest, limit, window, pool,
-               drop, layers, seed, by_age, crush, topk, digest, dense_layers, select_every] = cache;
+               drop, layers, seed, by_age, crush, zip, topk, digest, dense_layers, select_every] =
+      cache;
   arm.budget = budget;
   out.set("kv_budget", budget);
   out.set("kv_sink", sink);
@@ -167,8 +169,8 @@ std::vector<float> EngineScorer::logits(std::span<const int32_t> tokens) {
       "without one");
   const CacheChoice& cache = cache_for(0, static_cast<int64_t>(tokens.size()));
   const auto sequence = engine_.start(cache.options, cache.policy, /*marker=*/false);
-  // One prompt, or, for a policy to act, token by token.
-  const size_t step = cache.policy == nullptr ? tokens.size() : 1;
+  // One prompt, or, for a policy to act and rows to become segments, token by token.
+  const size_t step = cache.policy == nullptr && !cache.options.zip ? tokens.size() : 1;
   for (size_t at = 0; at < tokens.size(); at += step) {
     const StepItem item{sequence.get(), tokens.subspan(at, step), true, out.data() + at * vocab};
     engine_.feed(std::span(&item, 1));

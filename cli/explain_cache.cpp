@@ -7,18 +7,21 @@
 #include <iterator>
 
 #include "core/base/checked.h"
+#include "engine/decode/budget.h"
 
 namespace ashlar::cli {
 namespace {
 
-enum Form : size_t { kFp16, kCodec, kRaw, kForms };
-constexpr std::array<char, kForms> kSigns = {'h', '#', 'r'};
+enum Form : size_t { kFp16, kCodec, kRegular, kRaw, kForms };
+constexpr std::array<char, kForms> kSigns = {'h', '#', '-', 'r'};
 constexpr char kSome = '+', kGone = '.';
 
 // The form of the row in a slot.
-Form form_of(const Lane::Forms& forms, int64_t slot) {
+Form form_of(const Lane& lane, const Lane::Forms& forms, int64_t slot) {
   if (slot < forms.sinks) return kFp16;
-  if (slot < forms.sinks + forms.coded) return kCodec;
+  if (slot < forms.sinks + forms.coded) {
+    return lane.zip() == nullptr || lane.zip()->is_salient(slot) ? kCodec : kRegular;
+  }
   return slot < forms.sinks + forms.coded + forms.late ? kFp16 : kRaw;
 }
 
@@ -85,9 +88,12 @@ double CacheExplainer::bits_of(const LaneState& state, const Lane& lane) const {
   const Lane::Forms forms = lane.forms();
   const int64_t fp16 = forms.sinks + forms.late, raw = lane.rows() - fp16 - forms.coded;
   if (lane.rows() == 0) return 0;
+  const double coded = lane.zip() != nullptr
+                           ? static_cast<double>(lane.zip()->bits())
+                           : static_cast<double>(forms.coded) *
+                                 row_bits(group, options.key_codec, options.value_codec);
   const double bits =
-      static_cast<double>(fp16) * row_bits(group, CodecKind::kF16, CodecKind::kF16) +
-      static_cast<double>(forms.coded) * row_bits(group, options.key_codec, options.value_codec) +
+      static_cast<double>(fp16) * row_bits(group, CodecKind::kF16, CodecKind::kF16) + coded +
       static_cast<double>(raw) * row_bits(group, CodecKind::kF32, CodecKind::kF32);
   return bits / static_cast<double>(lane.rows() * group.entry_width());
 }
@@ -114,14 +120,14 @@ std::string CacheExplainer::signs_of(const LaneState& state, const Lane& lane,
   const auto positions = lane.positions();
   for (size_t slot = 0; slot < positions.size(); ++slot) {
     ++counts[static_cast<size_t>(positions[slot] / per_sign)]
-            [form_of(lane.forms(), static_cast<int64_t>(slot))];
+            [form_of(lane, lane.forms(), static_cast<int64_t>(slot))];
   }
   std::string out;
   for (size_t column = 0; column < counts.size(); ++column) {
     const auto& own = counts[column];
     const int64_t begin = static_cast<int64_t>(column) * per_sign;
     const int64_t all = std::min(per_sign, state.fed - begin);
-    const int64_t held = own[kFp16] + own[kCodec] + own[kRaw];
+    const int64_t held = own[kFp16] + own[kCodec] + own[kRegular] + own[kRaw];
     const auto most = std::max_element(own.begin(), own.end()) - own.begin();
     out += held == 0 ? kGone : held < all ? kSome : kSigns[static_cast<size_t>(most)];
   }
@@ -155,12 +161,15 @@ std::string CacheExplainer::picture(int columns) const {
                        ceil_div(longest, per_sign), figures[i], figure_width);
   }
   const CacheOptions& options = sequence_.cache().options();
-  const std::string key(codec_name(options.key_codec)), value(codec_name(options.value_codec));
-  const std::string codec = key == value ? key : key + " keys, " + value + " values";
+  const auto [key, value] = codec_names(options);
+  const std::string codec = options.zip    ? "zipcache, 4 bits a number"
+                            : key == value ? key
+                                           : key + " keys, " + value + " values";
   out += fmt::format("Rows of the cache by position in the text{}; after {} steps:\n",
                      per_sign > 1 ? fmt::format(", {} rows a sign", per_sign) : "", steps_);
   const std::pair<char, std::string> legend[] = {
       {kSigns[kCodec], "kept, coded as " + codec},
+      {kSigns[kRegular], "kept, coded as zipcache, 2 bits a number"},
       {kSigns[kFp16], "kept, still fp16"},
       {kSigns[kRaw], "kept, raw fp32 until its page is full"},
       {kSome, "some of them kept"},

@@ -38,6 +38,7 @@ std::vector<Codec> codecs() {
     out.push_back({name, name});
   }
   out.push_back({"q4:q8", "q4:q8"});
+  out.push_back({"zipcache", "zipcache"});
   for (size_t i = 0, plain = out.size(); i < plain; ++i) {
     out.push_back({out[i].name + " + fp16 rows", out[i].codec, 16});
   }
@@ -164,22 +165,34 @@ std::string codec_table(const NamedSpecs& models, const Answers& answers, Cells&
   return out;
 }
 
-// Combinations that are refused though policy and codec both go on the architecture.
-std::string exceptions(const NamedSpecs& models, const Answers& answers, Cells& cells) {
-  std::string out;
+// What is refused though policy and codec both go on the architecture: lines of one codec, or one
+// that speaks for all policies.
+std::string exceptions_of(const Codec& codec, const NamedSpecs& models, const Answers& answers,
+                          Cells& cells) {
+  std::string out, same;
+  bool alike = true;
   for (const auto& [name, spec] : models) {
     for (const std::string& policy : policies()) {
-      for (const Codec& codec : codecs()) {
-        const std::string& refusal = answers.of(name, policy, codec.name);
-        const bool apart = answers.of(name, policy, "fp16").empty() &&
-                           answers.of(name, "none", codec.name).empty();
-        if (refusal.empty() || !apart) continue;
-        out += fmt::format("- {}, `{}`, {}: {}\n", name, policy, codec.name,
-                           cells.of(refusal, policy));
-      }
+      const std::string& refusal = answers.of(name, policy, codec.name);
+      const bool apart =
+          answers.of(name, policy, "fp16").empty() && answers.of(name, "none", codec.name).empty();
+      if (policy == "none" || !apart) continue;
+      const std::string cell = refusal.empty() ? "" : cells.of(refusal, policy);
+      if (same.empty()) same = cell;
+      alike = alike && cell == same;
+      if (!refusal.empty())
+        out += fmt::format("- {}, `{}`, {}: {}\n", name, policy, codec.name, cell);
     }
   }
-  return out.empty() ? "Every policy goes with every codec wherever both go at all.\n" : out;
+  return alike && !same.empty() ? fmt::format("- every policy, {}: {}\n", codec.name, same) : out;
+}
+
+std::string exceptions(const NamedSpecs& models, const Answers& answers, Cells& cells) {
+  std::string out;
+  for (const Codec& codec : codecs()) out += exceptions_of(codec, models, answers, cells);
+  return out.empty()
+             ? "Every policy goes with every codec wherever both go at all.\n"
+             : "Every policy goes with every codec wherever both go at all, except:\n\n" + out;
 }
 
 struct Option {
@@ -221,7 +234,7 @@ std::string option_table(const ModelSpec& spec, Cells& cells) {
     const auto word = [](bool yes) { return std::string(yes ? "yes" : "–"); };
     row.push_back(word(needs.per_head || needs.head_scores));
     row.push_back(word(needs.reducer != ScoreReducer::kNone));
-    row.push_back(word(PrefixIndex::shares(choice.policy.get())));
+    row.push_back(word(PrefixIndex::shares(choice.policy.get(), choice.options)));
     out += line(row);
   }
   return out;

@@ -96,6 +96,7 @@ void add_other_engine_options(CLI::App* command, EngineArguments& a) {
       ->check(CLI::IsMember({"fp32", "int8"}))
       ->capture_default_str();
   add_policy_options(command, a.cache);
+  command->add_option("--kv-zip", a.cache.zip, zip_help());
   command->add_option("--kv-fp16-first", a.cache.fp16_first, "First tokens that stay fp16")
       ->capture_default_str();
   command
@@ -118,9 +119,10 @@ CacheChoice choose_cache(const EngineArguments& a, const ModelData& model, int64
                          std::shared_ptr<const FutureAttention> future) {
   CacheChoice choice;
   choice.options = cache_options(a.cache, model.spec, model.kv_codec.key, model.kv_codec.value);
+  const std::vector<KvGroup> groups = kv_groups(model.spec);
+  check_zip(choice.options, a.cache.policy != "none", groups);
   const int64_t text = std::min(text_tokens, model.spec.context_length);
   choice.policy_options = policy_options(a.cache, model.spec, choice.options, text);
-  const std::vector<KvGroup> groups = kv_groups(model.spec);
   choice.policy = choice.policy_options.name == "oracle" && future != nullptr
                       ? make_oracle(choice.policy_options, groups, std::move(future))
                       : make_policy(choice.policy_options, groups);

@@ -31,7 +31,8 @@ void add_engine_options(CLI::App* command, EngineArguments& arguments);
 /// The same without --kv-codec, --kv-policy and --kv-budget, whose help texts follow.
 void add_other_engine_options(CLI::App* command, EngineArguments& arguments);
 inline constexpr const char* kCodecHelp =
-    "fp32, fp16, bf16, q8, q4, q3, q2, or KEY:VALUE such as q4:q8 (default: the package's)";
+    "fp32, fp16, bf16, q8, q4, q3, q2, KEY:VALUE such as q4:q8, or zipcache for both (default: the "
+    "package's)";
 inline constexpr const char* kBudgetHelp =
     "Rows to keep: tokens (256), percent of the text (25%) or bytes (64KiB)";
 std::string policy_help();

@@ -22,22 +22,26 @@ int64_t state_floats(int64_t queries, int64_t value_dim) {
 void check_task(const KvHeadView& kv, const AttentionTask& task) {
   ASHLAR_CHECK(task.rows > 0 && task.group > 0 && task.key_dim > 0 && task.value_dim > 0);
   ASHLAR_CHECK(task.raw_visible >= 0 && task.window >= 0 && task.score_from >= 0);
+  ASHLAR_CHECK(task.score_slots >= 0 && kv.segment_runs >= 0);
   ASHLAR_CHECK(kv.run_count >= 0 && kv.run_count <= kMaxKvRuns);
-  for (int64_t r = 0; r < kv.run_count; ++r) {
-    const KvRun& run = kv.runs[r];
+  for (int64_t r = 0; r < kv.all_runs(); ++r) {
+    const KvRun& run = kv.run(r);
     ASHLAR_CHECK_GE(run.rows, 0);
     if (run.rows == 0) continue;
     ASHLAR_CHECK(run.pages != nullptr && run.first >= 0 && run.first < run.page_rows);
     ASHLAR_CHECK(!run.value_in_key || task.value_dim <= task.key_dim);
+    ASHLAR_CHECK((run.key_channels == nullptr) == (run.value_channels == nullptr));
+    if (run.key_channels == nullptr) continue;
+    ASHLAR_CHECK(codec_levels(run.key_codec) > 0 && codec_levels(run.value_codec) > 0 &&
+                 !run.value_in_key);
   }
   // Softmax over nothing has no value.
   ASHLAR_CHECK_GE(kv.encoded() + task.raw_visible, 1);
 }
 
 int64_t tiles_of(const KvHeadView& kv, const AttentionTask& task) {
-  const auto tiles = [](int64_t rows) { return (rows + kAttentionTile - 1) / kAttentionTile; };
-  int64_t total = tiles(task.raw_visible + task.rows - 1);
-  for (int64_t r = 0; r < kv.run_count; ++r) total += tiles(kv.runs[r].rows);
+  int64_t total = (task.raw_visible + task.rows - 1 + kAttentionTile - 1) / kAttentionTile;
+  for (int64_t r = 0; r < kv.all_runs(); ++r) total += run_tiles(kv.run(r));
   return total;
 }
 
@@ -46,8 +50,9 @@ int64_t tiles_of(const KvHeadView& kv, const AttentionTask& task) {
 int64_t attention_chunk_rows(int64_t group) { return std::max<int64_t>(1, 256 / group); }
 
 int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int64_t key_dim,
-                                int64_t value_dim, bool collect_scores) {
-  ASHLAR_CHECK(rows >= 0 && group >= 1 && slots >= 0 && key_dim >= 1 && value_dim >= 1);
+                                int64_t value_dim, bool collect_scores, int64_t runs) {
+  ASHLAR_CHECK(runs >= 0 && rows >= 0 && group >= 1 && slots >= 0 && key_dim >= 1 &&
+               value_dim >= 1);
   const int64_t key_pad = round_up(key_dim, kPad), value_pad = round_up(value_dim, kPad);
   const int64_t queries = checked_mul(std::min(rows, attention_chunk_rows(group)), group, kWhat);
   int64_t floats = checked_mul(key_pad + value_pad, kAttentionTile, kWhat);
@@ -57,9 +62,14 @@ int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int6
   const int64_t packed = round_up(checked_mul(queries, key_dim, kWhat), kPad);
   const int64_t pairs = round_up(checked_mul(queries, key_pad / 2, kWhat), kPad);
   floats = checked_add(floats, packed + pairs + 2 * round_up(queries, kPad), kWhat);
+  // Those scaled by a segment's channels, and what segments behind have added up to.
+  floats = checked_add(floats, pairs + 2 * round_up(queries, kPad), kWhat);
+  floats = checked_add(floats, checked_mul(queries, round_up(value_dim, 4 * kPad), kWhat), kWhat);
+  floats = checked_add(floats, round_up(queries, kPad), kWhat);
   if (collect_scores) {
-    // Every run and the raw rows may end in a tile of fewer rows.
-    const int64_t tiles = slots / kAttentionTile + kMaxKvRuns + 1;
+    // Every run may begin with a tile of fewer rows, and it and the raw rows end in one.
+    const int64_t tiles =
+        checked_add(slots / kAttentionTile + kMaxKvRuns + 1, checked_mul(2, runs, kWhat), kWhat);
     floats = checked_add(floats, checked_mul(tiles * (kAttentionTile + 1), queries, kWhat), kWhat);
   }
   return checked_mul(floats, 4, kWhat);

@@ -18,6 +18,12 @@ struct KvRun {
   int64_t value_offset = 0;  ///< likewise its values
   int64_t first = 0;         ///< row of the first page where the run begins, 0 … page_rows − 1
   int64_t rows = 0;
+  /// Runs of a segment whose parameters are those of channels (kernels/kv_zip.h): fp16 min
+  /// [key_dim] and step [key_dim] of the keys, and what channels of values are multiplied with
+  /// [value_dim]. Null: parameters are those of rows. Runs that follow each other with one
+  /// `value_channels` share its products.
+  const std::byte* key_channels = nullptr;
+  const std::byte* value_channels = nullptr;
 };
 
 inline constexpr int64_t kMaxKvRuns = 4;
@@ -27,14 +33,22 @@ inline constexpr int64_t kMaxKvRuns = 4;
 struct KvHeadView {
   KvRun runs[kMaxKvRuns];
   int64_t run_count = 0;
+  /// More runs than those, in front of them: of segments, whose number grows with the text.
+  const KvRun* segments = nullptr;
+  int64_t segment_runs = 0;
   const float* raw_keys = nullptr;  ///< this head's first raw key
   const float* raw_values = nullptr;
   int64_t raw_key_stride = 0;  ///< floats between raw keys of consecutive rows
   int64_t raw_value_stride = 0;
 
+  // Always inlined: code of one instruction set must not serve another.
+  __attribute__((always_inline)) int64_t all_runs() const { return segment_runs + run_count; }
+  __attribute__((always_inline)) const KvRun& run(int64_t r) const {
+    return r < segment_runs ? segments[r] : runs[r - segment_runs];
+  }
   int64_t encoded() const {
     int64_t total = 0;
-    for (int64_t r = 0; r < run_count; ++r) total += runs[r].rows;
+    for (int64_t r = 0; r < all_runs(); ++r) total += run(r).rows;
     return total;
   }
 };
@@ -60,6 +74,10 @@ struct AttentionTask {
   /// many (Scissorhands, arXiv 2305.17118). Needs no `scores`.
   float* counts = nullptr;
   int64_t score_from = 0;  ///< rows before this one add nothing to scores and counts
+  /// If set, of the others only rows r with score_rows[r] ≠ 0 do.
+  const uint8_t* score_rows = nullptr;
+  /// Slots before this one get nothing; scores[0] and counts[0] are this slot's.
+  int64_t score_slots = 0;
   /// Row r, whose last visible slot is s, sees the slots above s − window only; 0: all. A tile that
   /// lies before all of them leaves the row untouched, so removing whole tiles in front of the
   /// cache changes no bit. Nothing is added to the scores of slots a row does not see.
@@ -69,22 +87,28 @@ struct AttentionTask {
 };
 
 /// Rows are reduced in tiles of this many, which begin where a run (or the raw rows) begins and
-/// never reach into the next, whatever the page size, chunk or batch.
+/// never reach into the next, whatever the page size, chunk or batch. The first tile of a run with
+/// channels begins at a multiple of sixteen rows of its page, with rows that nobody sees, so that
+/// rows of a segment fill registers wherever it begins.
 inline constexpr int64_t kAttentionTile = 64;
 /// Tiles of one split, counted over all runs and raw rows. Each split is an online softmax of its
 /// own; they are merged in ascending order. A task with a window has one split.
 inline constexpr int64_t kAttentionSplit = 32;
 
-/// Bytes of scratch for tasks with up to `rows` rows, `group` heads and `slots` slots that the last
-/// row sees. Without `collect_scores` (no task sets `scores` or `counts`) it does not grow with
-/// `slots`; with it, it grows with `slots` times the queries of at most 256 rows · heads.
+/// Bytes of scratch for tasks with up to `rows` rows, `group` heads and `slots` slots, in `runs`
+/// runs, that the last row sees. Without `collect_scores` (no task sets `scores` or `counts`) it
+/// does not grow with `slots`; with it, it grows with `slots` times the queries of at most 256 rows
+/// · heads.
 int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int64_t key_dim,
-                                int64_t value_dim, bool collect_scores = true);
+                                int64_t value_dim, bool collect_scores = true,
+                                int64_t runs = kMaxKvRuns);
 
 /// out = softmax(scale·q·Kᵀ)·V by online softmax over tiles in ascending slot order. A row's result
 /// depends only on its q and the slots it sees. Keys and values in codes (q8 … q2) are multiplied
 /// as integers with q and the probabilities rounded to 16 bits:
-/// kernels/simd/attention_block_impl.h. `scratch` is 64-byte aligned. Allocates nothing. Every row
+/// kernels/simd/attention_block_impl.h; where parameters are those of channels, q is multiplied
+/// with the keys' before it is rounded, and sums with the values' at a segment's end:
+/// kernels/simd/attention_impl.h. `scratch` is 64-byte aligned. Allocates nothing. Every row
 /// must see at least one slot; a row that sees none is a programmer error (Error(kInternal)). e^x
 /// is accurate to 2 ulp (kernels/simd/math_impl.h).
 void attention_run(const KvHeadView& kv, const AttentionTask& task, std::byte* scratch);

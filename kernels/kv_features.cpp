@@ -48,6 +48,7 @@ template <typename F>
 void for_run_rows(const KvRun& run, int64_t slot0, int64_t first, int64_t end, const Reader& r,
                   F f) {
   const KernelTable& kernels = active_kernels();
+  ASHLAR_CHECK(run.key_channels == nullptr);  // no policy sees segments
   const KvSide key{run.key_codec, !run.value_in_key, run.page_rows, r.key_dim};
   const KvSide value{run.value_codec, false, run.page_rows, r.value_dim};
   for (int64_t slot = first; slot < end;) {
@@ -73,6 +74,7 @@ void for_run_rows(const KvRun& run, int64_t slot0, int64_t first, int64_t end, c
 template <typename F>
 void for_rows(const KvHeadView& kv, int64_t first, int64_t end, const Reader& r, F f) {
   int64_t slot = 0;
+  ASHLAR_CHECK(kv.segment_runs == 0);
   for (int64_t i = 0; i < kv.run_count; slot += kv.runs[i++].rows) {
     const KvRun& run = kv.runs[i];
     for_run_rows(run, slot, std::max(first, slot), std::min(end, slot + run.rows), r, f);

@@ -9,18 +9,24 @@
 namespace ashlar {
 namespace {
 
+/// Bytes of min and step of a row.
+constexpr int64_t kRowParameterBytes = 4;
+
 /// Bytes of one encoded key and, where it has its own, value.
 struct RowBytes {
   int64_t key, value;
 };
 RowBytes row_bytes(const KvPageShape& s) {
-  return {codec_vector_bytes(s.key_codec, s.key_dim),
+  const int64_t elsewhere = s.channelwise ? kRowParameterBytes : 0;
+  return {codec_vector_bytes(s.key_codec, s.key_dim) - elsewhere,
           s.value_in_key ? 0 : codec_vector_bytes(s.value_codec, s.value_dim)};
 }
 
 void check(const KvPageShape& s) {
   ASHLAR_CHECK(s.heads >= 1 && s.key_dim >= 1 && s.page_rows >= 1);
   ASHLAR_CHECK(s.value_in_key || s.value_dim >= 1);
+  ASHLAR_CHECK(!s.channelwise || (!s.value_in_key && s.heads == 1 && s.key_codec == s.value_codec &&
+                                  codec_levels(s.key_codec) > 0));
 }
 
 void check_rows(const KvPageShape& s, int64_t first, int64_t rows) {
@@ -29,14 +35,14 @@ void check_rows(const KvPageShape& s, int64_t first, int64_t rows) {
 }
 
 KvSide key_side(const KvPageShape& s) {
-  return {s.key_codec, !s.value_in_key, s.page_rows, s.key_dim};
+  return {s.key_codec, !s.value_in_key, s.page_rows, s.key_dim, s.channelwise};
 }
 KvSide value_side(const KvPageShape& s) { return {s.value_codec, false, s.page_rows, s.value_dim}; }
 
 void copy_side_row(const KvSide& side, const std::byte* from, int64_t from_row, std::byte* to,
                    int64_t to_row) {
   const KvLayout l = kv_layout(side);
-  if (codec_levels(side.codec) > 0) {
+  if (codec_levels(side.codec) > 0 && !side.channelwise) {
     std::memcpy(to + l.min + 2 * to_row, from + l.min + 2 * from_row, 2);
     std::memcpy(to + l.step + 2 * to_row, from + l.step + 2 * from_row, 2);
   }
@@ -56,7 +62,8 @@ KvLayout kv_layout(const KvSide& side) {
   KvLayout l;
   const int64_t rows = side.page_rows, dim = side.dim;
   l.step = 2 * rows;
-  l.code[0] = codec_levels(side.codec) > 0 ? 4 * rows : 0;
+  const bool parameters = codec_levels(side.codec) > 0 && !side.channelwise;
+  l.code[0] = parameters ? kRowParameterBytes * rows : 0;
   switch (side.codec) {
     case CodecKind::kF32:
       l.unit_bytes = 4;
@@ -114,6 +121,7 @@ void kv_page_encode(const KernelTable& kernels, const KvPageShape& shape, std::b
                     int64_t first, int64_t rows, const float* keys, int64_t key_stride,
                     const float* values, int64_t value_stride) {
   check_rows(shape, first, rows);
+  ASHLAR_CHECK(!shape.channelwise);
   for (int64_t h = 0; h < shape.heads; ++h) {
     const KvRun run = kv_page_run(shape, h);
     kernels.kv_encode(key_side(shape), page + run.key_offset, first, rows, keys + h * shape.key_dim,
@@ -128,7 +136,7 @@ void kv_page_decode(const KernelTable& kernels, const KvPageShape& shape, const 
                     int64_t first, int64_t rows, float* keys, int64_t key_stride, float* values,
                     int64_t value_stride) {
   check_rows(shape, first, rows);
-  ASHLAR_CHECK(!shape.value_in_key || values == nullptr);
+  ASHLAR_CHECK(!shape.channelwise && (!shape.value_in_key || values == nullptr));
   for (int64_t h = 0; h < shape.heads; ++h) {
     const KvRun run = kv_page_run(shape, h);
     kernels.kv_decode(key_side(shape), page + run.key_offset, first, rows, keys + h * shape.key_dim,

@@ -13,6 +13,8 @@
 //   values: min [P], step [P], then the codes of row 0, of row 1, ...
 // A unit is the smallest whole number of bytes of one row: one element of fp32, fp16, bf16 and q8,
 // two of q4 (low nibble first), four of q2; q3 is a q2 plane followed by a plane of eighths.
+// Pages of a channelwise shape hold codes of q4 or q2 whose keys' parameters are those of channels
+// and lie elsewhere (kernels/kv_zip.h): nothing but the keys' min and step is missing.
 // Where the value lies in the key (latent attention) a page holds keys alone, row by row.
 // Rows never depend on each other: a row may be copied to any other place of a page of the same
 // shape.
@@ -27,6 +29,7 @@ struct KvPageShape {
   int64_t value_dim = 0;
   bool value_in_key = false;
   int64_t page_rows = 16;  ///< P ≥ 1; whole multiples of 16 are read without a copy
+  bool channelwise = false;
 
   bool operator==(const KvPageShape&) const = default;
 };
@@ -36,7 +39,8 @@ int64_t kv_page_bytes(const KvPageShape& shape);
 
 /// Encodes `rows` rows into rows [first, first + rows) of `page`. keys: [rows, heads, key_dim],
 /// values: [rows, heads, value_dim], rows `key_stride` and `value_stride` floats apart; values are
-/// ignored if they lie in the keys. Codes are those of kernels/codec.h.
+/// ignored if they lie in the keys. Codes are those of kernels/codec.h; the shape is not
+/// channelwise (zip_encode, zip_decode).
 void kv_page_encode(const KvPageShape& shape, std::byte* page, int64_t first, int64_t rows,
                     const float* keys, int64_t key_stride, const float* values,
                     int64_t value_stride);

@@ -16,12 +16,13 @@ struct KvSide {
   bool by_column = false;  ///< unit u of all rows side by side; otherwise row after row
   int64_t page_rows = 1;
   int64_t dim = 0;
+  bool channelwise = false;  ///< codes without parameters of their row (kernels/kv_zip.h)
 };
 
 /// Byte offsets from the side's base: unit u of plane p of row r is at
 /// code[p] + r·row_stride[p] + u·unit_stride[p], `unit_bytes` wide.
 struct KvLayout {
-  int64_t min = 0;   ///< affine codecs: min of row r at min + 2r
+  int64_t min = 0;   ///< affine codecs, not channelwise: min of row r at min + 2r
   int64_t step = 0;  ///< and its step at step + 2r
   int planes = 1;    ///< q3 has two
   int64_t unit_bytes = 1;

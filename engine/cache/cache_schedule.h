@@ -4,7 +4,9 @@
 #include <cstdint>
 
 #include "core/base/node.h"
+#include "engine/cache/zip_options.h"
 #include "kernels/codec.h"
+#include "models/spec/spec.h"
 
 namespace ashlar {
 
@@ -17,6 +19,9 @@ struct CacheOptions {
   int64_t precise_sinks = 0;  ///< the first rows of a text stay fp16; whole pages of them
   int64_t residual = 0;       ///< newest rows that are fp16 until others follow; whole pages
   int64_t max_bytes = 0;      ///< of one sequence's pages and tables; 0: no limit
+  /// Set: rows of groups that last as long as the text and have no window wait in fp16 (the codec
+  /// of both) until they become a segment of ZipCache (engine/cache/zip_store.h).
+  std::optional<ZipOptions> zip = {};
 
   bool operator==(const CacheOptions&) const = default;
 };
@@ -34,6 +39,7 @@ Node describe(const CacheOptions& options);
 ///   [sinks, coded(p))     the codec
 ///   [coded(p), complete)  fp16
 ///   [complete(p), p]      raw fp32
+/// Under ZipCache no row is coded by its position: coded(p) is 0, and rows leave fp16 by segments.
 /// A page of positions is complete when its last row is in; rows of it are encoded for every later
 /// query. Rows are coded once; those kept in fp16 first are coded from there.
 struct CacheSchedule {
@@ -44,6 +50,9 @@ struct CacheSchedule {
   int64_t complete(int64_t p) const { return p / page_rows * page_rows; }
   int64_t coded(int64_t p) const { return std::max<int64_t>(0, complete(p) - residual); }
 };
+
+/// Whether `group` is stored in segments of ZipCache.
+bool zips(const CacheOptions& options, const KvGroup& group);
 
 /// The schedule of one KV group. Where a window forgets the first rows none of them stays precise.
 CacheSchedule schedule_of(const CacheOptions& options, bool windowed);

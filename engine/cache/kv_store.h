@@ -20,8 +20,9 @@ struct QueryTile {
   int64_t coded = 0;
   int64_t late_first = 0;  ///< first of the rows coded later that they see as fp16
   int64_t late = 0;
-  int64_t raw_offset = 0;   ///< first raw row they see
-  int64_t raw_visible = 0;  ///< raw rows the first of them sees, from raw_offset
+  int64_t raw_offset = 0;     ///< first raw row they see
+  int64_t raw_visible = 0;    ///< raw rows the first of them sees, from raw_offset
+  int64_t runs = kMaxKvRuns;  ///< of their view, at most
 
   /// Slots that the first of them sees.
   int64_t visible() const { return sinks + coded + late + raw_visible; }

@@ -34,6 +34,7 @@ Lane::Lane(const KvGroup& group, int64_t head_begin, int64_t heads, const CacheO
       raw_(group, heads, options.page_rows, pool),
       scores_(reducer, static_cast<int64_t>(group.readers.size()), heads) {
   if (recall != nullptr) recall_.emplace(*recall, coded_.shape(), &pool.arena().backups());
+  if (zips(options, group)) zip_.emplace(group, *options.zip, options.page_rows, pool);
 }
 
 Lane::Lane(const Lane& other, const KvGroup& group, PagePool& pool)
@@ -54,6 +55,7 @@ Lane::Lane(const Lane& other, const KvGroup& group, PagePool& pool)
       late_before_(other.late_before_),
       raw_before_(other.raw_before_) {
   if (other.recall_) recall_.emplace(other.recall_->fork());
+  if (other.zip_) zip_.emplace(other.zip_->fork(pool));
 }
 
 Lane Lane::fork(const KvGroup& group, PagePool& pool) const {
@@ -64,7 +66,7 @@ Lane Lane::fork(const KvGroup& group, PagePool& pool) const {
 int64_t Lane::table_bytes() const {
   return static_cast<int64_t>(4 * positions_.capacity()) + scores_.table_bytes() +
          sinks_.table_bytes() + coded_.table_bytes() + late_.table_bytes() + raw_.table_bytes() +
-         (recall_ ? recall_->table_bytes() : 0);
+         (recall_ ? recall_->table_bytes() : 0) + (zip_ ? zip_->table_bytes() : 0);
 }
 
 // Rows among slots [slot, …), which hold ascending positions, that lie below `limit`.
@@ -113,9 +115,9 @@ void Lane::advance(int64_t p) {
   }
 }
 
-int64_t Lane::reserve(PagePool& pool, int64_t position, int64_t rows, int64_t step,
-                      bool drops) const {
-  int64_t bytes = 0;
+int64_t Lane::reserve(PagePool& pool, int64_t position, int64_t rows, int64_t step, bool drops,
+                      bool freezes) const {
+  int64_t bytes = zip_ && freezes ? zip_->reserve(pool, waiting() + rows) : 0;
   const auto put_aside = [&](int64_t page_bytes, int64_t pages) {
     pool.reserve(page_bytes, pages);
     bytes += page_bytes * pages;
@@ -182,6 +184,7 @@ QueryTile Lane::tile(int64_t position, int64_t p) const {
     tile.coded = coded_before_ + encoded;
   } else {
     tile.coded = coded_before_ + at.due;
+    tile.runs = kMaxKvRuns + (zip_ ? std::ssize(zip_->runs()) : 0);
     tile.late_first = at.due;
     tile.late = late_before_ + encoded - at.due;
   }
@@ -194,7 +197,7 @@ QueryTile Lane::everything() const {
   QueryTile tile;
   tile.rows = 1;
   tile.sinks = sinks_.rows();
-  tile.coded = coded_.rows();
+  tile.coded = coded();
   tile.late = late_.rows();
   tile.raw_visible = raw_.rows();
   return tile;
@@ -207,7 +210,12 @@ KvHeadView Lane::view(int64_t head, const QueryTile& tile) const {
     if (rows > 0) view.runs[view.run_count++] = store.run(local, first, rows);
   };
   add(sinks_, 0, tile.sinks);
-  add(coded_, 0, tile.coded);
+  if (zip_) {
+    view.segments = zip_->runs().data();
+    view.segment_runs = std::ssize(zip_->runs());
+  } else {
+    add(coded_, 0, tile.coded);
+  }
   add(late_, tile.late_first, tile.late);
   raw_.view(local, tile.raw_offset, view);
   return view;
@@ -231,7 +239,7 @@ void Lane::truncate(int64_t position, int64_t rows) {
 
 void Lane::begin_step() {
   sinks_before_ = sinks_.rows();
-  coded_before_ = coded_.rows();
+  coded_before_ = coded();
   late_before_ = late_.rows();
   raw_before_ = raw_.rows();
   raw_gone_ = late_gone_ = 0;
@@ -247,6 +255,7 @@ void Lane::retire() {
 // removes (docs/adr/0002); the few rows of the other kinds close up in order.
 void Lane::drop(std::span<const int64_t> slots) {
   if (slots.empty()) return;
+  ASHLAR_CHECK(!zip_);
   intact_ = false;
   const auto move = [&](int64_t from, int64_t to) {
     positions_[static_cast<size_t>(to)] = positions_[static_cast<size_t>(from)];

@@ -13,6 +13,7 @@
 #include "engine/cache/page_recall.h"
 #include "engine/cache/raw_rows.h"
 #include "engine/cache/row_store.h"
+#include "engine/cache/zip_store.h"
 #include "models/spec/spec.h"
 
 namespace ashlar {
@@ -31,6 +32,9 @@ struct LaneImage {
   std::vector<int32_t> resident;
   std::vector<std::byte> backup;
   std::vector<float> query;
+  /// Of a lane under ZipCache, whose `coded_pages` are its lists and parameters, `coded` rows in
+  /// all, and whose scores are those of the rows that wait: rows and salient rows of each segment.
+  std::vector<int32_t> segments;
 
   bool operator==(const LaneImage&) const = default;
 };
@@ -52,25 +56,30 @@ class Lane {
   int64_t heads() const { return heads_; }
   /// Rows, provisional ones included.
   int64_t rows() const { return static_cast<int64_t>(positions_.size()); }
-  int64_t encoded_rows() const { return sinks_.rows() + coded_.rows() + late_.rows(); }
+  int64_t encoded_rows() const { return sinks_.rows() + coded() + late_.rows(); }
   std::span<const int32_t> positions() const { return positions_; }
   /// Rows of each form, which follow each other by slot; the others are raw.
   struct Forms {
     int64_t sinks = 0, coded = 0, late = 0;
   };
-  Forms forms() const { return {sinks_.rows(), coded_.rows(), late_.rows()}; }
+  Forms forms() const { return {sinks_.rows(), coded(), late_.rows()}; }
   LaneScores& scores() { return scores_; }
   const LaneScores& scores() const { return scores_; }
   /// Backup and digests of its pages; null where the policy recalls none.
   PageRecall* recall() { return recall_ ? &*recall_ : nullptr; }
   const PageRecall* recall() const { return recall_ ? &*recall_ : nullptr; }
+  /// Segments of ZipCache; null where rows are coded one by one.
+  ZipStore* zip() { return zip_ ? &*zip_ : nullptr; }
+  const ZipStore* zip() const { return zip_ ? &*zip_ : nullptr; }
   int64_t table_bytes() const;
 
   // Below, `position` is the number of committed rows fed to the lane, and `p` a row's position.
 
   /// Puts pages aside in `pool` that steps of at most `step` rows, `rows` in all, can need;
-  /// `drops`: a policy may act. Returns their bytes. Throws Error(kResource).
-  int64_t reserve(PagePool& pool, int64_t position, int64_t rows, int64_t step, bool drops) const;
+  /// `drops`: a policy may act; `freezes`: rows that wait may become a segment. Returns their
+  /// bytes. Throws Error(kResource).
+  int64_t reserve(PagePool& pool, int64_t position, int64_t rows, int64_t step, bool drops,
+                  bool freezes = false) const;
   /// Bytes of the buffer that a step of `rows` rows needs beside pages.
   int64_t staging_bytes(int64_t rows) const;
 
@@ -98,6 +107,12 @@ class Lane {
   /// Encodes what the query at `p` sees encoded, and releases what the one at `position` and later
   /// ones cannot see, in whole tiles.
   void finish(int64_t position, int64_t p);
+
+  /// Rows that have not become a segment yet.
+  int64_t waiting() const { return rows() - coded(); }
+  /// All rows that wait become a segment of zip(), between steps; probes[row]: how many query rows
+  /// that scored could see it.
+  void freeze(std::span<const int64_t> probes);
 
   /// Whether every row is still where it was encoded (but for windows): nothing was ever dropped.
   bool intact() const { return intact_; }
@@ -130,6 +145,7 @@ class Lane {
     int64_t ready = 0;    // raw rows that are encoded, those included
     int64_t due = 0;      // late rows that are coded
   };
+  int64_t coded() const { return zip_ ? zip_->rows() : coded_.rows(); }
   Placement place(int64_t p) const;
   int64_t below(int64_t slot, int64_t limit) const;
   int64_t release_unit() const;
@@ -140,6 +156,7 @@ class Lane {
   void code_late(int64_t from, int64_t to);
   void begin_step();
   void load_recall(const LaneImage& image);
+  void check_segments(const LaneImage& image, const std::string& what) const;
   void check_recall(const LaneImage& image, int64_t complete, const std::string& what) const;
 
   const KvGroup* group_;
@@ -150,7 +167,8 @@ class Lane {
   std::vector<int32_t> positions_;
   LaneScores scores_;
   std::optional<PageRecall> recall_;
-  int64_t front_ = 0;  // rows released in front (groups with a window)
+  std::optional<ZipStore> zip_;  // instead of coded_
+  int64_t front_ = 0;            // rows released in front (groups with a window)
   bool intact_ = true;
   // When the step began, and what has since got its next form.
   int64_t sinks_before_ = 0, coded_before_ = 0, late_before_ = 0, raw_before_ = 0;

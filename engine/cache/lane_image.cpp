@@ -14,13 +14,14 @@ LaneImage Lane::image() const {
   LaneImage image;
   image.positions = positions_;
   image.sinks = sinks_.rows();
-  image.coded = coded_.rows();
+  image.coded = coded();
   image.late = late_.rows();
   image.sink_pages = sinks_.image();
-  image.coded_pages = coded_.image();
+  image.coded_pages = zip_ ? zip_->image_bytes() : coded_.image();
   image.late_pages = late_.image();
   image.raw = raw_.image();
-  image.scores = scores_.image();
+  image.scores = zip_ ? zip_->image_scores() : scores_.image();
+  if (zip_) image.segments = zip_->image_segments();
   image.scored_rows = scores_.scored_rows();
   image.scored_end = scores_.scored_end();
   image.front = front_;
@@ -41,10 +42,14 @@ void Lane::load(const LaneImage& image) {
   ASHLAR_CHECK_EQ(rows(), 0);
   positions_ = image.positions;
   sinks_.load(image.sink_pages, image.sinks);
-  coded_.load(image.coded_pages, image.coded);
+  if (zip_) {
+    zip_->load(image.segments, image.coded_pages, image.scores);
+  } else {
+    coded_.load(image.coded_pages, image.coded);
+    scores_.load(image.scores, image.scored_rows, image.scored_end);
+  }
   late_.load(image.late_pages, image.late);
   raw_.load(image.raw);
-  scores_.load(image.scores, image.scored_rows, image.scored_end);
   front_ = image.front;
   begin_step();
   if (recall_) load_recall(image);
@@ -100,7 +105,11 @@ void Lane::check_recall(const LaneImage& image, int64_t complete, const std::str
 void Lane::reserve_image(PagePool& pool, const LaneImage& image) const {
   const int64_t rows = schedule_.page_rows;
   pool.reserve(sinks_.page_bytes(), ceil_div(image.sinks, rows));
-  pool.reserve(coded_.page_bytes(), ceil_div(image.coded, rows));
+  if (zip_) {
+    zip_->reserve_image(pool, image.segments);
+  } else {
+    pool.reserve(coded_.page_bytes(), ceil_div(image.coded, rows));
+  }
   pool.reserve(late_.page_bytes(), ceil_div(image.late, rows));
   if (!image.raw.empty()) pool.reserve(raw_.page_bytes(), 1);
 }
@@ -122,18 +131,22 @@ void Lane::check_image(const LaneImage& image, int64_t position, int64_t p,
            checked_mul(ceil_div(count, schedule_.page_rows), store.page_bytes(), "KV pages");
   };
   ok(pages_are(image.sink_pages, sinks_, image.sinks) &&
-         pages_are(image.coded_pages, coded_, image.coded) &&
+         (zip_ || pages_are(image.coded_pages, coded_, image.coded)) &&
          pages_are(image.late_pages, late_, image.late) &&
          static_cast<int64_t>(image.raw.size()) == raw * raw_.row_floats(),
      "the rows' bytes do not fit their number");
-  ok(image.scores.size() == scores_.image().size(), "scores of another policy");
+  check_segments(image, what);
+  ok(image.scores.size() == (zip_ ? zip_->image_scores() : scores_.image()).size(),
+     "scores of another policy");
   ok(image.scored_rows >= 0 && image.scored_rows <= image.scored_end &&
          image.scored_end <= position && (image.scored_rows > 0 || image.scored_end == 0) &&
-         (image.scored_rows == 0 || !image.scores.empty()),
+         (image.scored_rows == 0 || (!image.scores.empty() && !zip_)),
      "the rows that have scored do not fit the text");
   for (const auto& scores : image.scores) {
-    ok(static_cast<int64_t>(scores.size()) == (image.scored_rows > 0 ? rows : 0),
-       "scores do not fit the rows");
+    // Rows of a segment have none; those that wait all or none.
+    const int64_t of = zip_ ? (image.scores.front().empty() ? 0 : rows - image.coded)
+                            : (image.scored_rows > 0 ? rows : 0);
+    ok(static_cast<int64_t>(scores.size()) == of, "scores do not fit the rows");
   }
   // Every row where the schedule wants it, none twice.
   std::vector<int32_t> sorted = image.positions;
@@ -142,7 +155,7 @@ void Lane::check_image(const LaneImage& image, int64_t position, int64_t p,
   ok(sorted.empty() || (sorted.front() >= 0 && sorted.back() < position),
      "a position outside the text");
   const int64_t complete = schedule_.complete(p);
-  const int64_t coded = schedule_.coded(p);
+  const int64_t coded = zip_ ? image.coded : schedule_.coded(p);
   const auto all_in = [&](int64_t from, int64_t count, int64_t low, int64_t high, bool ascend) {
     const auto begin = image.positions.begin() + from, end = begin + count;
     return std::all_of(begin, end, [&](int32_t at) { return at >= low && at < high; }) &&
@@ -152,13 +165,14 @@ void Lane::check_image(const LaneImage& image, int64_t position, int64_t p,
   ok(all_in(0, image.sinks, 0, precise, true) &&
          all_in(image.sinks, image.coded, precise, coded, group_->window > 0) &&
          all_in(image.sinks + image.coded, image.late, std::max(precise, coded), complete, true) &&
-         all_in(encoded, raw, complete, position, true),
+         all_in(encoded, raw, std::max(complete, coded), position, true),
      "a row is not where its position belongs");
   ok(image.front >= 0 && image.front <= position && (group_->window > 0 || image.front == 0),
      "released rows do not fit the text");
   ok(group_->window == 0 ||
          (rows == position - image.front && (rows == 0 || sorted.front() == image.front)),
      "rows of a window are not the newest ones");
+  ok(!zip_ || rows == position, "rows of the text are missing");
   check_recall(image, complete, what);
 }
 

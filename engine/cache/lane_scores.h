@@ -12,7 +12,9 @@ namespace ashlar {
 struct ScoreRows {
   float* sums = nullptr;
   float* counts = nullptr;
-  int64_t from = 0;  ///< rows of the tile before this one add nothing
+  int64_t from = 0;               ///< rows of the tile before this one add nothing
+  const uint8_t* rows = nullptr;  ///< AttentionTask::score_rows
+  int64_t slots = 0;              ///< slots before this one get nothing, and have no number
 };
 
 /// Scores of a lane's slots, apart for every reader and head: they run one after the other over a

@@ -25,7 +25,8 @@ void PrefixChain::add(std::span<const int32_t> tokens) {
   }
 }
 
-bool PrefixIndex::shares(const Policy* policy) {
+bool PrefixIndex::shares(const Policy* policy, const CacheOptions& options) {
+  if (options.zip) return false;
   return policy == nullptr ||
          (policy->needs().reducer == ScoreReducer::kNone && !policy->needs().recall);
 }

@@ -83,8 +83,14 @@ void RowStore::append(int64_t rows, const FloatRows& from) {
     if (in_page == 0) add_page(pool_->take(page_bytes_));
     const int64_t n = std::min(rows - done, shape_.page_rows - in_page);
     const float* values = from.values == nullptr ? nullptr : from.values + done * from.value_stride;
-    kv_page_encode(shape_, writable(rows_ / shape_.page_rows), in_page, n,
-                   from.keys + done * from.key_stride, from.key_stride, values, from.value_stride);
+    std::byte* page = writable(rows_ / shape_.page_rows);
+    const float* keys = from.keys + done * from.key_stride;
+    if (shape_.channelwise) {
+      zip_encode(shape_, page, in_page, n, keys, from.key_stride, values, from.value_stride,
+                 from.channels);
+    } else {
+      kv_page_encode(shape_, page, in_page, n, keys, from.key_stride, values, from.value_stride);
+    }
     rows_ += n;
     done += n;
   }

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "engine/cache/page_pool.h"
-#include "kernels/kv_page.h"
+#include "kernels/kv_zip.h"
 
 namespace ashlar {
 
@@ -16,6 +16,7 @@ struct FloatRows {
   const float* values = nullptr;
   int64_t key_stride = 0;
   int64_t value_stride = 0;
+  ZipChannels channels = {};  ///< parameters of a channelwise store's rows
 };
 
 /// Encoded rows of one lane, in pages of one shape. Pages may be shared with other stores: whatever
@@ -44,7 +45,7 @@ class RowStore {
   int64_t shared_pages() const;
 
   void append(int64_t rows, const FloatRows& from);
-  /// Decodes rows [first, first + rows), keys and values contiguous.
+  /// Decodes rows [first, first + rows), keys and values contiguous. Not of a channelwise store.
   void decode(int64_t first, int64_t rows, float* keys, float* values) const;
   /// Forgets all but the first `rows` rows.
   void truncate(int64_t rows);

@@ -21,10 +21,30 @@ void check_goes_with(const CacheOptions& options, const Policy* policy) {
       "rows that are fp16 for good or until others follow (--kv-fp16-first, --kv-fp16-newest)");
 }
 
+void check_zip(const CacheOptions& options, bool governed, std::span<const KvGroup> groups) {
+  if (!options.zip) return;
+  require(
+      !governed, ErrorCode::kRequest,
+      "KV cache: zipcache ranks rows and stores each in a segment that never changes: no row of "
+      "it can be dropped, moved or recalled by a policy; use --kv-policy none");
+  bool some = false;
+  for (const KvGroup& group : groups) {
+    if (!zips(options, group)) continue;
+    some = true;
+    require(!group.value_in_key, ErrorCode::kRequest,
+            "KV cache: zipcache quantizes keys by channels and values by rows; latent attention "
+            "keeps the value in the key");
+  }
+  require(some, ErrorCode::kRequest,
+          "KV cache: zipcache: every layer of this model has a window, which bounds its cache: "
+          "there is nothing to rank");
+}
+
 SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions& options,
                              std::shared_ptr<const Policy> policy, Arena& arena)
     : options_(options), policy_(std::move(policy)), arena_(arena), pool_(arena) {
   check_goes_with(options, policy_.get());
+  check_zip(options, policy_ != nullptr, groups);
   groups_.resize(groups.size());
   int64_t places = 0;
   for (const KvGroup& info : groups) {
@@ -35,6 +55,7 @@ SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions
     if (group.governed) group.place = places++;
     group.recalls =
         group.governed && policy_->needs().recall && group.place >= policy_->needs().recall->exempt;
+    group.zips = zips(options, info);
     if (group.cached) add_lanes(group);
     recount(group);
   }
@@ -43,7 +64,7 @@ SequenceCache::SequenceCache(std::span<const KvGroup> groups, const CacheOptions
 SequenceCache::~SequenceCache() { arena_.memory().count(-tables_); }
 
 int64_t SequenceCache::lane_width(const Group& group) const {
-  return group.governed && policy_->needs().per_head ? 1 : group.info.heads;
+  return group.zips || (group.governed && policy_->needs().per_head) ? 1 : group.info.heads;
 }
 
 void SequenceCache::add_lanes(Group& group) {
@@ -64,6 +85,8 @@ std::unique_ptr<SequenceCache> SequenceCache::fork(std::shared_ptr<const Policy>
     Group& group = copy->groups_[g];
     group.position = groups_[g].position;
     group.acted = groups_[g].acted;
+    group.probes = groups_[g].probes;
+    group.probes_from = groups_[g].probes_from;
     group.lanes.clear();
     for (const Lane& lane : groups_[g].lanes) {
       group.lanes.push_back(lane.fork(group.info, copy->pool_));
@@ -80,7 +103,7 @@ std::unique_ptr<SequenceCache> SequenceCache::fork(std::shared_ptr<const Policy>
 // grow.
 int64_t SequenceCache::tables_for(int64_t rows, int64_t step) const {
   step = std::min(rows, step);
-  int64_t grown = 0, staging = 0;
+  int64_t grown = 0, staging = 0, frozen = 0;
   for (const Group& group : groups_) {
     int64_t of_group = 0;
     for (const Lane& lane : group.lanes) {
@@ -95,11 +118,16 @@ int64_t SequenceCache::tables_for(int64_t rows, int64_t step) const {
         grown += lane.recall()->tables_for(ceil_div(rows, options_.page_rows));
       }
       of_group += lane.staging_bytes(step);
+      if (lane.zip() == nullptr) continue;
+      const int64_t waiting = lane.waiting() + rows;
+      grown += lane.zip()->tables_for(waiting);
+      frozen = std::max(frozen, lane.zip()->work_bytes(waiting));
     }
+    if (group.zips) of_group += step;  // which rows are probes
     // A cache that does not hold settles one group before the next begins.
     staging = holding_ ? staging + of_group : std::max(staging, of_group);
   }
-  return grown + staging;
+  return grown + std::max(staging, frozen);
 }
 
 void SequenceCache::prepare(int64_t rows, int64_t step) {
@@ -111,7 +139,7 @@ void SequenceCache::prepare(int64_t rows, int64_t step) {
     for (const Group& group : groups_) {
       for (const Lane& lane : group.lanes) {
         const int64_t position = group.position + group.step_rows;
-        pages += lane.reserve(pool_, position, rows, step, drops && group.governed);
+        pages += lane.reserve(pool_, position, rows, step, drops && group.governed, acting_);
       }
     }
     const int64_t tables = tables_for(rows, step), need = bytes().total() + pages + tables;
@@ -128,7 +156,7 @@ void SequenceCache::prepare(int64_t rows, int64_t step) {
 
 // The provider learns how the group's tables have grown or shrunk.
 void SequenceCache::recount(Group& group) {
-  int64_t now = 0;
+  int64_t now = static_cast<int64_t>(group.probing.capacity());
   for (const Lane& lane : group.lanes) now += lane.table_bytes();
   arena_.memory().count(now - group.tables);
   tables_ += now - group.tables;
@@ -149,9 +177,10 @@ void SequenceCache::append(int64_t id, const float* keys, const float* values, i
   }
   group.step_rows += rows;
   group.last_rows = rows;
+  plan_probes(group);
   for (Lane& lane : group.lanes) {
-    const bool scores =
-        scored(id) && !holding_ && scored_from(group, lane) < group.position + group.step_rows;
+    const bool scores = policy_scores(group) && !holding_ &&
+                        scored_from(group, lane) < group.position + group.step_rows;
     lane.scores().resize(lane.rows(), scores);
   }
   recount(group);
@@ -162,7 +191,7 @@ void SequenceCache::query_tiles(int64_t id, int64_t head, std::vector<QueryTile>
   const Lane& lane = group.lanes[lane_index(group, head)];
   const int64_t last = group.position + group.step_rows, p_rows = options_.page_rows;
   // Held scores are kept after every row, so every row is a tile; the newest row's are its tile's.
-  const int64_t widest = holding_ && scored(id) ? 1 : p_rows;
+  const int64_t widest = holding_ && policy_scores(group) ? 1 : p_rows;
   tiles.clear();
   for (int64_t p = last - group.last_rows; p < last; p += tiles.back().rows) {
     QueryTile tile = lane.tile(group.position, p);

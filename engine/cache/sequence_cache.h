@@ -34,6 +34,10 @@
 // those attention reads are resident: for a decoded row they are chosen by its own query
 // (see_queries), before it attends; at a prompt's end by its last one, afterwards.
 //
+// Under ZipCache rows wait in fp16, and become a segment when a prompt ends or a row was decoded
+// and at least `every` of them wait: probe rows of the prompt, or of the `every` rows, have ranked
+// them.
+//
 // Groups with a window are bounded by construction: once a step has ended, the rows that no later
 // query can see are released in whole tiles, so attention reduces the others in the same tiles as
 // if nothing had been released. Policies neither see nor score these groups.
@@ -53,6 +57,9 @@ struct CacheImage {
   struct Group {
     int64_t position = 0;
     int64_t acted = 0;  ///< position when the policy last acted
+    /// Of a group under ZipCache: the query rows among which probes are, and the first that counts;
+    /// none: all 0.
+    int64_t probe_begin = 0, probe_end = 0, probe_from = 0;
     std::vector<LaneImage> lanes;
     bool operator==(const Group&) const = default;
   };
@@ -63,6 +70,9 @@ struct CacheImage {
 
 /// Throws Error(kRequest) for options out of range, or that the policy (null: none) cannot go with.
 void check_goes_with(const CacheOptions& options, const Policy* policy);
+/// Throws Error(kRequest) with the reason where ZipCache cannot go with a policy (`governed`: there
+/// is one) or with one of the groups.
+void check_zip(const CacheOptions& options, bool governed, std::span<const KvGroup> groups);
 
 class SequenceCache final : public KvStore {
  public:
@@ -118,7 +128,7 @@ class SequenceCache final : public KvStore {
   static void close(std::span<SequenceCache* const> caches, int64_t group);
 
   /// Keeps appended rows provisional until commit; later appends see them. Changed between steps
-  /// only. Throws Error(kRequest) where the policy recalls pages.
+  /// only. Throws Error(kRequest) where the policy recalls pages or rows become segments.
   void set_holding(bool holding);
   /// Forgets all but the first `rows` provisional rows of every group.
   void truncate_provisional(int64_t rows = 0);
@@ -167,6 +177,7 @@ class SequenceCache final : public KvStore {
     bool cached = false;
     bool governed = false;  // policies act on it
     bool recalls = false;   // its pages come and go
+    bool zips = false;      // its rows become segments
     int64_t place = 0;      // among the governed ones
     int64_t position = 0;
     int64_t acted = 0;      // position when the policy last acted
@@ -174,6 +185,11 @@ class SequenceCache final : public KvStore {
     int64_t last_rows = 0;  // those of the last append
     int64_t tables = 0;     // bytes counted in the provider
     std::vector<Lane> lanes;
+    // Under ZipCache: which query rows rank the rows that wait, the first of them that counts, and
+    // which rows of the step under way are among them (empty: none).
+    std::optional<ProbeRows> probes;
+    int64_t probes_from = 0;
+    std::vector<uint8_t> probing;
   };
 
   Group& at(int64_t group) { return groups_[static_cast<size_t>(group)]; }
@@ -196,6 +212,12 @@ class SequenceCache final : public KvStore {
   int64_t scored_from(const Group& group, const Lane& lane) const;
   bool sleeps(const Group& group, const Lane& lane, int64_t rows) const;
   void advance_scores(Group& group);
+  bool policy_scores(const Group& group) const;
+  void plan_probes(Group& group);
+  ScoreRows probe_scores(Group& group, int64_t head, int64_t reader, const QueryTile& tile);
+  void freeze(Group& group);
+  void check_probes(const Group& group, const CacheImage::Group& from,
+                    const std::string& what) const;
   bool between_steps() const;
 
   CacheOptions options_;

@@ -41,6 +41,11 @@ CacheImage SequenceCache::image() const {
     CacheImage::Group& out = image.groups.emplace_back();
     out.position = group.position;
     out.acted = group.acted;
+    if (group.probes) {
+      out.probe_begin = group.probes->begin();
+      out.probe_end = group.probes->end();
+      out.probe_from = group.probes_from;
+    }
     for (const Lane& lane : group.lanes) out.lanes.push_back(lane.image());
   }
   return image;
@@ -56,6 +61,7 @@ void SequenceCache::load(const CacheImage& image, const std::string& what) {
             ErrorCode::kData,
             "{}: KV group {} has another number of lanes, or no possible position", what,
             group.info.id);
+    check_probes(group, from, what);
     const int64_t p = encoded_for(group, from.position, from.acted);
     for (const LaneImage& lane : from.lanes) {
       const bool asks = group.recalls && from.acted < from.position;
@@ -85,6 +91,9 @@ void SequenceCache::load(const CacheImage& image, const std::string& what) {
     const CacheImage::Group& from = image.groups[static_cast<size_t>(group.info.id)];
     group.position = from.position;
     group.acted = from.acted;
+    group.probes.reset();
+    if (from.probe_end > 0) group.probes.emplace(*options_.zip, from.probe_begin, from.probe_end);
+    group.probes_from = from.probe_from;
     for (size_t l = 0; l < group.lanes.size(); ++l) group.lanes[l].load(from.lanes[l]);
     recount(group);
   }

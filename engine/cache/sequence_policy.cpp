@@ -46,13 +46,18 @@ bool SequenceCache::sleeps(const Group& group, const Lane& lane, int64_t rows) c
   return rows == 1 && follows_action(group) && !policy_->needs().decoded_rows;
 }
 
-bool SequenceCache::scored(int64_t group) const {
-  return at(group).governed && policy_->needs().reducer != ScoreReducer::kNone;
+bool SequenceCache::policy_scores(const Group& group) const {
+  return group.governed && policy_->needs().reducer != ScoreReducer::kNone;
+}
+
+bool SequenceCache::scored(int64_t id) const {
+  return policy_scores(at(id)) || !at(id).probing.empty();
 }
 
 ScoreRows SequenceCache::scores(int64_t id, int64_t head, int64_t reader, const QueryTile& tile) {
-  if (!scored(id)) return {};
   Group& group = at(id);
+  if (!group.probing.empty()) return probe_scores(group, head, reader, tile);
+  if (!policy_scores(group)) return {};
   Lane& lane = group.lanes[lane_index(group, head)];
   const int64_t buffer = reader * lane.heads() + head - lane.head_begin();
   const int64_t row = group.step_rows - group.last_rows + tile.row, p = group.position + row;
@@ -158,7 +163,7 @@ void SequenceCache::apply_policy(const Policy& policy, std::span<SequenceCache* 
 void SequenceCache::advance_scores(Group& group) {
   for (Lane& lane : group.lanes) {
     lane.scores().adopt_held(lane.rows());
-    if (!scored(group.info.id)) continue;
+    if (!policy_scores(group)) continue;
     lane.scores().advance(scored_from(group, lane), group.position + group.step_rows);
   }
 }

@@ -31,6 +31,7 @@ void SequenceCache::finish(Group& group) {
   if (acting_) group.acted = group.position;
   const int64_t p = encoded_for(group, group.position, group.acted);
   for (Lane& lane : group.lanes) lane.finish(group.position, p);
+  if (group.zips) freeze(group);
   recount(group);
 }
 
@@ -65,6 +66,9 @@ void SequenceCache::set_holding(bool holding) {
   require(!holding || policy_ == nullptr || !policy_->needs().recall, ErrorCode::kRequest,
           "KV cache: rows cannot be provisional under a policy that recalls pages: each query "
           "chooses the pages that it reads");
+  require(!holding || !options_.zip, ErrorCode::kRequest,
+          "KV cache: rows cannot be provisional under zipcache: where one of them ends a segment, "
+          "the next already sees it");
   holding_ = holding;
 }
 

@@ -16,6 +16,8 @@
 namespace ashlar {
 namespace {
 
+constexpr const char* kZipName = "zipcache";
+
 struct Amount {
   double value = 0;
   std::string unit;
@@ -48,6 +50,19 @@ int64_t row_bytes(const KvGroup& group, const CacheOptions& cache) {
   int64_t vector = codec_vector_bytes(cache.key_codec, group.key_dim);
   if (!group.value_in_key) vector += codec_vector_bytes(cache.value_codec, group.value_dim);
   return group.heads * vector;
+}
+
+// Likewise under ZipCache, in segments of the fewest rows, by the nearest share.
+double zip_row_bytes(const KvGroup& group, const ZipOptions& zip) {
+  const ZipShape shape{group.key_dim, group.value_dim};
+  const auto bytes = [&](CodecKind set) {
+    return static_cast<double>(kv_page_bytes(zip_page(shape, set, 1)));
+  };
+  const double rows = static_cast<double>(zip.every);
+  const double salient = static_cast<double>(salient_rows(zip, zip.every)) / rows;
+  return static_cast<double>(group.heads) *
+         (salient * bytes(kZipSalient) + (1 - salient) * bytes(kZipRegular) +
+          static_cast<double>(zip_parameter_bytes(shape)) / rows);
 }
 
 int64_t row_bytes(const KvGroup& group, const CacheOptions& cache, CodecKind both) {
@@ -206,7 +221,19 @@ CacheOptions cache_options(const std::string& codec, const std::string& key_fall
     key = codec.substr(0, colon);
     value = colon == std::string::npos ? key : codec.substr(colon + 1);
   }
-  return {codec_from_name(key), codec_from_name(value)};
+  if (key != kZipName && value != kZipName) return {codec_from_name(key), codec_from_name(value)};
+  require(key == value, ErrorCode::kRequest,
+          "--kv-codec {}:{}: zipcache ranks rows and stores key and value of a row alike: give "
+          "zipcache for both",
+          key, value);
+  CacheOptions options;
+  options.zip.emplace();
+  return options;
+}
+
+CodecNames codec_names(const CacheOptions& options) {
+  if (options.zip) return {kZipName, kZipName};
+  return {std::string(codec_name(options.key_codec)), std::string(codec_name(options.value_codec))};
 }
 
 int64_t parse_bytes(const std::string& option, const std::string& text) {
@@ -224,6 +251,9 @@ CacheOptions cache_options(const CacheRequest& request, const ModelSpec& spec,
     require(tokens >= 0, ErrorCode::kRequest,
             "--kv-fp16-first and --kv-fp16-newest: {} tokens are negative", tokens);
   }
+  require(options.zip || request.zip.empty(), ErrorCode::kRequest,
+          "--kv-zip {}: only the codec zipcache uses it", request.zip);
+  if (options.zip) options.zip = read_zip(request.zip, spec.block_length());
   options.precise_sinks = ceil_div(request.fp16_first, spec.block_length());
   options.residual = ceil_div(request.fp16_newest, spec.block_length());
   if (!request.limit.empty()) options.max_bytes = parse_bytes("--kv-limit", request.limit);
@@ -235,7 +265,9 @@ double cache_bytes_per_token(const ModelSpec& spec, const CacheOptions& cache) {
   double total = 0;
   for (const KvGroup& group : kv_groups(spec)) {
     if (group.lifetime != KvLifetime::kSequence) continue;
-    total += static_cast<double>(row_bytes(group, cache)) / static_cast<double>(group.entry_tokens);
+    const double bytes = zips(cache, group) ? zip_row_bytes(group, *cache.zip)
+                                            : static_cast<double>(row_bytes(group, cache));
+    total += bytes / static_cast<double>(group.entry_tokens);
   }
   return total;
 }

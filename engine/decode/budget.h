@@ -27,6 +27,7 @@ struct CacheRequest {
   std::optional<uint64_t> seed = {};  ///< of what is drawn
   bool by_age = false;                ///< counts are divided by the queries that could have counted
   std::string crush = {};             ///< read_crush(), pages in tokens; empty: kvcrush's defaults
+  std::string zip = {};               ///< read_zip(), `every` in tokens; empty: zipcache's defaults
   // Policies that recall pages.
   int64_t topk = -1;  ///< tokens of the pages that a query must find; −1: the policy's default
   std::string digest = {};   ///< PolicyOptions::digest
@@ -37,7 +38,15 @@ struct CacheRequest {
 /// A positive number of bytes ("4096", "64KiB", "1.5GiB"). Throws Error(kRequest) naming `option`.
 int64_t parse_bytes(const std::string& option, const std::string& text);
 
-/// Codecs of a request, or the fallbacks where it names none. Throws Error(kRequest).
+/// Names of the codecs of keys and values, as the command line has them.
+struct CodecNames {
+  std::string key, value;
+  std::string both() const { return key == value ? key : key + ":" + value; }
+};
+CodecNames codec_names(const CacheOptions& options);
+
+/// Codecs of a request, or the fallbacks where it names none; "zipcache" is the codec of both, with
+/// the default options for rows of one token. Throws Error(kRequest).
 CacheOptions cache_options(const std::string& codec, const std::string& key_fallback,
                            const std::string& value_fallback);
 /// The same with what else the request says, tokens as rows of `spec`'s governed stack.
@@ -45,7 +54,8 @@ CacheOptions cache_options(const CacheRequest& request, const ModelSpec& spec,
                            const std::string& key_fallback, const std::string& value_fallback);
 
 /// Bytes one text token costs in the caches of lifetime "sequence", codec parameters included. Rows
-/// of groups with a window count in full, though a long text keeps only the newest of them.
+/// of groups with a window count in full, though a long text keeps only the newest of them. Under
+/// ZipCache in segments of `every` rows, the most that segments cost.
 double cache_bytes_per_token(const ModelSpec& spec, const CacheOptions& cache);
 
 /// The request in rows of the governed stack: ⌈tokens / L_B⌉; bytes buy the pages of groups with a

@@ -44,7 +44,7 @@ int64_t plan_jobs(const LayerStep& step, const Attend& call) {
   std::vector<QueryTile>& tiles = step.work.tiles;
   jobs.clear();
   chains.clear();
-  int64_t slots = 0, tile_rows = 0;
+  int64_t slots = 0, tile_rows = 0, runs = kMaxKvRuns;
   bool collects = false;
   for (const StackItem& item : step.items) {
     const bool chained = item.kv->scored(group.id);
@@ -60,12 +60,13 @@ int64_t plan_jobs(const LayerStep& step, const Attend& call) {
         jobs.push_back({&item, head, tiles[t]});
         slots = std::max(slots, tiles[t].visible() + tiles[t].rows - 1);
         tile_rows = std::max(tile_rows, tiles[t].rows);
+        runs = std::max(runs, tiles[t].runs);
       }
     }
   }
   chains.push_back(jobs.size());
   return attention_scratch_bytes(tile_rows, call.heads / group.heads, slots, group.key_dim,
-                                 group.value_dim, collects);
+                                 group.value_dim, collects, runs);
 }
 
 AttentionTask task_of(const Attend& call, const AttentionJob& job) {
@@ -87,6 +88,8 @@ AttentionTask task_of(const Attend& call, const AttentionJob& job) {
   task.scores = scores.sums;
   task.counts = scores.counts;
   task.score_from = scores.from;
+  task.score_rows = scores.rows;
+  task.score_slots = scores.slots;
   task.window = group.window;
   if (call.sinks != nullptr) task.sinks = call.sinks + first_head;
   return task;

@@ -131,8 +131,8 @@ class Engine {
 
   /// Lets a text that has not begun take pages from earlier ones of the same tenant that begin
   /// alike, and leave its own to later ones. Bits do not change, only work. Does nothing where
-  /// EngineOptions::prefix_bytes is 0, a policy keeps scores or recalls pages, or pieces of a
-  /// prompt are shorter than a block.
+  /// EngineOptions::prefix_bytes is 0, a policy keeps scores or recalls pages, under ZipCache, or
+  /// pieces of a prompt are shorter than a block.
   void share(Sequence& sequence, const std::string& tenant);
   /// Of pages that are kept for texts to come.
   int64_t shared_bytes() const { return prefixes_ == nullptr ? 0 : prefixes_->bytes(); }

@@ -7,7 +7,7 @@ namespace ashlar {
 
 void Engine::share(Sequence& sequence, const std::string& tenant) {
   const CacheOptions& o = sequence.cache_->options();
-  if (prefixes_ == nullptr || !PrefixIndex::shares(sequence.cache_->policy())) return;
+  if (prefixes_ == nullptr || !PrefixIndex::shares(sequence.cache_->policy(), o)) return;
   if (options_.chunk_tokens < spec_.block_length() || sequence.length_ > 0) return;
   // A page holds the heads of its lane. The tenant comes last, so that no choice of a name can look
   // like another cache.

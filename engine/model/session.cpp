@@ -12,7 +12,7 @@ namespace ashlar {
 namespace {
 
 constexpr const char* kFormat = "ashlar-session";
-constexpr const char* kVersion = "3";
+constexpr const char* kVersion = "4";
 
 std::string describe(const SessionOrigin& origin) {
   return write_json(Node::Map{{"model", origin.model},
@@ -33,8 +33,12 @@ Node cache_tree(const CacheImage& cache) {
                                    {"scored_rows", lane.scored_rows},
                                    {"scored_end", lane.scored_end}});
     }
-    groups.emplace_back(Node::Map{
-        {"position", group.position}, {"acted", group.acted}, {"lanes", Node(std::move(lanes))}});
+    groups.emplace_back(Node::Map{{"position", group.position},
+                                  {"acted", group.acted},
+                                  {"probe_begin", group.probe_begin},
+                                  {"probe_end", group.probe_end},
+                                  {"probe_from", group.probe_from},
+                                  {"lanes", Node(std::move(lanes))}});
   }
   return Node(std::move(groups));
 }
@@ -54,6 +58,7 @@ void for_each_array(Image& image, const F& f) {
       f(at + "resident", lanes[l].resident, DType::kI32);
       f(at + "backup", lanes[l].backup, DType::kU8);
       f(at + "query", lanes[l].query, DType::kF32);
+      f(at + "segments", lanes[l].segments, DType::kI32);
       for (size_t b = 0; b < lanes[l].scores.size(); ++b) {
         f(at + "scores." + std::to_string(b), lanes[l].scores[b], DType::kF32);
       }
@@ -100,6 +105,9 @@ SequenceImage skeleton(const Node& state, const std::string& what) {
     CacheImage::Group& out = image.cache.groups.emplace_back();
     out.position = count_of(group, "position", INT32_MAX, what);
     out.acted = count_of(group, "acted", INT32_MAX, what);
+    out.probe_begin = count_of(group, "probe_begin", INT32_MAX, what);
+    out.probe_end = count_of(group, "probe_end", INT32_MAX, what);
+    out.probe_from = count_of(group, "probe_from", INT32_MAX, what);
     for (const Node& lane : list_of(group, "lanes", what)) {
       LaneImage& to = out.lanes.emplace_back();
       to.sinks = count_of(lane, "sinks", INT32_MAX, what);

@@ -30,12 +30,13 @@ struct SumOf<false> {
   using Type = Vi;
 };
 
-/// Scaled scores of N queries against the tile.
-template <TileKind kKind, int N>
-ASHLAR_INLINE void tile_scores(const QueryBlock& b, const Tile& tile, int64_t dim, float scale) {
+/// Scaled scores of N queries against the tile, C sixteens of keys at a time; of sixteens without
+/// rows, which nobody sees, none.
+template <TileKind kKind, int N, int C>
+ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t dim, float scale) {
   using Sum = typename SumOf<TileTag<kKind>::numbers>::Type;
-  constexpr int C = kQueryColumns, kElements = kKeyElements<kKind>, kBlocks = kTileBlocks / C;
-  for (int64_t block = 0; block < kTileBlocks; block += C) {
+  constexpr int kElements = kKeyElements<kKind>, kBlocks = kTileBlocks / C;
+  for (int64_t block = 0; block * kLanes < tile.place.rows; block += C) {
     Sum a[N][C];
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
@@ -63,11 +64,49 @@ ASHLAR_INLINE void tile_scores(const QueryBlock& b, const Tile& tile, int64_t di
   }
 }
 
+template <TileKind kKind, int N>
+ASHLAR_INLINE void tile_scores(const QueryBlock& b, const Tile& tile, int64_t dim, float scale) {
+  if constexpr (kQueryColumns > 1) {
+    // The few rows that a run may end with.
+    if (tile.place.rows <= kLanes) return tile_scores_by<kKind, N, 1>(b, tile, dim, scale);
+  }
+  tile_scores_by<kKind, N, kQueryColumns>(b, tile, dim, scale);
+}
+
 /// Scores that a query does not see.
 ASHLAR_INLINE void hide(float* p, const Span& live) {
   for (int64_t j = 0; j < live.begin; ++j) p[j] = -__builtin_inff();
   for (int64_t j = live.end; j < kAttentionTile; ++j) p[j] = -__builtin_inff();
 }
+
+/// What takes the place of a hidden score's exponential. e^−∞ is 0 by way of numbers beneath the
+/// normal ones, which cost more than the rest of the tile: so e^0 · 0 is taken instead.
+class Hidden {
+ public:
+  ASHLAR_INLINE explicit Hidden(const Span& live)
+      : any_(live.begin > 0 || live.end < kAttentionTile),
+        blocks_((live.end + kLanes - 1) / kLanes) {
+    if (!any_) return;
+    alignas(64) float slot[kLanes];
+    for (int64_t i = 0; i < kLanes; ++i) slot[i] = static_cast<float>(i);
+    const Vf begin = vset(static_cast<float>(live.begin)), end = vset(static_cast<float>(live.end));
+    for (int64_t c = 0; c < kTileBlocks; ++c) {
+      const Vf j = vadd(vload(slot), vset(static_cast<float>(c * kLanes)));
+      seen_[c] = vsub(vless(j, end), vless(j, begin));
+      least_[c] = vmul(seen_[c], vset(-3e38f));
+    }
+  }
+  /// e^x of sixteen scores less the largest.
+  ASHLAR_INLINE Vf exp(int64_t c, Vf x) const {
+    if (c >= blocks_) return vzero();
+    return any_ ? vmul(vexp(vmax(least_[c], x)), seen_[c]) : vexp(x);
+  }
+
+ private:
+  bool any_;
+  int64_t blocks_;                             // the others are hidden
+  Vf seen_[kTileBlocks], least_[kTileBlocks];  // 1, and a number below all; 0 and 0 where hidden
+};
 
 /// Σ over the tile in a fixed order: four registers, then their tree.
 ASHLAR_INLINE float sum_blocks(const Vf (&v)[kTileBlocks]) {
@@ -115,12 +154,13 @@ ASHLAR_INLINE void block_softmax(const SoftmaxState& s, const Tile& tile, QueryB
     state[n] = new_max;
   }
   vstore(drop, vexp(vload(drop)));
+  const Hidden hidden(b.live);
   for (int n = 0; n < N; ++n) {
     const int64_t query = b.first + n;
     const Vf max = vset(s.max[query]);
     Vf v[kTileBlocks];
     for (int64_t c = 0; c < kTileBlocks; ++c) {
-      v[c] = vexp(vsub(vload(b.p[n] + c * kLanes), max));
+      v[c] = hidden.exp(c, vsub(vload(b.p[n] + c * kLanes), max));
       vstore(b.p[n] + c * kLanes, v[c]);
     }
     b.alpha[n] = drop[n];

@@ -9,81 +9,13 @@
 // FlashDecoding: out = acc / l. A sink starts the first split at m = sink, l = 1.
 // Contracts: kernels/attention.h.
 
-#include "kernels/attention_plan.h"
-#include "kernels/simd/attention_scores_impl.h"
+#include "kernels/simd/attention_segments_impl.h"
 
 namespace ashlar {
 namespace {
 
 /// More queries than this share a tile in scratch rather than convert it once more.
 constexpr int64_t kDirectQueries = 2 * kQueryBlock;
-
-ASHLAR_INLINE int64_t pad64(int64_t n) { return (n + 63) / 64 * 64; }
-ASHLAR_INLINE float* take(float*& p, int64_t floats) {
-  float* begin = p;
-  p += floats;
-  return begin;
-}
-
-PackedQueries query_scratch(const AttentionTask& task, float*& p) {
-  const int64_t queries = task.rows * task.group;
-  PackedQueries q;
-  q.stride = queries;
-  q.q = take(p, pad16(task.key_dim * queries));
-  q.pairs = reinterpret_cast<int32_t*>(take(p, pad16(pad16(task.key_dim) / 2 * queries)));
-  q.sum = take(p, pad16(queries));
-  q.unit = take(p, pad16(queries));
-  return q;
-}
-
-/// Q and u of one query.
-void round_query(const float* q, int64_t dim, const PackedQueries& packed, int64_t query) {
-  Vf top = vzero();
-  for_spans(dim, [&](int64_t i, int64_t n) { top = vmax(top, vabs(vload_span(q + i, n))); });
-  const float levels = query_levels(dim);
-  const Rounding r = rounding_of(vmax_all(top), levels);
-  packed.unit[query] = r.unit;
-  int32_t* out = packed.pairs + query;
-  for_spans(dim, [&](int64_t i, int64_t n) {
-    const Vf scaled = vmul(vload_span(q + i, n), vset(r.inverse));
-    int16_t rounded[kLanes];
-    istore_i16(rounded, iround(vmax(vmin(scaled, vset(levels)), vset(-levels))));
-    for (int64_t j = 0; j < kLanes; j += 2, out += packed.stride) {
-      __builtin_memcpy(out, rounded + j, sizeof(*out));
-    }
-  });
-}
-
-/// codes: the keys of some run are codes.
-void pack_queries(const AttentionTask& task, const PackedQueries& packed, bool codes) {
-  for (int64_t query = 0; query < packed.stride; ++query) {
-    const float* q =
-        task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
-    for (int64_t i = 0; i < task.key_dim; ++i) packed.q[i * packed.stride + query] = q[i];
-    packed.sum[query] = sum_elements(q, task.key_dim);
-    if (codes) round_query(q, task.key_dim, packed, query);
-  }
-}
-
-TileScratch tile_scratch(const AttentionTask& task, float*& p) {
-  const int64_t key_pad = pad16(task.key_dim), value_pad = pad16(task.value_dim);
-  TileScratch s;
-  s.keys_t = take(p, key_pad * kAttentionTile);
-  s.values = take(p, value_pad * kAttentionTile);
-  s.rows = take(p, key_pad * kLanes);
-  return s;
-}
-
-SoftmaxState softmax_state(const AttentionTask& task, float*& p) {
-  const int64_t queries = task.rows * task.group;
-  SoftmaxState s;
-  s.stride = pad64(task.value_dim);
-  s.max = take(p, pad16(queries));
-  s.sum = take(p, pad16(queries));
-  s.base = take(p, pad16(queries));
-  s.acc = take(p, queries * s.stride);
-  return s;
-}
 
 /// Queries [query, …) of a state.
 ASHLAR_INLINE SoftmaxState from_query(const SoftmaxState& s, int64_t query) {
@@ -98,7 +30,13 @@ AttentionTask rows_of(const AttentionTask& task, int64_t row, int64_t rows) {
   part.rows = rows;
   part.raw_visible += row;
   part.score_from = task.score_from > row ? task.score_from - row : 0;
+  if (task.score_rows != nullptr) part.score_rows += row;
   return part;
+}
+
+/// Whether a row adds to scores and counts.
+ASHLAR_INLINE bool row_scores(const AttentionTask& task, int64_t row) {
+  return row >= task.score_from && (task.score_rows == nullptr || task.score_rows[row] != 0);
 }
 
 ASHLAR_INLINE bool collects(const AttentionTask& task) {
@@ -135,15 +73,15 @@ void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQuer
       const Span live = live_of(query);
       if (live.begin != b.live.begin || live.end != b.live.end) break;
       const int64_t row = query / task.group;
-      b.p[n] = kept.p != nullptr && row >= task.score_from ? kept.tile(query, split, in_split)
-                                                           : local[n];
+      b.p[n] =
+          kept.p != nullptr && row_scores(task, row) ? kept.tile(query, split, in_split) : local[n];
       b.sum[n] = packed.sum[query];
       b.unit[n] = packed.unit[query];
     }
     attend_queries(n, task, s, tile, b);
     tile.ahead = false;  // once is enough
     for (int i = 0; kept.p != nullptr && i < n; ++i) {
-      if ((b.first + i) / task.group < task.score_from) continue;
+      if (!row_scores(task, (b.first + i) / task.group)) continue;
       *kept.tile_max(b.first + i, split, in_split) = s.max[b.first + i];
     }
   }
@@ -151,8 +89,7 @@ void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQuer
 
 /// One split of a few rows from beginning to end.
 void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& map, int64_t split,
-               const SoftmaxState& s, const Kept& kept, const PackedQueries& packed,
-               const TileScratch& scratch) {
+               const SoftmaxState& s, const Kept& kept, const SplitScratch& scratch) {
   const int64_t queries = task.rows * task.group;
   const bool sinks = task.sinks != nullptr && split == 0;
   for (int64_t i = 0; i < queries; ++i) {
@@ -166,28 +103,29 @@ void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& m
   // The first row sees the oldest slots.
   const int64_t oldest = tile_of_slot(map, first_seen(task, map.encoded + task.raw_visible));
   const bool few = queries <= kDirectQueries;
+  Segments segments(kv, task, s, scratch);
   Tile tile;
-  for (int64_t t = oldest > begin ? oldest : begin; t < end; ++t) {
-    tile.place = tile_at(map, t);
+  int64_t t = oldest > begin ? oldest : begin;
+  TilePlace next = tile_at(map, t);
+  for (; t < end; ++t) {
+    tile.place = next;
+    next = tile_behind(map, tile.place);
+    const PackedQueries& packed = segments.enter(tile.place);
     if (few && direct(kv, tile.place)) {
-      const TilePlace next = tile_at(map, t + 1);
       direct_tile(kv, task, tile.place, t + 1 < map.tiles ? &next : nullptr, tile);
     } else {
-      scratch_tile(kv, task, scratch, tile);
+      scratch_tile(kv, task, scratch.tiles, tile);
     }
     attend_tile(task, map, packed, s, kept, split, t - begin, tile);
   }
-  for (int64_t i = 0; i < queries; ++i) {
-    const Vf base = vset(s.base[i]);
-    float* acc = s.acc + i * s.stride;
-    for (int64_t j = 0; j < s.stride; j += kLanes) vstore(acc + j, vadd(vload(acc + j), base));
-  }
+  segments.finish();
 }
 
 /// Merges a later split into `s` for the queries that saw something of it.
 void merge_split(const AttentionTask& task, const TileMap& map, int64_t split,
                  const SoftmaxState& s, const SoftmaxState& later) {
-  const int64_t first_slot = tile_at(map, split * split_tiles(task, map)).slot;
+  const TilePlace first = tile_at(map, split * split_tiles(task, map));
+  const int64_t first_slot = first.slot + first.lead;
   for (int64_t row = 0; row < task.rows; ++row) {
     if (map.encoded + task.raw_visible + row <= first_slot) continue;
     for (int64_t i = row * task.group; i < (row + 1) * task.group; ++i) {
@@ -219,7 +157,7 @@ void finish(const AttentionTask& task, const TileMap& map, const SoftmaxState& s
         vstore_span(out + i, n, vdiv(vload(s.acc + query * s.stride + i), sum));
       });
     }
-    if (kept.p != nullptr && row >= task.score_from) {
+    if (kept.p != nullptr && row_scores(task, row)) {
       collect_row(task, map, kept, row, split_tiles(task, map), s.max, s.sum);
     }
   }
@@ -266,14 +204,12 @@ void attention_kernel(const KvHeadView& kv, const AttentionTask& whole, std::byt
   for_row_chunks(whole, [&](int64_t, const AttentionTask& task) {
     const TileMap map = map_tiles(kv, task);
     float* p = reinterpret_cast<float*>(scratch);
-    const TileScratch tiles = tile_scratch(task, p);
+    const SplitScratch work = split_scratch(kv, task, p);
     const SoftmaxState first = softmax_state(task, p), later = softmax_state(task, p);
-    const PackedQueries packed = query_scratch(task, p);
     const Kept kept = kept_in_scratch(task, map, p);
-    pack_queries(task, packed, has_codes(kv));
     const int64_t per_split = split_tiles(task, map);
     for (int64_t split = 0; split * per_split < map.tiles; ++split) {
-      run_split(kv, task, map, split, split == 0 ? first : later, kept, packed, tiles);
+      run_split(kv, task, map, split, split == 0 ? first : later, kept, work);
       if (split > 0) merge_split(task, map, split, first, later);
     }
     finish(task, map, first, kept);
@@ -287,16 +223,14 @@ void attention_split_kernel(const KvHeadView& kv, const AttentionTask& whole, in
   const Kept kept = kept_in_partial(whole, map_tiles(kv, whole), p, 0);
   for_row_chunks(whole, [&](int64_t row, const AttentionTask& task) {
     float* buffer = reinterpret_cast<float*>(scratch);
-    const TileScratch tiles = tile_scratch(task, buffer);
-    const PackedQueries packed = query_scratch(task, buffer);
-    pack_queries(task, packed, has_codes(kv));
+    const SplitScratch work = split_scratch(kv, task, buffer);
     const int64_t query = row * whole.group;
     Kept part = kept;
     if (kept.p != nullptr) {
       part.p += query * kept.p_query;
       part.max += query * kept.max_query;
     }
-    run_split(kv, task, map_tiles(kv, task), split, from_query(state, query), part, packed, tiles);
+    run_split(kv, task, map_tiles(kv, task), split, from_query(state, query), part, work);
   });
 }
 

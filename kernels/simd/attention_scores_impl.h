@@ -32,7 +32,7 @@ ASHLAR_INLINE int64_t first_seen(const AttentionTask& task, int64_t visible) {
 /// The slots of a tile that a row sees whose last visible slot is visible − 1.
 ASHLAR_INLINE Span seen_of(const AttentionTask& task, const TilePlace& at, int64_t visible) {
   const int64_t begin = first_seen(task, visible) - at.slot, end = visible - at.slot;
-  return {begin > 0 ? begin : 0, end < at.rows ? end : at.rows};
+  return {begin > at.lead ? begin : at.lead, end < at.rows ? end : at.rows};
 }
 
 /// Turns each kept tile's largest score of one query into the factor that makes its p's
@@ -72,7 +72,10 @@ void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept
                  int64_t split_tiles, const float* max, const float* sum) {
   const int64_t visible = map.encoded + task.raw_visible + row;
   const int64_t seen = visible - first_seen(task, visible);
-  const int64_t first = tile_of_slot(map, first_seen(task, visible));
+  const int64_t seen_first = first_seen(task, visible);
+  if (task.score_slots >= visible) return;
+  const int64_t wanted = task.score_slots > seen_first ? task.score_slots : seen_first;
+  const int64_t first = tile_of_slot(map, wanted);
   const int64_t end = tile_of_slot(map, visible - 1) + 1;
   for (int64_t h = 0; h < task.group; ++h) {
     const int64_t query = row * task.group + h;
@@ -80,18 +83,19 @@ void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept
   }
   // mean_h p < 1/n as Σ_h p < group/n.
   const Vf level = vset(static_cast<float>(task.group) / static_cast<float>(seen));
-  for (int64_t t = first; t < end; ++t) {
-    const TilePlace at = tile_at(map, t);
-    const Span live = seen_of(task, at, visible);
+  TilePlace at = tile_at(map, first);
+  for (int64_t t = first; t < end; ++t, at = tile_behind(map, at)) {
+    Span live = seen_of(task, at, visible);
+    if (live.begin < task.score_slots - at.slot) live.begin = task.score_slots - at.slot;
     const int64_t split = t / split_tiles, in_split = t % split_tiles;
     const float* p = kept.tile(row * task.group, split, in_split);
     const float* factor = kept.tile_max(row * task.group, split, in_split);
-    float* scores = task.scores != nullptr ? task.scores + at.slot : nullptr;
-    float* counts = task.counts != nullptr ? task.counts + at.slot : nullptr;
+    const int64_t from = at.slot - task.score_slots;
     for_spans(live.end - live.begin, [&](int64_t i, int64_t n) {
       const int64_t j = live.begin + i;
-      collect_span(task, kept, p + j, factor, n, scores != nullptr ? scores + j : nullptr,
-                   counts != nullptr ? counts + j : nullptr, level);
+      collect_span(task, kept, p + j, factor, n,
+                   task.scores != nullptr ? task.scores + from + j : nullptr,
+                   task.counts != nullptr ? task.counts + from + j : nullptr, level);
     });
   }
 }

@@ -3,12 +3,13 @@
 // Included after one ISA header. The tiles of a KvHeadView: where they begin, and their keys and
 // values as the register blocks of attention_block_impl.h read them.
 
-#include "kernels/attention.h"
+#include "kernels/attention_plan.h"
 #include "kernels/simd/attention_units_impl.h"
 
 namespace ashlar {
 namespace {
 
+static_assert(kRunUnit == kLanes);
 constexpr int64_t kTileBlocks = kAttentionTile / kLanes;
 
 /// Σ over sixteen chains, then their tree.
@@ -25,11 +26,13 @@ ASHLAR_INLINE int64_t tiles_of(int64_t rows) {
 
 /// Rows of one run (or raw rows) that form one tile.
 struct TilePlace {
-  int run;        ///< −1: raw rows
-  int64_t row;    ///< first row, from the run's beginning
-  int64_t rows;   ///< 1 … 64
-  int64_t slot;   ///< slot of the first row
-  int64_t index;  ///< of the tile
+  int64_t run;       ///< −1: raw rows
+  int64_t row;       ///< first row, from the run's beginning; −lead in the first tile of a run
+  int64_t rows;      ///< 1 … 64, with those in front
+  int64_t lead;      ///< of them rows in front of the run, which nobody sees
+  int64_t slot;      ///< slot of the first row, as if those in front had slots
+  int64_t index;     ///< of the tile
+  int64_t run_tile;  ///< index of the run's first tile
 };
 
 /// The tiles that the last row of a task can see.
@@ -42,36 +45,54 @@ struct TileMap {
 
 ASHLAR_INLINE TileMap map_tiles(const KvHeadView& kv, const AttentionTask& task) {
   TileMap m{&kv, task.raw_visible + task.rows - 1, 0, 0};
-  for (int64_t r = 0; r < kv.run_count; ++r) {
-    m.encoded += kv.runs[r].rows;
-    m.tiles += tiles_of(kv.runs[r].rows);
+  for (int64_t r = 0; r < kv.all_runs(); ++r) {
+    m.encoded += kv.run(r).rows;
+    m.tiles += run_tiles(kv.run(r));
   }
   m.tiles += tiles_of(m.raw);
   return m;
 }
 
-TilePlace tile_at(const TileMap& m, int64_t index) {
-  int64_t slot = 0, before = 0, rows = m.raw;
-  int run = 0;
-  for (; run < m.kv->run_count; ++run) {
-    const int64_t tiles = tiles_of(m.kv->runs[run].rows);
-    if (index < before + tiles) break;
+/// Tile `index` of what begins with run `run`, tile `before` and slot `slot`.
+TilePlace tile_from(const TileMap& m, int64_t index, int64_t run, int64_t before, int64_t slot) {
+  int64_t rows = m.raw, lead = 0;
+  const int64_t runs = m.kv->all_runs();
+  for (; run < runs; ++run) {
+    const KvRun& r = m.kv->run(run);
+    const int64_t tiles = run_tiles(r);
+    if (index < before + tiles) {
+      rows = r.rows;
+      lead = run_lead(r);
+      break;
+    }
     before += tiles;
-    slot += m.kv->runs[run].rows;
+    slot += r.rows;
   }
-  if (run < m.kv->run_count) {
-    rows = m.kv->runs[run].rows;
-  } else {
-    run = -1;
-  }
-  const int64_t row = (index - before) * kAttentionTile;
-  return {run, row, rows - row < kAttentionTile ? rows - row : kAttentionTile, slot + row, index};
+  if (run == runs) run = -1;
+  const int64_t row = (index - before) * kAttentionTile - lead, left = rows - row;
+  return {
+      run,   row,   left < kAttentionTile ? left : kAttentionTile, row < 0 ? lead : 0, slot + row,
+      index, before};
+}
+TilePlace tile_at(const TileMap& m, int64_t index) { return tile_from(m, index, 0, 0, 0); }
+/// The tile behind another, if there is one.
+ASHLAR_INLINE TilePlace tile_behind(const TileMap& m, const TilePlace& at) {
+  const int64_t run = at.run < 0 ? m.kv->all_runs() : at.run;
+  return tile_from(m, at.index + 1, run, at.run_tile, at.slot - at.row);
 }
 
-/// Whether the keys of some run are codes.
+/// Whether the keys of some run are codes with parameters of their rows.
 ASHLAR_INLINE bool has_codes(const KvHeadView& kv) {
   for (int64_t r = 0; r < kv.run_count; ++r) {
-    if (is_affine(kv.runs[r].key_codec)) return true;
+    if (is_affine(kv.runs[r].key_codec) && kv.runs[r].key_channels == nullptr) return true;
+  }
+  return false;
+}
+/// Whether parameters of some run are those of channels.
+ASHLAR_INLINE bool has_channels(const KvHeadView& kv) {
+  if (kv.segment_runs > 0) return true;
+  for (int64_t r = 0; r < kv.run_count; ++r) {
+    if (kv.runs[r].key_channels != nullptr) return true;
   }
   return false;
 }
@@ -79,11 +100,11 @@ ASHLAR_INLINE bool has_codes(const KvHeadView& kv) {
 /// The tile that holds `slot`.
 int64_t tile_of_slot(const TileMap& m, int64_t slot) {
   int64_t before = 0;
-  for (int64_t r = 0; r < m.kv->run_count; ++r) {
-    const int64_t rows = m.kv->runs[r].rows;
-    if (slot < rows) return before + slot / kAttentionTile;
-    before += tiles_of(rows);
-    slot -= rows;
+  for (int64_t r = 0; r < m.kv->all_runs(); ++r) {
+    const KvRun& run = m.kv->run(r);
+    if (slot < run.rows) return before + (slot + run_lead(run)) / kAttentionTile;
+    before += run_tiles(run);
+    slot -= run.rows;
   }
   return before + slot / kAttentionTile;
 }
@@ -124,7 +145,7 @@ struct TileScratch {
 };
 
 ASHLAR_INLINE KvSide run_keys(const KvRun& run, int64_t dim) {
-  return {run.key_codec, !run.value_in_key, run.page_rows, dim};
+  return {run.key_codec, !run.value_in_key, run.page_rows, dim, run.key_channels != nullptr};
 }
 ASHLAR_INLINE KvSide run_values(const KvRun& run, int64_t dim) {
   return {run.value_codec, false, run.page_rows, dim};
@@ -147,6 +168,10 @@ void load_parameters(const KvRun& run, const KvSide& side, int64_t offset, const
   if (!p.affine) return;
   const KvLayout l = kv_layout(side);
   for (int64_t j = 0; j < kAttentionTile; ++j) p.min[j] = p.step[j] = 0.0f;
+  if (side.channelwise) {
+    for (int64_t j = at.lead; j < at.rows; ++j) p.min[j] = p.step[j] = 1.0f;
+    return;
+  }
   for_pages(run, offset, at.row, at.rows,
             [&](const std::byte* base, int64_t row, int64_t n, int64_t done) {
               for (int64_t j = 0; j < n; ++j) {
@@ -154,6 +179,7 @@ void load_parameters(const KvRun& run, const KvSide& side, int64_t offset, const
                 p.step[done + j] = half_value(load_u16(base + l.step + 2 * (row + j)));
               }
             });
+  for (int64_t j = 0; j < at.lead; ++j) p.min[j] = p.step[j] = 0.0f;
 }
 
 /// Rows [row, row + n) of a run's side as floats (codes where affine), `stride` apart.
@@ -179,7 +205,7 @@ ASHLAR_INLINE void copy_rows(const float* from, int64_t from_stride, int64_t n, 
 void copy_tile(const KvHeadView& kv, const AttentionTask& task, const TileScratch& s, Tile& tile) {
   const TilePlace& at = tile.place;
   const int64_t key_pad = pad16(task.key_dim), value_pad = pad16(task.value_dim);
-  const KvRun* run = at.run < 0 ? nullptr : &kv.runs[at.run];
+  const KvRun* run = at.run < 0 ? nullptr : &kv.run(at.run);
   const bool shared = run != nullptr && run->value_in_key;
   for (int64_t j = pad16(at.rows); j < kAttentionTile; j += kLanes) {
     for (int64_t i = 0; i < key_pad; ++i) vstore(s.keys_t + i * kAttentionTile + j, vzero());
@@ -225,7 +251,7 @@ void join_rows(float* x, int64_t rows, int64_t width) {
 void parameters_of(const KvHeadView& kv, const AttentionTask& task, Tile& tile) {
   tile.key.affine = tile.value.affine = false;
   if (tile.place.run < 0) return;
-  const KvRun& run = kv.runs[tile.place.run];
+  const KvRun& run = kv.run(tile.place.run);
   load_parameters(run, run_keys(run, task.key_dim), run.key_offset, tile.place, tile.key);
   if (run.value_in_key) {
     tile.value = tile.key;
@@ -263,8 +289,8 @@ void scratch_tile(const KvHeadView& kv, const AttentionTask& task, const TileScr
 /// Whether the rows of a tile fill registers as they lie in their pages.
 ASHLAR_INLINE bool direct(const KvHeadView& kv, const TilePlace& at) {
   if (at.run < 0) return false;
-  const KvRun& run = kv.runs[at.run];
-  return !run.value_in_key && run.page_rows % kLanes == 0 && run.first % kLanes == 0;
+  const KvRun& run = kv.run(at.run);
+  return !run.value_in_key && run.page_rows % kLanes == 0 && (run.first + at.row) % kLanes == 0;
 }
 
 /// Parameters of sixteen rows from row `row` of a page on, of which `live` count.
@@ -273,6 +299,15 @@ ASHLAR_INLINE void direct_parameters(const std::byte* side, const KvLayout& l, i
   vstore(p.min + j, vload_half(side + l.min + 2 * row));
   vstore(p.step + j, vload_half(side + l.step + 2 * row));
   for (int64_t i = live; i < kLanes; ++i) p.min[j + i] = p.step[j + i] = 0.0f;
+}
+
+/// Queries and accumulators carry what channels do: keys have min 1 and step 1; rows in front of
+/// the segment nothing.
+ASHLAR_INLINE void unit_parameters(const TilePlace& place, Tile& tile) {
+  for (int64_t j = 0; j < kAttentionTile; ++j) {
+    tile.key.min[j] = tile.key.step[j] = j >= place.lead && j < place.rows ? 1.0f : 0.0f;
+  }
+  for (int64_t j = 0; j < place.lead; ++j) tile.value.min[j] = tile.value.step[j] = 0.0f;
 }
 
 /// A tile of a run, read where it lies. Sixteens beyond its rows repeat the first: nobody sees
@@ -304,7 +339,8 @@ class DirectRun {
     tile.value_kind = tile_kind(run_.value_codec);
     tile.key.affine = is_affine(run_.key_codec);
     tile.value.affine = is_affine(run_.value_codec);
-    tile.wide = run_.page_rows % kAttentionTile == 0 && run_.first % kAttentionTile == 0;
+    tile.wide =
+        run_.page_rows % kAttentionTile == 0 && (run_.first + place.row) % kAttentionTile == 0;
     tile.key_stride = k_.unit_stride[0];
     tile.value_stride = v_.row_stride[0];
     tile.value_high = v_.code[1] - v_.code[0];
@@ -313,13 +349,14 @@ class DirectRun {
       const At at = sixteen(place, c);
       const int64_t j = c * kLanes, left = place.rows - j;
       const int64_t live = left < 0 ? 0 : left < kLanes ? left : kLanes;
-      if (tile.key.affine) {
+      if (tile.key.affine && run_.key_channels == nullptr) {
         direct_parameters(at.page + run_.key_offset, k_, at.row, live, j, tile.key);
       }
       if (tile.value.affine) {
         direct_parameters(at.page + run_.value_offset, v_, at.row, live, j, tile.value);
       }
     }
+    if (run_.key_channels != nullptr) unit_parameters(place, tile);
   }
 
  private:
@@ -336,14 +373,41 @@ class DirectRun {
   KvLayout k_, v_;
 };
 
+/// Fetches the lines of a tile of another run, which is laid out in another way than this one:
+/// short runs follow each other.
+void fetch_run(const KvHeadView& kv, const AttentionTask& task, const TilePlace& place) {
+  const KvRun& run = kv.run(place.run);
+  const KvLayout k = kv_layout(run_keys(run, task.key_dim));
+  const KvLayout v = kv_layout(run_values(run, task.value_dim));
+  const int64_t values = v.code[0] + run.page_rows * v.row_stride[0];
+  for (int64_t j = 0; j < place.rows; j += kLanes) {
+    const int64_t at = run.first + place.row + j, row = at % run.page_rows;
+    const std::byte* page = run.pages[at / run.page_rows];
+    const std::byte* keys = page + run.key_offset + k.code[0] + row * k.row_stride[0];
+    const int64_t stride = k.unit_stride[0], bytes = k.units[0] * stride;
+    for (int64_t i = 0; i < bytes; i += stride < 64 ? 64 : stride)
+      __builtin_prefetch(keys + i, 0, 2);
+    const std::byte* side = page + run.value_offset;
+    const int64_t from = v.code[0] + row * v.row_stride[0];
+    const int64_t end =
+        from + kLanes * v.row_stride[0] < values ? from + kLanes * v.row_stride[0] : values;
+    for (int64_t i = from; i < end; i += 64) __builtin_prefetch(side + i, 0, 2);
+    __builtin_prefetch(side + v.min + 2 * row, 0, 2);
+    __builtin_prefetch(side + v.step + 2 * row, 0, 2);
+  }
+}
+
 /// A tile where it lies; `next`: the tile after it, whose lines are fetched during the work on this
 /// one, since the processor's own prefetchers learn too late of short pieces.
 void direct_tile(const KvHeadView& kv, const AttentionTask& task, const TilePlace& place,
                  const TilePlace* next, Tile& tile) {
-  const DirectRun run(kv.runs[place.run], task);
+  const DirectRun run(kv.run(place.run), task);
   run.load(place, task.value_dim, tile);
   tile.ahead = next != nullptr && next->run == place.run;
   if (tile.ahead) tile.next = run.rows(*next);
+  if (next != nullptr && !tile.ahead && next->run >= 0 && direct(kv, *next)) {
+    fetch_run(kv, task, *next);
+  }
 }
 
 /// The lines of the next tile's keys that lie where step `step` of this one's does; kBytes: of

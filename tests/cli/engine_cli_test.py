@@ -126,6 +126,27 @@ class EngineCommandLine(unittest.TestCase):
                 (2, ["where layers differ"], ["--kv-budget", "1MiB", "--kv-dense-layers", 1])):
             self.refused(status, fragments, *base, *options)
 
+    def test_zipcache(self):
+        long = ["generate", self.package, "--prompt", "the quick brown fox jumps over", "--max-tokens", 24, "--json"]
+        rows = {codec: json.loads(self.run_engine(*long, "--kv-codec", *codec.split()).stdout)
+                for codec in ("fp16", "zipcache", "zipcache --kv-zip every=16,salient=0.5,probes=0.2,seed=3")}
+        fp16, waits, zipped = rows.values()
+        # Nothing has become a segment: what fp16 writes.
+        self.assertEqual(waits["ids"], fp16["ids"])
+        self.assertNotEqual(zipped["kv_bytes"], waits["kv_bytes"])
+        explained = self.run_engine(*long, "--kv-codec", "zipcache", "--kv-zip", "every=16", "--explain-cache")
+        self.assertEqual(explained.returncode, 0, explained.stderr)
+        steps = json.loads(explained.stdout)["explain_cache"]
+        self.assertTrue(all(step["evicted"] == 0 for step in steps))
+        self.assertLess(min(step["bits"] for step in steps), 12)
+        for fragments, options in (
+                (["never changes"], ["--kv-codec", "zipcache", "--kv-policy", "h2o", "--kv-budget", 8]),
+                (["--kv-codec zipcache:q8"], ["--kv-codec", "zipcache:q8"]),
+                (["--kv-zip every=5", "only the codec zipcache"], ["--kv-codec", "q4", "--kv-zip", "every=5"]),
+                (["--kv-zip", "0 to 1"], ["--kv-codec", "zipcache", "--kv-zip", "salient=2"]),
+                (["--kv-fp16-newest"], ["--kv-codec", "zipcache", "--kv-fp16-newest", 4])):
+            self.refused(2, fragments, *long, *options)
+
     def test_eval_and_bench_and_inspect(self):
         text = self.dir / "text.txt"
         text.write_text("the quick brown fox jumps over the lazy dog " * 4)

@@ -153,5 +153,31 @@ TEST(Explain, PicturesShowEveryPosition) {
   }
 }
 
+// Segments of ZipCache: the signs are the sets, and bits count rows of 4 and 2 bits, parameters and
+// what waits in fp16.
+TEST(Explain, ShowsSegments) {
+  const ModelData model = test::random_model(test::small_decoder(), 54);
+  Engine engine(model, {.threads = 1});
+  CacheOptions cache;
+  cache.zip = ZipOptions{0.6, 0.2, 30, 1};
+  const auto sequence = engine.start(cache, nullptr);
+  CacheExplainer explainer(engine, *sequence);
+  feed(engine, *sequence, test::random_tokens(39, model.spec.vocab_size, 5));  // and the marker
+  explainer.observe();
+  const double d = 8, salient = 24, rows = 40;
+  const double bits =
+      8 * (salient * (d + 4) + (rows - salient) * (d / 2 + 4) + 10 * d) / (rows * 2 * d);
+  const Node list = explainer.rows();
+  ASSERT_EQ(list.as_list().size(), 8u);  // four groups of two heads
+  for (const Node& row : list.as_list()) EXPECT_DOUBLE_EQ(row.find("bits")->as_double(), bits);
+  const std::string picture = explainer.picture(120);
+  const size_t bar = picture.find('|') + 1;
+  const std::string signs = picture.substr(bar, picture.find('|', bar) - bar);
+  EXPECT_EQ(std::ranges::count(signs, '#'), 24) << picture;
+  EXPECT_EQ(std::ranges::count(signs, '-'), 16) << picture;
+  EXPECT_NE(picture.find("  #  kept, coded as zipcache, 4 bits"), std::string::npos);
+  EXPECT_NE(picture.find("  -  kept, coded as zipcache, 2 bits"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace ashlar::cli

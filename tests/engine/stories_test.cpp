@@ -60,6 +60,27 @@ class Stories : public testing::Test {
     return std::exp(nll / static_cast<double>(tokens.size() - 1));
   }
 
+  // Of the golden text behind its first 60 tokens, read one by one through the cache.
+  double streamed(const std::string& codec, const std::string& zip = "") {
+    CacheRequest request;
+    request.codec = codec;
+    request.zip = zip;
+    Engine engine(model_, {});
+    const auto sequence = engine.start(cache_options(request, model_.spec, "", ""), nullptr);
+    const std::vector<int32_t> tokens = tokenizer_->encode(golden_);
+    double nll = 0;
+    constexpr size_t kPrompt = 60;
+    for (size_t at = 0; at + 1 < tokens.size(); at += at == 0 ? kPrompt : 1) {
+      const size_t n = at == 0 ? kPrompt : 1;
+      const StepItem item{sequence.get(), std::span(tokens).subspan(at, n)};
+      engine.feed(std::span(&item, 1));
+      const auto row = engine.logits(*sequence);
+      nll += log_sum_exp(row.data(), model_.spec.vocab_size) -
+             static_cast<double>(row[static_cast<size_t>(tokens[at + n])]);
+    }
+    return std::exp(nll / static_cast<double>(tokens.size() - kPrompt));
+  }
+
   ModelData quantized(int bits, const std::string& codec) {
     Recipe recipe;
     recipe.rotation = {true, true, true, true, true, 1};
@@ -106,6 +127,22 @@ TEST_F(Stories, RotatedAndQuantizedItStillDecodes) {
   EXPECT_LT(w4, before * 1.6);
   const std::string text = greedy(quantized(4, "q4"), {CodecKind::kQ4, CodecKind::kQ4}, 60);
   EXPECT_EQ(text.rfind("Once upon a time, there was a", 0), 0u) << text;
+}
+
+// Most of what 2 bits lose comes back with 4 bits for the rows that got attention.
+TEST_F(Stories, ZipCacheKeepsWhatGotAttention) {
+  const double fp16 = streamed("fp16"), q4 = streamed("q4"), q2 = streamed("q2");
+  const double zip = streamed("zipcache", "every=40"),
+               four = streamed("zipcache", "every=40,salient=1");
+  const double two = streamed("zipcache", "every=40,salient=0");
+  fmt::print(
+      "perplexity: fp16 {:.4f}, q4 {:.4f}, q2 {:.4f}, zipcache {:.4f}, 4 bits {:.4f}, 2 {:.4f}\n",
+      fp16, q4, q2, zip, four, two);
+  EXPECT_LT(zip, fp16 * 1.08);
+  EXPECT_LT(four, zip);
+  EXPECT_LT(zip - fp16, 0.2 * (two - fp16));
+  EXPECT_LT(two, q2);
+  EXPECT_EQ(streamed("zipcache", "every=100000"), fp16);
 }
 
 }  // namespace

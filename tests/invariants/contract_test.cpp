@@ -9,6 +9,7 @@
 #include <map>
 #include <set>
 
+#include "core/base/error.h"
 #include "core/config/config.h"
 #include "engine/model/engine.h"
 #include "tests/support/random_model.h"
@@ -144,7 +145,7 @@ TEST(Contract, HoldsForPoliciesToo) {
   std::vector<std::string> names = policy_names();
   names.erase(names.begin());  // none
   std::vector<int> drops(names.size());
-  size_t turn = 0;
+  size_t turn = 0, file = 0;
   std::vector<std::set<CodecKind>> met(names.size());
   for (const fs::path& path : smoke_files()) {
     const Node root = load_yaml(path);
@@ -154,7 +155,7 @@ TEST(Contract, HoldsForPoliciesToo) {
     const auto second = test::random_tokens(47, spec.vocab_size, 2);
     std::set<size_t> of_file;
     std::map<std::pair<CodecKind, bool>, std::vector<float>> plain;  // without a policy
-    ++turn;
+    turn = file++;  // so that every policy meets every codec, however many there are
     for (size_t i = 0; i < 3 * std::size(kCodecKinds); ++i) {
       const CodecKind codec = kCodecKinds[i / 3];
       const size_t which = turn++ % names.size();
@@ -187,6 +188,41 @@ TEST(Contract, HoldsForPoliciesToo) {
     EXPECT_GT(drops[i], 60) << names[i];
     EXPECT_EQ(met[i].size(), std::size(kCodecKinds)) << names[i];
   }
+}
+
+// ZipCache where it goes; where nothing becomes a segment it is the codec fp16.
+TEST(Contract, HoldsForSegments) {
+  int goes = 0;
+  for (const fs::path& path : smoke_files()) {
+    SCOPED_TRACE(path.string());
+    const Node root = load_yaml(path);
+    const ModelSpec spec = model_spec_from_config(*root.find("model"));
+    const ModelData model = test::random_model(spec, 53);
+    const auto first = test::random_tokens(kPrompt + kDecoded, spec.vocab_size, 1);
+    const auto second = test::random_tokens(47, spec.vocab_size, 2);
+    CacheOptions cache;
+    cache.zip = ZipOptions{0.6, 0.4, 6, 3};
+    try {
+      check_zip(cache, false, kv_groups(spec));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kRequest);
+      continue;
+    }
+    ++goes;
+    const auto run = [&](const PolicyWay& way) {
+      return evict(model, first, second, cache, {}, way).logits;
+    };
+    const std::vector<float> expected = run({});
+    ASSERT_EQ(run({2, 512, {}, false}), expected) << "threads";
+    ASSERT_EQ(run({1, 9, {}, false}), expected) << "chunks";
+    ASSERT_EQ(run({1, 11, {1, 3, 19, 11}, true}), expected) << "feeds in a batch";
+    cache.zip->every = 1000;
+    const auto waits = run({});
+    cache.zip.reset();
+    ASSERT_EQ(waits, run({})) << "no segment";
+    EXPECT_NE(waits, expected);
+  }
+  EXPECT_GT(goes, 12);
 }
 
 }  // namespace

@@ -15,8 +15,8 @@
 namespace ashlar::test {
 
 inline auto fields_of(CacheOptions& options) {
-  auto& [key_codec, value_codec, page_rows, precise_sinks, residual, max_bytes] = options;
-  return std::tie(key_codec, value_codec, page_rows, precise_sinks, residual, max_bytes);
+  auto& [key_codec, value_codec, page_rows, precise_sinks, residual, max_bytes, zip] = options;
+  return std::tie(key_codec, value_codec, page_rows, precise_sinks, residual, max_bytes, zip);
 }
 inline auto fields_of(PolicyOptions& options) {
   auto& [name, budget, sink, recent, window, pool, pool_rows, drop, layers, seed, by_age, crush,
@@ -37,6 +37,9 @@ inline void change(bool& flag) { flag = !flag; }
 inline void change(std::string& text) { text += "x"; }
 inline void change(std::optional<uint64_t>& number) { number = number ? *number + 1 : 0; }
 
+inline void change(std::optional<ZipOptions>& zip) {
+  zip ? void(++zip->seed) : void(zip.emplace());
+}
 inline void change(std::optional<CrushOptions>& crush) {
   crush ? void(++crush->page) : void(crush.emplace());
 }

@@ -1,0 +1,216 @@
+#pragma once
+
+// Included after one ISA header. The state of an online softmax, its queries, and what segments add
+// to both.
+//
+// Rows of a segment whose parameters are those of channels (kernels/kv_zip.h), k = min_i +
+// step_i·code, v = (min_j + step_j·code)·c_i: queries are multiplied once per run,
+//   q·k = Σ_i (q_i·step_i)·code_i + Σ_i q_i·min_i,
+// and Σ_j p_j·v_j of a segment is c_i·(Σ_j p_j·step_j·code + Σ_j p_j·min_j): what the tiles have
+// added up since c last changed is multiplied with it and goes to a total of the split.
+
+#include "kernels/attention_plan.h"
+#include "kernels/simd/attention_scores_impl.h"
+
+namespace ashlar {
+namespace {
+
+ASHLAR_INLINE int64_t pad64(int64_t n) { return (n + 63) / 64 * 64; }
+ASHLAR_INLINE float* take(float*& p, int64_t floats) {
+  float* begin = p;
+  p += floats;
+  return begin;
+}
+
+/// q: those that are packed already and only get other roundings; null: none.
+PackedQueries query_scratch(const AttentionTask& task, float*& p, float* packed = nullptr) {
+  const int64_t queries = task.rows * task.group;
+  PackedQueries q;
+  q.stride = queries;
+  q.q = packed != nullptr ? packed : take(p, pad16(task.key_dim * queries));
+  q.pairs = reinterpret_cast<int32_t*>(take(p, pad16(pad16(task.key_dim) / 2 * queries)));
+  q.sum = take(p, pad16(queries));
+  q.unit = take(p, pad16(queries));
+  return q;
+}
+
+/// Q and u of one query.
+void round_query(const float* q, int64_t dim, const PackedQueries& packed, int64_t query) {
+  Vf top = vzero();
+  for_spans(dim, [&](int64_t i, int64_t n) { top = vmax(top, vabs(vload_span(q + i, n))); });
+  const float levels = query_levels(dim);
+  const Rounding r = rounding_of(vmax_all(top), levels);
+  packed.unit[query] = r.unit;
+  int32_t* out = packed.pairs + query;
+  for_spans(dim, [&](int64_t i, int64_t n) {
+    const Vf scaled = vmul(vload_span(q + i, n), vset(r.inverse));
+    int16_t rounded[kLanes];
+    istore_i16(rounded, iround(vmax(vmin(scaled, vset(levels)), vset(-levels))));
+    for (int64_t j = 0; j < kLanes; j += 2, out += packed.stride) {
+      __builtin_memcpy(out, rounded + j, sizeof(*out));
+    }
+  });
+}
+
+/// codes: the keys of some run are codes.
+void pack_queries(const AttentionTask& task, const PackedQueries& packed, bool codes) {
+  for (int64_t query = 0; query < packed.stride; ++query) {
+    const float* q =
+        task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
+    for (int64_t i = 0; i < task.key_dim; ++i) packed.q[i * packed.stride + query] = q[i];
+    packed.sum[query] = sum_elements(q, task.key_dim);
+    if (codes) round_query(q, task.key_dim, packed, query);
+  }
+}
+
+ASHLAR_INLINE Vf vload_half_span(const std::byte* p, int64_t n) {
+  if (n == kLanes) return vload_half(p);
+  alignas(64) std::byte tail[2 * kLanes] = {};
+  __builtin_memcpy(tail, p, static_cast<size_t>(2 * n));
+  return vload_half(tail);
+}
+
+/// Queries as the keys of a run with channels are multiplied: Q and u of q_i·step_i, Σ q_i·min_i.
+/// row: scratch for [pad16(key_dim)].
+void scale_queries(const AttentionTask& task, const KvRun& run, const PackedQueries& packed,
+                   float* row) {
+  const std::byte *min = run.key_channels, *step = min + 2 * task.key_dim;
+  for (int64_t query = 0; query < packed.stride; ++query) {
+    const float* q =
+        task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
+    Vf sum = vzero();
+    for_spans(task.key_dim, [&](int64_t i, int64_t n) {
+      const Vf x = vload_span(q + i, n);
+      sum = vfma(x, vload_half_span(min + 2 * i, n), sum);
+      vstore_span(row + i, n, vmul(x, vload_half_span(step + 2 * i, n)));
+    });
+    packed.sum[query] = vsum(sum);
+    round_query(row, task.key_dim, packed, query);
+  }
+}
+
+TileScratch tile_scratch(const AttentionTask& task, float*& p) {
+  const int64_t key_pad = pad16(task.key_dim), value_pad = pad16(task.value_dim);
+  TileScratch s;
+  s.keys_t = take(p, key_pad * kAttentionTile);
+  s.values = take(p, value_pad * kAttentionTile);
+  s.rows = take(p, key_pad * kLanes);
+  return s;
+}
+
+SoftmaxState softmax_state(const AttentionTask& task, float*& p) {
+  const int64_t queries = task.rows * task.group;
+  SoftmaxState s;
+  s.stride = pad64(task.value_dim);
+  s.max = take(p, pad16(queries));
+  s.sum = take(p, pad16(queries));
+  s.base = take(p, pad16(queries));
+  s.acc = take(p, queries * s.stride);
+  return s;
+}
+
+/// What segments behind have added up to: total_i and the largest score it is relative to.
+struct SegmentTotal {
+  float* max;
+  float* acc;  ///< [queries, stride] as those of the state
+};
+SegmentTotal segment_total(const AttentionTask& task, float*& p) {
+  const int64_t queries = task.rows * task.group;
+  SegmentTotal t;
+  t.max = take(p, pad16(queries));
+  t.acc = take(p, queries * pad64(task.value_dim));
+  return t;
+}
+
+/// The factors of the values of a tile's run; null: none.
+ASHLAR_INLINE const std::byte* factors_of(const KvHeadView& kv, const TilePlace& at) {
+  return at.run < 0 ? nullptr : kv.run(at.run).value_channels;
+}
+
+/// total ← total·e^(m_total − m) + c·(acc + base), acc ← 0. Queries that saw nothing yet stay.
+void fold_segment(const AttentionTask& task, const SoftmaxState& s, const SegmentTotal& total,
+                  const std::byte* factors) {
+  for (int64_t query = 0; query < task.rows * task.group; ++query) {
+    if (s.max[query] == -__builtin_inff()) continue;
+    float drop[kLanes];
+    vstore(drop, vexp(vset(total.max[query] - s.max[query])));
+    const Vf base = vset(s.base[query]), alpha = vset(drop[0]);
+    float *acc = s.acc + query * s.stride, *to = total.acc + query * s.stride;
+    for_spans(task.value_dim, [&](int64_t i, int64_t n) {
+      const Vf sum = vadd(vload(acc + i), base), before = vmul(vload(to + i), alpha);
+      const Vf c = factors == nullptr ? vset(1.0f) : vload_half_span(factors + 2 * i, n);
+      vstore(to + i, vfma(sum, c, before));
+      vstore(acc + i, vzero());
+    });
+    total.max[query] = s.max[query];
+    s.base[query] = 0.0f;
+  }
+}
+
+/// What a split works with beside its result.
+struct SplitScratch {
+  TileScratch tiles;
+  PackedQueries packed, scaled;
+  SegmentTotal total;
+};
+SplitScratch split_scratch(const KvHeadView& kv, const AttentionTask& task, float*& p) {
+  SplitScratch s;
+  s.tiles = tile_scratch(task, p);
+  s.packed = query_scratch(task, p);
+  pack_queries(task, s.packed, has_codes(kv));
+  s.scaled = query_scratch(task, p, s.packed.q);
+  s.total = segment_total(task, p);
+  return s;
+}
+
+/// A split's tiles by segment: queries and accumulators carry the parameters of channels.
+class Segments {
+ public:
+  Segments(const KvHeadView& kv, const AttentionTask& task, const SoftmaxState& s,
+           const SplitScratch& scratch)
+      : kv_(kv), task_(task), s_(s), scratch_(scratch), any_(has_channels(kv)) {
+    if (!any_) return;
+    const int64_t queries = task.rows * task.group;
+    for (int64_t i = 0; i < queries; ++i) scratch.total.max[i] = -__builtin_inff();
+    for (int64_t i = 0; i < queries * s.stride; ++i) scratch.total.acc[i] = 0.0f;
+  }
+  /// The queries for a tile, which may begin another run.
+  const PackedQueries& enter(const TilePlace& at) {
+    if (!any_) return scratch_.packed;
+    const std::byte* factors = factors_of(kv_, at);
+    if (begun_ && factors != factors_) fold_segment(task_, s_, scratch_.total, factors_);
+    begun_ = true;
+    factors_ = factors;
+    if (factors == nullptr) return scratch_.packed;
+    if (at.run != run_) scale_queries(task_, kv_.run(at.run), scratch_.scaled, scratch_.tiles.rows);
+    run_ = at.run;
+    return scratch_.scaled;
+  }
+  /// The split ends: its sums are complete.
+  void finish() {
+    const int64_t queries = task_.rows * task_.group;
+    if (any_) {
+      fold_segment(task_, s_, scratch_.total, factors_);
+      for (int64_t i = 0; i < queries * s_.stride; ++i) s_.acc[i] = scratch_.total.acc[i];
+      return;
+    }
+    for (int64_t i = 0; i < queries; ++i) {
+      const Vf base = vset(s_.base[i]);
+      float* acc = s_.acc + i * s_.stride;
+      for (int64_t j = 0; j < s_.stride; j += kLanes) vstore(acc + j, vadd(vload(acc + j), base));
+    }
+  }
+
+ private:
+  const KvHeadView& kv_;
+  const AttentionTask& task_;
+  const SoftmaxState& s_;
+  const SplitScratch& scratch_;
+  const bool any_;
+  bool begun_ = false;
+  int64_t run_ = -1;
+  const std::byte* factors_ = nullptr;
+};
+
+}  // namespace
+}  // namespace ashlar
