@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARES = (0.5, 0.25, 0.125, 0.0625)
 # Configurations of a model, each trained from the one before.
 CHAIN = {
-    "pairs": ("recall_short", "pairs_medium", "pairs"),
-    "needles": ("recall_short", "needles_short", "needles_medium", "needles"),
+    "pairs": ("recall_short", "recall_medium", "recall_long", "pairs"),
+    "needles": ("recall_short", "recall_medium", "recall_long", "needles_256", "needles_512", "needles"),
     "novels": ("novels_short", "novels"),
 }
 
@@ -47,23 +47,26 @@ ARMS = {
     "kvcrush-h2o-alone": crush("h2o", 0),
     "kvcrush-scissorhands": crush("scissorhands", 0.25),
     "kvcrush-scissorhands-alone": crush("scissorhands", 0),
+    "arkvale": ("arkvale", ()),  # recalls pages from a backup that its bytes do not count
     "oracle": ("oracle", ()),
 }
 
 # Tasks: model, `--task` (of texts: with {seed} and {n}), tokens of a text, texts per seed, further
 # options, arms (all), shares of rows in place of bytes.
 IDS = "vocab=512,length=1024,seed={seed},n={n}"
-FEW = ("random", "streaming", "h2o", "snapkv", "tova", "keydiff", "kvcrush", "kvcrush-alone", "oracle")
+FEW = ("random", "streaming", "h2o", "snapkv", "tova", "keydiff", "kvcrush", "kvcrush-alone", "arkvale", "oracle")
 TASKS = {
-    "mqar": dict(model="pairs", task=f"mqar:pairs=64,{IDS}", length=1024, n=40),
-    "needles": dict(model="needles", task=f"needles_ids:keys=8,{IDS}", length=1024, n=100),
-    "variables": dict(model="needles", task=f"variables_ids:hops=4,{IDS}", length=1024, n=100),
-    "passkey": dict(model="needles", task=f"needles_ids:keys=1,{IDS}", length=1024, n=50),
-    "copy": dict(model="pairs", task="copy:vocab=512,length=64,seed={seed},n={n}", length=129, n=50, by_rows=True),
-    "novels": dict(model="novels", task="ppl:{novels}", length=1024, n=24,
-                   options=("--protocol", "streaming", "--context", "1024", "--prompt", "512")),
-    "text-needles": dict(model="smollm", task="needles:config=multikey_1,length=1024,seed={seed},n={n}", length=1024, n=4, arms=FEW),
-    "text-passkey": dict(model="smollm", task="passkey:length=1024,seed={seed},n={n}", length=1024, n=4, arms=FEW),
+    "mqar": dict(model="pairs", task=f"mqar:pairs=64,{IDS}", length=1024, n=20),
+    "needles": dict(model="needles", task=f"needles_ids:keys=8,key_length=1,value_length=1,{IDS}", length=1024, n=60),
+    "variables": dict(model="needles", task=f"variables_ids:hops=4,{IDS}", length=1024, n=60),
+    "passkey": dict(model="needles", task=f"needles_ids:keys=1,key_length=1,value_length=1,{IDS}", length=1024, n=40),
+    "copy": dict(model="pairs", task="copy:vocab=512,length=64,seed={seed},n={n}", length=129, n=40, by_rows=True),
+    "novels": dict(model="novels", task="ppl:{novels}", length=1024, n=12,
+                   options=("--protocol", "streaming", "--context", "1024", "--prompt", "896")),
+    "text-needles": dict(model="smollm", task="needles:config=multikey_1,length=1024,seed={seed},n={n}", length=1024, n=1, arms=FEW,
+                         by_rows=True),
+    "text-passkey": dict(model="smollm", task="passkey:length=1024,seed={seed},n={n}", length=1024, n=1, arms=FEW,
+                         by_rows=True),
 }
 
 
@@ -103,12 +106,12 @@ class Study:
 
     def train(self, family, seed):
         package = self.output / "models" / f"{family}-{seed}"
+        data = self.novels_data() if family == "novels" else None
         if package.exists():
             return package
         folder, runs, before = self.configs(family, seed), self.output / "runs", []
         more = ["--set", f"train.threads={self.arguments.threads}"]
-        if family == "novels":
-            data = self.novels_data()
+        if data:
             more += ["--set", f"data.train={data / 'train'}", "--set", f"data.validation={data / 'validation'}"]
         for name in CHAIN[family]:
             run = runs / f"{name}-{seed}"
@@ -125,7 +128,7 @@ class Study:
         return package
 
     def novels_data(self):
-        """Shards to train on, to validate on, and of each of the first novels of the validation texts (seeds)."""
+        """Shards to train on and to validate on; of each of the first novels of the validation texts (seeds) a part."""
         data = self.output / "data"
         data.mkdir(exist_ok=True)
         train, validation = self.arguments.novels
@@ -133,11 +136,11 @@ class Study:
         if not (data / "tokenizer.json").exists():
             self.program(self.arguments.ashlar, "tokenizer", "train", "--input", train, "--vocab-size", 2048, *threads,
                          "--output", data / "tokenizer.json")
-        for seed in range(self.arguments.seeds):
-            if not (data / f"novel-{seed}.jsonl").exists():
-                (data / f"novel-{seed}.jsonl").write_text(lines_of(validation)[seed])
         inputs = {"train": train, "validation": validation}
-        inputs |= {f"novel-{seed}": data / f"novel-{seed}.jsonl" for seed in range(self.arguments.seeds)}
+        for seed, novel in enumerate(lines_of(validation)[:self.arguments.seeds]):
+            # From behind the first chapter's beginning: one segment of 1,024 tokens to count bytes, or n.
+            for segments in (1, TASKS["novels"]["n"]):
+                (data / f"novel-{seed}-{segments}.txt").write_text(json.loads(novel)["text"][20000:20000 + 3300 * segments])
         for name, path in inputs.items():
             if not (data / name).exists():
                 self.program(self.arguments.ashlar, "data", "prepare", "--input", path, "--tokenizer", data / "tokenizer.json",
@@ -158,7 +161,7 @@ class Study:
         return json.loads(output.read_text())
 
     def spelled(self, task, seed, n):
-        return task["task"].format(seed=1000 + seed, n=n, novels=self.output / "data" / f"novel-{seed}")
+        return task["task"].format(seed=1000 + seed, n=n, novels=self.output / "data" / f"novel-{seed}-{n}.txt")
 
     def arms(self, task):
         return [arm for arm in ARMS if arm in task.get("arms", ARMS)]
@@ -168,7 +171,7 @@ class Study:
 
         The most rows whose cache is never larger than that share of the full cache's: when the prompt is in and when the text
         has been read. Bytes do not depend on what a text says, so one text tells. An arm that cannot do with so few has null.
-        Where a task is too short for whole pages (by_rows), shares of rows stand for shares of bytes.
+        Where a task is too short for whole pages, or its model too slow to try, shares of rows stand for them (by_rows).
         """
         file = self.output / "budgets" / f"{name}.json"
         if file.exists():
@@ -188,12 +191,12 @@ class Study:
 
     def most_rows(self, model, spelled, task, policy, options):
         rows = [task["length"] * share for share in SHARES]
-        tried = sorted({int(row) - cut for row in rows for cut in {*range(0, 36, 4), *range(0, int(row * 0.4), max(4, int(row) // 40))}})
+        tried = sorted({int(row) - cut for row in rows for cut in range(0, max(45, int(row) // 8), max(4, int(row) // 64))})
         tried, result = [row for row in tried if row >= 8], None
         while result is None:  # the fewest rows may be too few for what a policy protects
             try:
                 result = self.eval(model, spelled, [policy], tried, filled(options, 0), self.output / "probe.json",
-                                   *task.get("options", ()), "--limit", "1", "--bootstrap", "0")
+                                   *task.get("options", ()), "--bootstrap", "0")
             except Refused:
                 if not tried:
                     raise
@@ -223,7 +226,7 @@ class Study:
                 more = (*more, "--batch", "4")
             if not result.exists():
                 self.eval(model, self.spelled(task, seed, task["n"]), [ARMS[arm][0] for arm in arms], budgets, filled(options, seed),
-                          result, *more, "--bootstrap", "0", "--limit", task["n"], "--items", result.with_suffix(".items.jsonl"))
+                          result, *more, "--bootstrap", "0", "--items", result.with_suffix(".items.jsonl"))
             for arm in arms:
                 places[arm] = {"file": result.name, "policy": ARMS[arm][0], "rows": rows}
         (folder / "arms.json").write_text(json.dumps(places, indent=1) + "\n")
