@@ -19,7 +19,7 @@ SHARES = (0.5, 0.25, 0.125, 0.0625)
 # Configurations of a model, each trained from the one before.
 CHAIN = {
     "pairs": ("recall_short", "recall_medium", "recall_long", "pairs"),
-    "needles": ("recall_short", "recall_medium", "recall_long", "needles_256", "needles_512", "needles"),
+    "needles": ("recall_short", "recall_medium", "recall_long", "needles_256", "needles_512", "needles_most", "needles"),
     "novels": ("novels_short", "novels"),
 }
 
@@ -52,15 +52,15 @@ ARMS = {
 }
 
 # Tasks: model, `--task` (of texts: with {seed} and {n}), tokens of a text, texts per seed, further
-# options, arms (all), shares of rows in place of bytes.
-IDS = "vocab=512,length=1024,seed={seed},n={n}"
+# options, arms (all), the same rows in place of the same bytes.
+IDS = "vocab=512,seed={seed},n={n}"
 FEW = ("random", "streaming", "h2o", "snapkv", "tova", "keydiff", "kvcrush", "kvcrush-alone", "arkvale", "oracle")
 TASKS = {
-    "mqar": dict(model="pairs", task=f"mqar:pairs=64,{IDS}", length=1024, n=20),
-    "needles": dict(model="needles", task=f"needles_ids:keys=8,key_length=1,value_length=1,{IDS}", length=1024, n=60),
-    "variables": dict(model="needles", task=f"variables_ids:hops=4,{IDS}", length=1024, n=60),
-    "passkey": dict(model="needles", task=f"needles_ids:keys=1,key_length=1,value_length=1,{IDS}", length=1024, n=40),
-    "copy": dict(model="pairs", task="copy:vocab=512,length=64,seed={seed},n={n}", length=129, n=40, by_rows=True),
+    "mqar": dict(model="pairs", task=f"mqar:length=1024,pairs=64,{IDS}", length=1024, n=20),
+    "needles": dict(model="needles", task=f"needles_ids:length=512,keys=8,key_length=1,value_length=1,{IDS}", length=512, n=60),
+    "variables": dict(model="needles", task=f"variables_ids:length=512,hops=4,{IDS}", length=512, n=60),
+    "passkey": dict(model="needles", task=f"needles_ids:length=512,keys=1,key_length=1,value_length=1,{IDS}", length=512, n=40),
+    "copy": dict(model="pairs", task="copy:vocab=512,length=64,seed={seed},n={n}", length=129, n=40),
     "novels": dict(model="novels", task="ppl:{novels}", length=1024, n=12,
                    options=("--protocol", "streaming", "--context", "1024", "--prompt", "896")),
     "text-needles": dict(model="smollm", task="needles:config=multikey_1,length=1024,seed={seed},n={n}", length=1024, n=1, arms=FEW,
@@ -101,7 +101,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("recall_common", *CHAIN[family]):
             text = (ROOT / "configs" / "tasks" / f"{name}.yaml").read_text()
-            (folder / f"{name}.yaml").write_text(re.sub(r"\bseed: 0\b", f"seed: {seed}", text))
+            (folder / f"{name}.yaml").write_text(re.sub(r"\bseed: (\d+)", lambda match: f"seed: {int(match[1]) + 40 * seed}", text))
         return folder
 
     def train(self, family, seed):
@@ -167,45 +167,46 @@ class Study:
         return [arm for arm in ARMS if arm in task.get("arms", ARMS)]
 
     def budgets(self, name, task):
-        """Rows of every arm for every share of bytes.
+        """Rows of every arm for every share, such that all arms take the same bytes.
 
-        The most rows whose cache is never larger than that share of the full cache's: when the prompt is in and when the text
-        has been read. Bytes do not depend on what a text says, so one text tells. An arm that cannot do with so few has null.
-        Where a task is too short for whole pages, or its model too slow to try, shares of rows stand for them (by_rows).
+        The bytes are those of `random` with that share of the text's rows: pages that are not full, and tables, but no
+        scores. Every other arm has the most rows, a few more than `random` where it can, with which its cache is no larger,
+        when the prompt is in and when the text has been read. Bytes do not depend on what a text says, so one text tells. An
+        arm that cannot do with so few has null. Where a model is too slow to try, all have the same rows (by_rows).
         """
         file = self.output / "budgets" / f"{name}.json"
         if file.exists():
             return json.loads(file.read_text())
         file.parent.mkdir(exist_ok=True)
-        model, spelled = self.model(task["model"], 0), self.spelled(task, 0, 1)
-        found, seen = {}, {}
+        rows = [int(task["length"] * share) for share in SHARES]
+        sizes = self.sizes(name, task, "random", rows)
+        found, seen, limits = {"random": rows}, {}, [sizes[row] for row in rows]
         for arm in self.arms(task):
             policy, options = ARMS[arm]
             key = (policy, tuple(option.replace("ratio=0.25", "ratio=0") for option in options))  # the same bytes
-            if key not in seen:
-                self.say(f"{name}: rows of equal bytes, {arm}")
-                seen[key] = self.most_rows(model, spelled, task, policy, options)
-            found[arm] = seen[key]
+            if arm not in found and key not in seen:
+                tried = {row - cut for row in rows for cut in range(-16, max(33, row // 8), max(4, row // 64))}
+                sizes = self.sizes(name, task, arm, rows if task.get("by_rows") else tried)
+                fits = [[row for row, size in sizes.items() if size <= limit] for limit in limits]
+                seen[key] = [row if row in sizes else None for row in rows] if task.get("by_rows") else [max(f, default=None) for f in fits]
+            found.setdefault(arm, seen.get(key))
         file.write_text(json.dumps(found, indent=1) + "\n")
         return found
 
-    def most_rows(self, model, spelled, task, policy, options):
-        rows = [task["length"] * share for share in SHARES]
-        tried = sorted({int(row) - cut for row in rows for cut in range(0, max(45, int(row) // 8), max(4, int(row) // 64))})
-        tried, result = [row for row in tried if row >= 8], None
-        while result is None:  # the fewest rows may be too few for what a policy protects
+    def sizes(self, name, task, arm, rows):
+        """Budget in rows -> bytes of the cache, of those of `rows` that the arm can do with."""
+        self.say(f"{name}: bytes of {arm}")
+        policy, options = ARMS[arm]
+        rows = sorted(row for row in rows if row >= 8)
+        while rows:
             try:
-                result = self.eval(model, spelled, [policy], tried, filled(options, 0), self.output / "probe.json",
-                                   *task.get("options", ()), "--bootstrap", "0")
-            except Refused:
-                if not tried:
-                    raise
-                tried = tried[1:]
-        sizes = {row["budget"]: max(row["kv_bytes"], row["kv_prompt_bytes"]) for row in result}
-        full = sizes.pop(None)
-        if task.get("by_rows"):
-            return [int(row) if int(row) in tried else None for row in rows]
-        return [max((int(b) for b, size in sizes.items() if size <= share * full), default=None) for share in SHARES]
+                result = self.eval(self.model(task["model"], 0), self.spelled(task, 0, 1), [policy], rows, filled(options, 0),
+                                   self.output / "probe.json", *task.get("options", ()), "--bootstrap", "0")
+            except Refused:  # the fewest may be too few for what the policy protects
+                rows = rows[1:]
+                continue
+            return {int(row["budget"]): max(row["kv_bytes"], row["kv_prompt_bytes"]) for row in result if row["budget"]}
+        return {}
 
     def score(self, name, task, seed):
         """All arms of a task on the texts of a seed. Arms with the same options and rows are read together."""
