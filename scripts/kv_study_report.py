@@ -29,6 +29,10 @@ METRICS = {
     "variables": ("names", lambda v: (v[1], v[2])),
     "copy": ("tokens", lambda v: (v[1], v[2])),
 }
+ORDER = ("mqar", "mqar-32", "needles", "variables", "variables-asked", "novels", "passkey", "copy", "text-needles",
+         "text-passkey")
+COLOURS = ("#999999", "#e69f00", "#56b4e9", "#8b4513", "#009e73", "#7fc97f", "#cc79a7", "#b8860b", "#0072b2", "#d55e00", "#ff7f50",
+           "#8b0000", "#9467bd", "#000000")
 
 
 def read_items(path):
@@ -48,7 +52,7 @@ class Task:
 
     def __init__(self, folder):
         self.name = folder.name
-        self.unit, measure = METRICS[self.name]
+        self.unit, measure = METRICS.get(self.name) or METRICS[self.name.partition("-")[0]]
         self.perplexity = self.unit == "perplexity"
         self.items, self.rows, self.sizes = {}, {}, []
         seeds = sorted(folder.glob("seed-*/arms.json"), key=lambda p: int(p.parent.name.split("-")[1]))
@@ -161,13 +165,15 @@ def crush_table(task):
 
 
 def summary(tasks):
-    lines = ["| task | items | full cache | oracle at 25 %, beside it, % | KVCrush at 25 %, beside it, % | KVCrush − its scorer, at 25 % |",
-             "|---|---|---|---|---|---|"]
+    """At 25 %: beside the full cache in percent; KVCrush with two scorers, each also minus that scorer alone."""
+    lines = ["| task | texts | full cache | oracle | KVCrush | − snapkv alone | KVCrush by h2o | − h2o alone |", "|---" * 8 + "|"]
     for task in tasks:
-        cells = [with_interval(*task.compared((arm, 1), ("full", 0), True), True) if (arm, 1) in task.items else "–"
-                 for arm in ("oracle", "kvcrush")]
-        both = ("kvcrush", 1) in task.items and ("kvcrush-alone", 1) in task.items
-        cells.append(with_interval(*task.compared(("kvcrush", 1), ("kvcrush-alone", 1), False), True) if both else "–")
+        def cell(arm, other=None):
+            if (arm, 1) not in task.items or other and (other, 1) not in task.items:
+                return "–"
+            return with_interval(*task.compared((arm, 1), (other, 1) if other else ("full", 0), other is None), True)
+        cells = [cell("oracle"), cell("kvcrush"), cell("kvcrush", "kvcrush-alone"), cell("kvcrush-h2o"),
+                 cell("kvcrush-h2o", "kvcrush-h2o-alone")]
         lines.append(f"| {task.name} | {len(task.items['full', 0])} | {number(task.values['full', 0])} | " + " | ".join(cells) + " |")
     return lines
 
@@ -181,7 +187,7 @@ def chart(task, path):
     data.write_text("\n\n\n".join(blocks) + "\n")
     axis = "perplexity (lower is better)" if task.perplexity else f"{task.unit} right, %"
     full = task.values["full", 0]
-    plots = [f"'{data}' index {i} with linespoints lw 1.5 lc {i + 1} pt {i + 4} ps 0.7 title '{arm}'"
+    plots = [f"'{data}' index {i} with linespoints lw 1.5 lc rgb '{COLOURS[i % len(COLOURS)]}' pt {i % 12 + 4} ps 0.7 title '{arm}'"
              for i, arm in enumerate(arms) if blocks[i]]
     script = (f"set terminal svg size 860,420 font 'sans,12' background 'white'\nset output '{path}.part'\n"
               "set xlabel 'bytes of the cache, % of the full one'\nset logscale x 2\nset xtics (3.125, 6.25, 12.5, 25, 50)\n"
@@ -193,11 +199,9 @@ def chart(task, path):
 
 
 def main(folder):
-    tasks = [Task(path) for path in (folder / "results" / name for name in METRICS) if any(path.glob("seed-*/arms.json"))]
+    tasks = [Task(path) for path in (folder / "results" / name for name in ORDER) if any(path.glob("seed-*/arms.json"))]
     if not tasks:
         raise SystemExit(f"{folder}: no results")
-    order = ["mqar", "needles", "variables", "novels", "passkey", "copy", "text-needles", "text-passkey"]
-    tasks.sort(key=lambda task: order.index(task.name))
     lines = summary(tasks)
     for task in tasks:
         lines += ["", f"## {task.name}", "", *task_table(task)]
