@@ -61,7 +61,7 @@ TASKS = {
     "needles": dict(model="needles", task=f"needles_ids:length=512,keys=8,key_length=1,value_length=1,{IDS}", length=512, n=60),
     "variables": dict(model="needles", task=f"variables_ids:length=512,hops=4,{IDS}", length=512, n=60),
     # With the question in before policies act, reported apart.
-    "variables-asked": dict(model="needles", task=f"variables_ids:query_aware=true,length=512,hops=4,{IDS}", length=512, n=40),
+    "variables-asked": dict(model="needles", task=f"variables_ids:query_aware=true,length=512,hops=4,{IDS}", length=512, n=20),
     "passkey": dict(model="needles", task=f"needles_ids:length=512,keys=1,key_length=1,value_length=1,{IDS}", length=512, n=40),
     "copy": dict(model="pairs", task="copy:vocab=512,length=64,seed={seed},n={n}", length=129, n=40),
     "novels": dict(model="novels", task="ppl:{novels}", length=1024, n=12,
