@@ -102,7 +102,7 @@ class Study:
         """The family's configurations with another seed of weights and data, and their folder."""
         folder = self.output / "configs" / f"{family}-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("recall_common", *CHAIN[family]):
+        for name in ("common", *CHAIN[family]):
             text = (ROOT / "configs" / "tasks" / f"{name}.yaml").read_text()
             (folder / f"{name}.yaml").write_text(re.sub(r"\bseed: (\d+)", lambda match: f"seed: {int(match[1]) + 40 * seed}", text))
         return folder
