@@ -35,13 +35,20 @@ double bytes_per_token(const CacheRequest& request, const ModelData& model) {
       model.spec, cache_options(request.codec, model.kv_codec.key, model.kv_codec.value));
 }
 
+// The arm without its policy and what is said to policies: how rows are stored.
+CacheRequest without_policy(const CacheRequest& arm) {
+  CacheRequest out;
+  out.codec = arm.codec;
+  out.fp16_first = arm.fp16_first;
+  out.fp16_newest = arm.fp16_newest;
+  out.limit = arm.limit;
+  return out;
+}
+
 // No policy and, of the arms' codecs, the one of most bytes.
 CacheRequest full_cache(const std::vector<CacheRequest>& arms, const ModelData& model) {
-  CacheRequest full = *std::ranges::max_element(
-      arms, {}, [&](const CacheRequest& arm) { return bytes_per_token(arm, model); });
-  full.policy = "none";
-  full.budget.clear();
-  return full;
+  return without_policy(*std::ranges::max_element(
+      arms, {}, [&](const CacheRequest& arm) { return bytes_per_token(arm, model); }));
 }
 
 }  // namespace
@@ -83,7 +90,7 @@ std::vector<CacheRequest> arms_of(const ArmLists& lists, const CacheRequest& com
         arm.codec = codec;
         arm.budget = budget;
         if (policy != "none" || !lists.evicts()) continue;
-        arm.budget.clear();
+        arm = without_policy(arm);  // the others' options are not meant for it
         break;
       }
     }

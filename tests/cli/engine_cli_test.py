@@ -239,6 +239,15 @@ class EngineCommandLine(unittest.TestCase):
         result = self.run_engine("eval", self.package, "--task", task, "--json", "--kv-policy", "streaming", "--kv-budget", 12, 20)
         self.assertIn("full cache (no policy) is added", result.stderr)
         self.assertEqual([row["policy"] for row in json.loads(result.stdout)][::3], ["none", "streaming", "streaming"])
+        # What is said to policies is not meant for it, listed or added.
+        for policies in (["kvcrush"], ["none", "kvcrush"]):
+            result = self.run_engine("eval", self.package, "--task", task, "--json", "--kv-policy", *policies, "--kv-budget", 14, 20,
+                                     "--kv-drop", 2, "--kv-crush", "ratio=0.5", "--kv-recent", 2)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            rows = {(row["policy"], row["budget"]): row for row in json.loads(result.stdout)}
+            self.assertEqual(set(rows), {("none", None), ("kvcrush", "14"), ("kvcrush", "20")})
+            self.assertNotIn("kv_drop", rows["none", None]["settings"])
+            self.assertIn("kv_drop", rows["kvcrush", "14"]["settings"])
         arms = ["eval", self.package, "--task", task, "--kv-policy", "none", "h2o", "--kv-budget"]
         self.refused(2, ["item 0 of 24 tokens", "arm 'h2o 10% fp32' cannot be", "budget of 3 rows"], *arms, "50%", "10%")
         self.refused(2, ["arm 'h2o 3 fp32' cannot be"], *arms, 3)
