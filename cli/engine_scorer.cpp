@@ -13,6 +13,17 @@ bool is_relative(const CacheRequest& request) { return request.budget.ends_with(
 
 }  // namespace
 
+// An error of an arm names it where there are several.
+template <typename F>
+auto EngineScorer::naming(size_t arm, const F& make) const {
+  try {
+    return make();
+  } catch (const Error& error) {
+    if (requests_.size() == 1) throw;
+    fail(error.code(), "arm '{}' cannot be: {}", arms_[arm].label(), error.what());
+  }
+}
+
 EngineScorer::EngineScorer(const ModelData& model, const EngineArguments& arguments,
                            std::vector<CacheRequest> arms)
     : model_(model),
@@ -26,8 +37,14 @@ EngineScorer::EngineScorer(const ModelData& model, const EngineArguments& argume
   for (size_t arm = 0; arm < requests_.size(); ++arm) {
     arms_.push_back(arm_of(requests_[arm]));
     // Refuses a wrong request before anything is scored.
-    const double bytes =
-        cache_bytes_per_token(model.spec, cache_for(arm, context_length()).options);
+    const CacheChoice& choice = cache_for(arm, context_length());
+    const char* unshared = PrefixIndex::why_not(choice.policy.get());
+    naming(arm, [&] {
+      require(arguments.share.empty() || unshared == nullptr, ErrorCode::kRequest,
+              "--kv-share: the policy {} shares no pages: {}, which other texts' pages do not hold",
+              requests_[arm].policy, unshared);
+    });
+    const double bytes = cache_bytes_per_token(model.spec, choice.options);
     if (requests_[arm].policy != "none" || bytes <= widest) continue;
     widest = bytes;
     full = arm;
@@ -73,17 +90,6 @@ Arm EngineScorer::arm_of(const CacheRequest& cache) const {
   if (dense_layers > 0) out.set("kv_dense_layers", dense_layers);
   if (select_every > 1) out.set("kv_select_every", select_every);
   return arm;
-}
-
-// An error of an arm names it where there are several.
-template <typename F>
-auto EngineScorer::naming(size_t arm, const F& make) const {
-  try {
-    return make();
-  } catch (const Error& error) {
-    if (requests_.size() == 1) throw;
-    fail(error.code(), "arm '{}' cannot be: {}", arms_[arm].label(), error.what());
-  }
 }
 
 const CacheChoice& EngineScorer::cache_for(size_t arm, int64_t tokens) {

@@ -15,6 +15,7 @@ EngineOptions EngineArguments::engine_options() const {
   options.threads = threads;
   options.activation = activation == "int8" ? ActivationKind::kInt8 : ActivationKind::kF32;
   if (!memory.empty()) options.memory_budget = parse_bytes("--memory", memory);
+  if (!share.empty()) options.prefix_bytes = parse_bytes("--kv-share", share);
   return options;
 }
 

@@ -18,6 +18,7 @@ struct EngineArguments {
   std::string activation = "fp32";
   CacheRequest cache;
   std::string memory;  ///< bytes for weights and caches together; empty: no limit
+  std::string share;   ///< bytes of pages kept for texts that begin alike; empty: none
 
   EngineOptions engine_options() const;
 };

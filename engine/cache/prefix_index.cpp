@@ -25,9 +25,10 @@ void PrefixChain::add(std::span<const int32_t> tokens) {
   }
 }
 
-bool PrefixIndex::shares(const Policy* policy) {
-  return policy == nullptr ||
-         (policy->needs().reducer == ScoreReducer::kNone && !policy->needs().recall);
+const char* PrefixIndex::why_not(const Policy* policy) {
+  if (policy == nullptr) return nullptr;
+  if (policy->needs().recall) return "it keeps queries and a backup";
+  return policy->needs().reducer == ScoreReducer::kNone ? nullptr : "it keeps scores of its rows";
 }
 
 int64_t PrefixIndex::match(std::span<const PrefixHash> chain, int64_t most,

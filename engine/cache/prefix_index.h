@@ -48,7 +48,9 @@ class PrefixIndex {
   ~PrefixIndex() { clear(); }
 
   /// Whether caches with this policy share.
-  static bool shares(const Policy* policy);
+  static bool shares(const Policy* policy) { return why_not(policy) == nullptr; }
+  /// What such a cache holds that pages of other texts do not; null where it shares.
+  static const char* why_not(const Policy* policy);
 
   /// How many full pages of `chain`, at most `most`, a new cache of the kind of `like` can take.
   int64_t match(std::span<const PrefixHash> chain, int64_t most, const SequenceCache& like) const;

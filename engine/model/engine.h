@@ -138,6 +138,8 @@ class Engine {
   /// EngineOptions::prefix_bytes is 0, a policy keeps scores or recalls pages, or pieces of a
   /// prompt are shorter than a block.
   void share(Sequence& sequence, const std::string& tenant);
+  /// Whether pages are kept at all.
+  bool keeps_beginnings() const { return prefixes_ != nullptr; }
   /// Of pages that are kept for texts to come.
   int64_t shared_bytes() const { return prefixes_ == nullptr ? 0 : prefixes_->bytes(); }
   /// Of the pages of all caches, shared ones once.

@@ -171,6 +171,40 @@ class EngineCommandLine(unittest.TestCase):
             self.refused(2, [f"--task {task}", *fragments], "eval", self.package, "--task", task)
         self.refused(2, ["--limit", "ppl:"], "eval", self.package, "--limit", 3, "--task", "ppl:x.txt")
 
+    def test_eval_shares_beginnings(self):
+        choices, items, again = self.dir / "choices.jsonl", self.dir / "shared.jsonl", self.dir / "again.jsonl"
+        context = "the quick brown fox jumps over the lazy dog and then"
+        choices.write_text("".join(json.dumps({"query": f"{context} {end}", "choices": ["rests", "runs", "sleeps"], "gold": 0})
+                                   + "\n" for end in ("it", "he", "she")))
+        task = ["--task", f"choice:{choices}", "--items"]
+
+        def kept(rows, *without):
+            return {key: {k: v for k, v in row.items() if k not in ("seconds", *without)} for key, row in rows.items()}
+        for batch in (1, 3, 8):
+            plain, shared = self.evaluate(*task[:2], "--batch", batch), self.evaluate(*task[:2], "--batch", batch,
+                                                                                      "--kv-share", "1MiB")
+            self.assertEqual(kept(plain, "kv_shared_tokens"), kept(shared, "kv_shared_tokens"))
+            self.assertEqual({row["kv_shared_tokens"] for row in plain.values()}, {0})
+            # Eight of nine texts find at least two pages of 16 rows, of which one is the marker's.
+            for row in shared.values():
+                self.assertGreaterEqual(row["kv_shared_tokens"], 8 * 31)
+        # A log keeps the counts; it goes on without sharing, too.
+        logged = self.evaluate(*task, items, "--kv-share", "1MiB")
+        self.assertEqual(kept(logged), kept(self.evaluate(*task, items)))
+        self.assertEqual(sum(json.loads(line).get("kv_shared_tokens", 0) for line in items.read_text().splitlines()),
+                         next(iter(logged.values()))["kv_shared_tokens"])
+        # Logs of earlier versions know no such number.
+        again.write_text("".join(json.dumps({k: v for k, v in json.loads(line).items() if k != "kv_shared_tokens"}) + "\n"
+                                 for line in items.read_text().splitlines()))
+        self.assertEqual(kept(logged, "kv_shared_tokens"), kept(self.evaluate(*task, again), "kv_shared_tokens"))
+        said = self.run_engine("eval", self.package, *task[:2], "--kv-share", "1MiB")
+        self.assertIn("tokens of common beginnings were not read again", said.stderr)
+        base = ["eval", self.package, *task[:2], "--kv-share"]
+        self.refused(2, ["--kv-share", "h2o shares no pages", "scores"], *base, "1MiB", "--kv-policy", "h2o", "--kv-budget", 12)
+        self.refused(2, ["arm 'tova 12", "--kv-share"], *base, "1MiB", "--kv-policy", "none", "tova", "--kv-budget", 12)
+        self.refused(2, ["--kv-share", "'1XB'"], *base, "1XB")
+        self.refused(2, ["--kv-share", "one text"], "eval", self.package, "--task", "logits:x.json", "--kv-share", "1MiB")
+
     def test_eval_compares_caches(self):
         task, items = "copy:vocab=300,length=24,n=5", self.dir / "arms.jsonl"
         lists = ["--kv-policy", "none", "h2o,streaming", "--kv-budget", "50%", "30%", "--kv-codec", "fp16,q4", "--kv-sink", 1]
