@@ -80,7 +80,7 @@ TEST(Arms, TogetherEachIsBitForBitWhatItIsAlone) {
 // A policy that recalls pages keeps queries and backups, so it reads its prompts itself.
 TEST(Arms, RecallGoesBesideOthers) {
   const ModelData model = smoke_model("decoder_cla2");
-  const EngineArguments arguments = arguments_of();
+  const EngineArguments arguments = one_thread();
   ArmLists lists = all_arms();
   lists.policies = {"none", "streaming", "arkvale"};
   lists.budgets = {"64", "80"};
