@@ -171,6 +171,40 @@ class EngineCommandLine(unittest.TestCase):
             self.refused(2, [f"--task {task}", *fragments], "eval", self.package, "--task", task)
         self.refused(2, ["--limit", "ppl:"], "eval", self.package, "--limit", 3, "--task", "ppl:x.txt")
 
+    def chat(self, text, *more):
+        return subprocess.run([ENGINE, "chat", self.package, "--chat-template", "llama2", "--max-tokens", "4", "--json",
+                               *map(str, more)], input=text, capture_output=True, text=True, timeout=60)
+
+    def test_chat_goes_on_in_another_process(self):
+        talks = self.dir / "talks"
+        talks.mkdir()
+        file = talks / "talk.session"
+
+        def rows(result):
+            self.assertEqual(result.returncode, 0, result.stderr)
+            return [{key: value for key, value in json.loads(line).items() if "second" not in key}
+                    for line in result.stdout.splitlines()]
+        whole = rows(self.chat("he\nthe\n", "--kv-codec", "q8"))
+        parts = [rows(self.chat(text, "--kv-codec", "q8", "--session", file)) for text in ("he\n", "the\n")]
+        self.assertEqual(whole, parts[0] + parts[1])
+        before = file.read_bytes()
+        for status, fragments, damaged, more in (
+                (2, ["talk.session", "another model, cache or policy"], before, ["--kv-codec", "q4"]),
+                (2, ["--system", "began with another one"], before, ["--kv-codec", "q8", "--system", "the"]),
+                (1, ["talk.session", "damaged"], before[:-1] + bytes([before[-1] ^ 1]), ["--kv-codec", "q8"]),
+                (1, ["talk.session"], before[:len(before) // 2], ["--kv-codec", "q8"])):
+            file.write_bytes(damaged)
+            result = self.chat("he\n", "--session", file, *more)
+            self.assertEqual((result.returncode, result.stdout), (status, ""), result.stderr)
+            self.assertEqual(len(result.stderr.strip().splitlines()), 1, result.stderr)
+            for fragment in fragments:
+                self.assertIn(fragment, result.stderr)
+            self.assertEqual(list(talks.iterdir()), [file])
+            self.assertEqual(file.read_bytes(), damaged)
+        file.write_bytes(before)
+        self.refused(2, ["talk.session", "only `chat` goes on with"], "generate", self.package, "--prompt", "he", "--kv-codec",
+                     "q8", "--session", file)
+
     def test_eval_shares_beginnings(self):
         choices, items, again = self.dir / "choices.jsonl", self.dir / "shared.jsonl", self.dir / "again.jsonl"
         context = "the quick brown fox jumps over the lazy dog and then"
