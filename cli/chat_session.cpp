@@ -48,7 +48,7 @@ ChatSession::ChatSession(const ModelData& model, const std::string& path,
 std::vector<int32_t> ChatSession::prompt_for(const std::string& user,
                                              std::optional<ChatMessage>& system) const {
   if (sequence_) {
-    std::vector<int32_t> ids = unfed_;
+    std::vector<int32_t> ids(tokens_.end() - static_cast<std::ptrdiff_t>(unfed_), tokens_.end());
     const std::vector<int32_t> turn = tokenizer_->encode_pieces(format_->next_turn(user), false);
     ids.insert(ids.end(), turn.begin(), turn.end());
     return ids;
@@ -93,15 +93,17 @@ ChatAnswer ChatSession::answer(const std::string& user,
     answer.result = generate(*engine_, *sequence_, request,
                              [&](int32_t token) { return emit(decoder.push(token)); });
   } catch (...) {
-    reset();  // what has been fed is not known
+    forget();  // what has been fed is not known
+    if (!file_.empty() && std::filesystem::exists(file_)) restore();
     throw;
   }
   if (const std::string rest = decoder.finish(); !rest.empty()) emit(rest);
   // After a stop token everything picked has been fed; otherwise the last token has not.
-  unfed_.clear();
-  if (answer.result.finish != "stop" && !answer.result.tokens.empty()) {
-    unfed_.push_back(answer.result.tokens.back());
-  }
+  const std::vector<int32_t>& picked = answer.result.tokens;
+  tokens_.resize(tokens_.size() - unfed_);  // the prompt begins with them
+  tokens_.insert(tokens_.end(), request.prompt.begin(), request.prompt.end());
+  tokens_.insert(tokens_.end(), picked.begin(), picked.end());
+  unfed_ = answer.result.finish != "stop" && !picked.empty() ? 1 : 0;
   if (system) messages_.push_back(*system);
   messages_.push_back({"user", user});
   messages_.push_back({"assistant", answer.text});
@@ -111,10 +113,19 @@ ChatAnswer ChatSession::answer(const std::string& user,
   return answer;
 }
 
-void ChatSession::reset() {
+void ChatSession::forget() {
   sequence_.reset();
   messages_.clear();
-  unfed_.clear();
+  tokens_.clear();
+  unfed_ = 0;
+}
+
+void ChatSession::reset() {
+  forget();
+  if (file_.empty()) return;
+  std::error_code error;
+  std::filesystem::remove(file_, error);
+  require(!error, ErrorCode::kIo, "{}: cannot be removed: {}", file_.string(), error.message());
 }
 
 }  // namespace ashlar::cli

@@ -17,7 +17,7 @@ namespace ashlar::cli {
 namespace {
 
 struct Options {
-  std::string model, chat_template;
+  std::string model, chat_template, session;
   EngineArguments engine;
   ChatSettings settings;
   bool json = false;
@@ -45,7 +45,7 @@ class InterruptGuard {
 
 constexpr const char* kHelp =
     "/help                   this list\n"
-    "/reset                  forget the conversation\n"
+    "/reset                  forget the conversation (and the --session file)\n"
     "/settings               show the settings\n"
     "/settings KEY VALUE     change one: temperature, top-k, top-p, seed, max-tokens, system\n"
     "/save FILE              write the conversation as JSON lines\n"
@@ -139,16 +139,7 @@ double tokens_per_second(const GenerateResult& result) {
   return count > 1 ? static_cast<double>(count - 1) / std::max(result.decode_seconds, 1e-9) : 0.0;
 }
 
-void answer(ChatSession& session, const std::string& user, bool json) {
-  interrupted = 0;
-  const ChatAnswer answer = session.answer(user, [&](const std::string& piece) {
-    if (!json && !piece.empty()) {
-      std::fwrite(piece.data(), 1, piece.size(), stdout);
-      std::fflush(stdout);
-    }
-    return interrupted == 0;
-  });
-  interrupted = 0;
+void report(const ChatSession& session, const ChatAnswer& answer, bool json) {
   const GenerateResult& result = answer.result;
   const auto tokens = static_cast<int64_t>(result.tokens.size());
   if (json) {
@@ -171,6 +162,26 @@ void answer(ChatSession& session, const std::string& user, bool json) {
              answer.context_tokens, session.context_length(), answer.kv_bytes, result.finish);
 }
 
+void answer(ChatSession& session, const std::string& user, bool json) {
+  interrupted = 0;
+  const ChatAnswer answer = session.answer(user, [&](const std::string& piece) {
+    if (!json && !piece.empty()) {
+      std::fwrite(piece.data(), 1, piece.size(), stdout);
+      std::fflush(stdout);
+    }
+    return interrupted == 0;
+  });
+  interrupted = 0;
+  // Who reads the answer may rely on the file, and nobody loses an answer to a full disk.
+  try {
+    session.save();
+  } catch (const Error&) {
+    report(session, answer, json);
+    throw;
+  }
+  report(session, answer, json);
+}
+
 /// False: the user leaves.
 bool handle(ChatSession& session, const std::string& line, bool json) {
   if (line.empty()) return true;
@@ -184,10 +195,15 @@ void run(const Options& o) {
   const ModelData model = open_model(o.model);
   ChatSession session(model, o.model, o.engine, o.chat_template);
   session.settings() = o.settings;
+  if (!o.session.empty()) session.keep_in(o.session, weights_sha256(model));
   const bool terminal = isatty(STDIN_FILENO) == 1;
   if (terminal) {
     fmt::print(stderr, "{} ({} format). /help shows the commands.\n",
                model.name.empty() ? o.model : model.name, session.format().name());
+  }
+  if (!session.messages().empty()) {
+    fmt::print(stderr, "[goes on with {} messages, context {} of {}]\n", session.messages().size(),
+               session.context_tokens(), session.context_length());
   }
   const InterruptGuard guard;
   LineReader reader(STDIN_FILENO);
@@ -228,12 +244,16 @@ void add_chat_command(CLI::App& app) {
       ->capture_default_str();
   add_sampling_options(c, options->settings.sampling);
   add_engine_options(c, options->engine);
+  c->add_option("--session", options->session,
+                "File that keeps the conversation: written after every answer, cache and all, and "
+                "gone on with when there is one");
   c->add_flag("--json", options->json,
               "For pipes: a line of standard input is a message, a JSON line is its answer");
   c->footer(
       "Example:\n  ashlar chat SmolLM2-135M-Instruct.gguf --temperature 0.7 --top-p 0.9\n"
       "  echo 'Name three colours.' | ashlar chat packages/smollm2 --json --kv-policy h2o "
-      "--kv-budget 512");
+      "--kv-budget 512\n"
+      "  ashlar chat packages/smollm2 --session talk.session --kv-codec q8");
   c->callback([options] { run(*options); });
 }
 

@@ -13,6 +13,17 @@ bool is_relative(const CacheRequest& request) { return request.budget.ends_with(
 
 }  // namespace
 
+// An error of an arm names it where there are several.
+template <typename F>
+auto EngineScorer::naming(size_t arm, const F& make) const {
+  try {
+    return make();
+  } catch (const Error& error) {
+    if (requests_.size() == 1) throw;
+    fail(error.code(), "arm '{}' cannot be: {}", arms_[arm].label(), error.what());
+  }
+}
+
 EngineScorer::EngineScorer(const ModelData& model, const EngineArguments& arguments,
                            std::vector<CacheRequest> arms)
     : model_(model),
@@ -28,6 +39,12 @@ EngineScorer::EngineScorer(const ModelData& model, const EngineArguments& argume
     arms_.push_back(arm_of(requests_[arm]));
     // Refuses a wrong request before anything is scored.
     const CacheChoice& choice = cache_for(arm, context_length());
+    const char* unshared = PrefixIndex::why_not(choice.policy.get(), choice.options);
+    naming(arm, [&] {
+      require(arguments.share.empty() || unshared == nullptr, ErrorCode::kRequest,
+              "--kv-share: under --kv-policy {} and --kv-codec {} texts share no pages: {}",
+              requests_[arm].policy, arms_[arm].codec, unshared);
+    });
     const double bytes = cache_bytes_per_token(model.spec, choice.options);
     recalls = recalls || (choice.policy != nullptr && choice.policy->needs().recall);
     if (requests_[arm].policy != "none" || bytes <= widest) continue;
@@ -79,17 +96,6 @@ Arm EngineScorer::arm_of(const CacheRequest& cache) const {
   if (dense_layers > 0) out.set("kv_dense_layers", dense_layers);
   if (select_every > 1) out.set("kv_select_every", select_every);
   return arm;
-}
-
-// An error of an arm names it where there are several.
-template <typename F>
-auto EngineScorer::naming(size_t arm, const F& make) const {
-  try {
-    return make();
-  } catch (const Error& error) {
-    if (requests_.size() == 1) throw;
-    fail(error.code(), "arm '{}' cannot be: {}", arms_[arm].label(), error.what());
-  }
 }
 
 const CacheChoice& EngineScorer::cache_for(size_t arm, int64_t tokens) {

@@ -70,6 +70,8 @@ class Evaluation {
     engine_ = dynamic_cast<EngineScorer*>(scorer_.get());
     require(!o.fidelity || engine_ != nullptr, ErrorCode::kRequest,
             "--fidelity: only the engine has a cache");
+    require(o.engine.share.empty() || engine_ != nullptr, ErrorCode::kRequest,
+            "--kv-share: only the engine has a cache");
     options_.batch = o.batch;
     options_.bootstrap = o.bootstrap;
     options_.settings = Node::Map{{"model", o.model}};
@@ -85,6 +87,8 @@ class Evaluation {
       require(arms_ == 1, ErrorCode::kRequest, "--task {}: writes one file, so takes one arm",
               task.text);
       require(o_.plot.empty(), ErrorCode::kRequest, "--plot: --task {} has no figures", task.text);
+      require(o_.engine.share.empty(), ErrorCode::kRequest,
+              "--kv-share: --task {} is one text, which shares with none", task.text);
       prepared_.push_back({task, nullptr});
       return;
     }
@@ -107,6 +111,7 @@ class Evaluation {
         continue;
       }
       add(evaluate(*scorer_, *task.items, options_));
+      say_shared(task.task);
       if (!o_.fidelity) continue;
       add(evaluate_fidelity(*make_fidelity_probe(*engine_), *task.items, options_));
     }
@@ -125,6 +130,16 @@ class Evaluation {
   void add(std::vector<EvalRow> rows) {
     panels_.emplace_back(rows.front().task, rows.front().metric);
     for (EvalRow& row : rows) rows_.push_back(std::move(row));
+  }
+
+  void say_shared(const Task& task) const {
+    if (o_.engine.share.empty()) return;
+    int64_t most = 0;
+    for (const EvalRow& row : rows_) {
+      if (row.task == task.text) most = std::max(most, row.kv_shared_tokens);
+    }
+    spdlog::info("{}: {}{} tokens of common beginnings were not read again", task.text,
+                 arms_ > 1 ? "for an arm up to " : "", most);
   }
 
   // A budget in percent of a short text may be none at all, and an oracle needs something to come:
@@ -313,6 +328,8 @@ std::string footer() {
          "  ashlar eval packages/stories --task ppl:story.txt --context 256 --kv-codec q4\n"
          "  ashlar eval packages/stories --task lambada:lambada.jsonl --task blimp:blimp.zip "
          "--limit 100\n"
+         "  ashlar eval packages/smollm2 --task \"choice:arc_easy.jsonl,prefix=Question: \" "
+         "--kv-share 256MiB\n"
          "  ashlar eval packages/mqar --task mqar:length=64,pairs=4 --kv-policy h2o --kv-budget "
          "50%\n"
          "  ashlar eval packages/mqar --task mqar:length=256,pairs=16 --kv-policy none h2o "
@@ -369,6 +386,10 @@ void add_eval(CLI::App& app, const EvalSupport& support) {
                 "Chart of quality against KV bytes, every arm and the Pareto front, of the first "
                 "metric of each task (.svg or .png, by gnuplot)");
   add_engine_options(c, options->engine, options->arms);
+  c->add_option(
+      "--kv-share", options->engine.share,
+      "Keep pages of the cache in so many bytes (256MiB) for texts that begin like earlier "
+      "ones, which are not read again; never changes results");
   add_json_flag(c, options->json);
   c->footer(footer());
   c->callback([options, support] { run(*options, support); });

@@ -21,6 +21,7 @@ EngineOptions EngineArguments::engine_options() const {
   if (!backup_memory.empty()) {
     options.backups = {parse_bytes("--kv-backup-memory", backup_memory), backup_folder};
   }
+  if (!share.empty()) options.prefix_bytes = parse_bytes("--kv-share", share);
   return options;
 }
 

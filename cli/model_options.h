@@ -19,6 +19,7 @@ struct EngineArguments {
   CacheRequest cache;
   std::string memory;  ///< bytes for weights and caches together; empty: no limit
   std::string backup_memory, backup_folder;  ///< BackupOptions; empty: no limit, the default
+  std::string share;  ///< bytes of pages kept for texts that begin alike; empty: none
 
   EngineOptions engine_options() const;
 };

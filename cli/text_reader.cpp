@@ -79,37 +79,59 @@ void take_rows(Reading& reading, const Piece& piece, Engine& engine) {
   });
 }
 
-// Reads all pieces, one of every reading at a time.
-void read_all(Engine& engine, std::span<Reading> readings) {
+// Reads piece `step` of every reading that has so many, at once.
+void read_step(Engine& engine, std::span<Reading> readings, size_t step) {
   const auto vocab = static_cast<size_t>(engine.spec().vocab_size);
+  std::vector<StepItem> items;
+  for (Reading& reading : readings) {
+    if (step >= reading.pieces.size()) continue;
+    const Piece& piece = reading.pieces[step];
+    const auto begin = static_cast<size_t>(piece.begin), end = static_cast<size_t>(piece.end);
+    if (piece.rows) {
+      reading.rows.resize(std::max(reading.rows.size(), (end - begin) * vocab));
+    }
+    const bool acts = piece.acts && reading.acts;
+    items.push_back({reading.sequence.get(),
+                     std::span(reading.text->tokens).subspan(begin, end - begin), acts,
+                     piece.rows ? reading.rows.data() : nullptr,
+                     acts ? 0 : reading.pieces.back().end - piece.end});
+  }
+  engine.feed(items);
+  for (Reading& reading : readings) {
+    if (step < reading.pieces.size()) take_rows(reading, reading.pieces[step], engine);
+  }
+}
+
+// Reads all pieces from `step` on, one of every reading at a time.
+void read_all(Engine& engine, std::span<Reading> readings, size_t step = 0) {
   size_t steps = 0;
   for (const Reading& reading : readings) steps = std::max(steps, reading.pieces.size());
-  for (size_t step = 0; step < steps; ++step) {
-    std::vector<StepItem> items;
-    for (Reading& reading : readings) {
-      if (step >= reading.pieces.size()) continue;
-      const Piece& piece = reading.pieces[step];
-      const auto begin = static_cast<size_t>(piece.begin), end = static_cast<size_t>(piece.end);
-      if (piece.rows) {
-        reading.rows.resize(std::max(reading.rows.size(), (end - begin) * vocab));
-      }
-      const bool acts = piece.acts && reading.acts;
-      items.push_back({reading.sequence.get(),
-                       std::span(reading.text->tokens).subspan(begin, end - begin), acts,
-                       piece.rows ? reading.rows.data() : nullptr,
-                       acts ? 0 : reading.pieces.back().end - piece.end});
-    }
-    engine.feed(items);
-    for (Reading& reading : readings) {
-      if (step < reading.pieces.size()) take_rows(reading, reading.pieces[step], engine);
-    }
-  }
+  for (; step < steps; ++step) read_step(engine, readings, step);
 }
 
 using Caches = std::span<const std::vector<const CacheChoice*>>;
 
 std::unique_ptr<Sequence> start(Engine& engine, const CacheChoice& cache, const ScoreText& text) {
-  return engine.start(cache.options, cache.policy, text.marker);
+  auto sequence = engine.start(cache.options, cache.policy, text.marker);
+  engine.share(*sequence, "");
+  return sequence;
+}
+
+// Whether a prompt is read without its policies acting, which then do on forks. Where beginnings
+// are kept so is every prompt with a policy: pages are kept before it drops rows.
+bool read_apart(const Engine& engine, const PromptClass& one) {
+  return one.shared() || (engine.keeps_beginnings() && one.reader->policy != nullptr);
+}
+
+std::vector<std::unique_ptr<Sequence>> end_reading(Engine& engine, const PromptClass& one,
+                                                   std::span<const CacheChoice* const> caches,
+                                                   Reading& prompt) {
+  if (one.shared() || prompt.acts) {
+    return end_prompt(engine, one, caches, std::move(prompt.sequence));
+  }
+  std::vector<std::unique_ptr<Sequence>> alone;
+  alone.push_back(engine.fork(*prompt.sequence, one.reader->policy));
+  return alone;
 }
 
 /// Reads every text's prompt, once for each class of its caches; a reading for every text and
@@ -122,11 +144,18 @@ std::vector<Reading> read_prompts(Engine& engine, std::span<const ScoreText> tex
     classes.push_back(prompt_classes(caches[t]));
     if (plans[t].prompt.empty()) continue;  // nothing to share
     for (const PromptClass& one : classes.back()) {
-      prompts.push_back(
-          {&texts[t], start(engine, *one.reader, texts[t]), plans[t].prompt, !one.shared()});
+      prompts.push_back({&texts[t], start(engine, *one.reader, texts[t]), plans[t].prompt,
+                         !read_apart(engine, one)});
     }
   }
-  read_all(engine, prompts);
+  // One after another, so that those that begin alike share.
+  size_t step = 0;
+  if (engine.keeps_beginnings()) {
+    for (Reading& prompt : prompts) read_step(engine, std::span(&prompt, 1), step);
+    ++step;
+  }
+  read_all(engine, prompts, step);
+  for (Reading& prompt : prompts) prompt.score.kv_shared_tokens = prompt.sequence->shared_tokens();
   std::vector<Reading> readings;
   auto prompt = prompts.begin();
   for (size_t t = 0; t < texts.size(); ++t) {
@@ -138,7 +167,7 @@ std::vector<Reading> read_prompts(Engine& engine, std::span<const ScoreText> tex
     }
     if (plans[t].prompt.empty()) continue;
     for (const PromptClass& one : classes[t]) {
-      auto ended = end_prompt(engine, one, caches[t], std::move(prompt->sequence));
+      auto ended = end_reading(engine, one, caches[t], *prompt);
       for (size_t m = 0; m < one.members.size(); ++m) {
         Reading& reading = readings[first + one.members[m]];
         reading.sequence = std::move(ended[m]);

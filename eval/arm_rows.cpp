@@ -70,12 +70,14 @@ std::vector<EvalRow> rows_of(std::span<const Metric> metrics, std::span<const Ar
       common.seconds += result.seconds;
       common.kv_bytes = std::max(common.kv_bytes, result.kv_bytes);
       common.kv_prompt_bytes = std::max(common.kv_prompt_bytes, result.kv_prompt_bytes);
+      common.kv_shared_tokens += result.kv_shared_tokens;
     }
     for (const Metric& metric : metrics) {
       EvalRow row = summarize(metric, values, options);
       row.seconds = common.seconds;
       row.kv_bytes = common.kv_bytes;
       row.kv_prompt_bytes = common.kv_prompt_bytes;
+      row.kv_shared_tokens = common.kv_shared_tokens;
       row.settings = merged({settings, arms[a].settings});
       const MeanBytes own = mean_bytes(metric, results[a]);
       ArmFigures& figures = row.arm.emplace();

@@ -70,6 +70,7 @@ ArmResults score_items(Scorer& scorer, const EvalTask& task, int64_t first, int6
       for (const TextScore& score : own) {
         result.kv_bytes = std::max(result.kv_bytes, score.kv_bytes);
         result.kv_prompt_bytes = std::max(result.kv_prompt_bytes, score.kv_prompt_bytes);
+        result.kv_shared_tokens += score.kv_shared_tokens;
       }
       results[arm].push_back(std::move(result));
     }

@@ -82,6 +82,7 @@ void ItemLog::read(const std::string& text) {
     result.kv_bytes = reader.integer("kv_bytes", 0, INT64_MAX);
     // Absent in logs of earlier versions.
     result.kv_prompt_bytes = reader.integer_or("kv_prompt_bytes", 0, 0, INT64_MAX);
+    result.kv_shared_tokens = reader.integer_or("kv_shared_tokens", 0, 0, INT64_MAX);
     result.seconds = reader.number("seconds", 0, 1e12);
     reader.finish();
     tasks_[task->as_string()].items[item] = std::move(result);
@@ -126,6 +127,7 @@ void ItemLog::append(const std::string& task, int64_t item, const ItemResult& re
                        {"values", std::move(values)},
                        {"kv_bytes", result.kv_bytes},
                        {"kv_prompt_bytes", result.kv_prompt_bytes},
+                       {"kv_shared_tokens", result.kv_shared_tokens},
                        {"seconds", result.seconds}});
 }
 

@@ -14,8 +14,9 @@ namespace ashlar {
 /// The numbers of one item of a task.
 struct ItemResult {
   std::vector<double> values;
-  int64_t kv_bytes = 0;         ///< largest cache of one of its texts
-  int64_t kv_prompt_bytes = 0;  ///< likewise, when the prompt was in
+  int64_t kv_bytes = 0;          ///< largest cache of one of its texts
+  int64_t kv_prompt_bytes = 0;   ///< likewise, when the prompt was in
+  int64_t kv_shared_tokens = 0;  ///< of all of its texts, taken from texts before
   double seconds = 0;
 };
 
@@ -24,7 +25,7 @@ struct ItemResult {
 ///
 ///   {"task": T, "settings": {...}}                     once per task
 ///   {"task": T, "item": 12, "values": [...], "kv_bytes": n, "kv_prompt_bytes": n,
-///    "seconds": s}
+///    "kv_shared_tokens": n, "seconds": s}
 ///
 /// A line that a kill cut short is dropped. One process at a time.
 class ItemLog {

@@ -40,6 +40,7 @@ void set_arm(Node& out, const EvalRow& row) {
   out.set("codec", or_null(figures.arm.codec));
   out.set("kv_bytes", row.kv_bytes);
   out.set("kv_prompt_bytes", row.kv_prompt_bytes);
+  out.set("kv_shared_tokens", row.kv_shared_tokens);
   out.set("kv_mean_bytes", cached ? Node(figures.mean_bytes) : Node());
   out.set("kv_share", or_null(figures.share));
   out.set("kv_prompt_share", or_null(figures.prompt_share));

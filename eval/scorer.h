@@ -32,6 +32,7 @@ struct TextScore {
   std::vector<TokenScore> tokens;  ///< of the scored ones
   int64_t kv_bytes = 0;            ///< in the cache when the text has been read; 0: no cache
   int64_t kv_prompt_bytes = 0;     ///< when its prompt was in and the policy had acted
+  int64_t kv_shared_tokens = 0;    ///< at its beginning, taken from texts before instead of read
 };
 
 /// What evaluation knows of a model: training model and engine both stand behind it, the engine

@@ -74,16 +74,58 @@ void Arena::release(PageId page) {
   owned_bytes_ -= c.page_bytes;
   if (--owners > 0) return;
   std::vector<int32_t>& open = open_[c.page_bytes];
-  if (c.free.empty()) open.push_back(page.chunk);
+  if (c.free.empty() && !c.retired) open.push_back(page.chunk);
   c.free.push_back(page.slot);
   --pages_in_use_;
   page_bytes_ -= c.page_bytes;
   if (c.free.size() < c.owners.size()) return;
-  open.erase(std::find(open.begin(), open.end(), page.chunk));
+  if (c.retired) {
+    retired_bytes_ -= c.bytes;
+  } else {
+    open.erase(std::find(open.begin(), open.end(), page.chunk));
+  }
   memory_.release(c.memory);
   chunk_bytes_ -= c.bytes;
   c = Chunk{};
   vacant_.push_back(page.chunk);
+}
+
+const Arena::Chunk& Arena::in_use(int32_t index) const {
+  ASHLAR_CHECK(index >= 0 && index < static_cast<int32_t>(chunks_.size()));
+  const Chunk& c = chunks_[static_cast<size_t>(index)];
+  ASHLAR_CHECK(c.memory != nullptr);
+  return c;
+}
+
+int64_t Arena::live_bytes(const Chunk& chunk) const {
+  return static_cast<int64_t>(chunk.owners.size() - chunk.free.size()) * chunk.page_bytes;
+}
+
+void Arena::retire(int32_t index) {
+  ASHLAR_CHECK(!in_use(index).retired);
+  Chunk& c = chunks_[static_cast<size_t>(index)];
+  c.retired = true;
+  retired_bytes_ += c.bytes;
+  std::vector<int32_t>& open = open_[c.page_bytes];
+  if (!c.free.empty()) open.erase(std::find(open.begin(), open.end(), index));
+}
+
+int64_t Arena::retire_bytes(int64_t bytes) {
+  ASHLAR_CHECK_GT(bytes, 0);
+  std::vector<std::pair<int64_t, int32_t>> candidates;  // emptiest first; of equals, the first
+  for (size_t i = 0; i < chunks_.size(); ++i) {
+    const Chunk& c = chunks_[i];
+    if (c.memory == nullptr || c.retired) continue;
+    candidates.emplace_back(live_bytes(c), static_cast<int32_t>(i));
+  }
+  std::sort(candidates.begin(), candidates.end());
+  int64_t coming = 0;
+  for (const auto& [live, index] : candidates) {
+    if (coming >= bytes) break;
+    coming += in_use(index).bytes;
+    retire(index);
+  }
+  return coming;
 }
 
 int32_t Arena::owners(PageId page) const {

@@ -19,8 +19,14 @@ struct PageId {
 };
 
 /// Pages of fixed sizes cut from chunks of 2 MiB. A chunk serves one size class and goes back to
-/// the provider when its last page is released; chunk indices are stable while in use. Pages count
-/// their owners, so that sequences can share them. Single-threaded.
+/// the provider when its last page is released, so no empty chunk is ever kept; chunk indices are
+/// stable while in use. Pages count their owners, so that sequences can share them.
+///
+/// Memory that somebody else needs is donated by retiring chunks: no page of a retired chunk is
+/// handed out any more, and it goes back with its last page. Pages that have owners stay where they
+/// are, valid and shareable, and what a PagePool has put aside has an owner: a step that has begun
+/// is never short of it. Until then the provider counts the chunk, and new pages come from others,
+/// so that a budget can be exhausted while retired chunks have free slots. Single-threaded.
 class Arena {
  public:
   static constexpr int64_t kChunkBytes = int64_t{2} << 20;
@@ -39,6 +45,17 @@ class Arena {
   void release(PageId page);
   int32_t owners(PageId page) const;
   std::byte* address(PageId page) const;
+
+  /// Hands out no more pages of chunk `index`, which holds some and is not retired: it goes back to
+  /// the provider with its last page. Other chunks keep their indices.
+  void retire(int32_t index);
+  /// Retires chunks of at least `bytes` (> 0) together, those with the fewest bytes of pages first;
+  /// all of them if they are smaller. Returns the bytes that will come back by it.
+  int64_t retire_bytes(int64_t bytes);
+  /// Whether chunk `index`, which is in use, is retired.
+  bool retired(int32_t index) const { return in_use(index).retired; }
+  /// Bytes of retired chunks that wait for their last page.
+  int64_t retired_bytes() const { return retired_bytes_; }
   /// The requested size of a page.
   int64_t bytes(PageId page) const;
 
@@ -58,25 +75,29 @@ class Arena {
   struct Chunk {
     std::byte* memory = nullptr;  // null: the index is free for reuse
     int64_t bytes = 0;
-    int64_t page_bytes = 0;       // requested size
-    int64_t page_stride = 0;      // rounded up to 64
+    int64_t page_bytes = 0;   // requested size
+    int64_t page_stride = 0;  // rounded up to 64
+    bool retired = false;
     std::vector<int32_t> free;    // slots
     std::vector<int32_t> owners;  // of each slot
   };
 
   Chunk& chunk(PageId page);
   const Chunk& chunk(PageId page) const;
+  const Chunk& in_use(int32_t index) const;
+  int64_t live_bytes(const Chunk& chunk) const;
   int32_t new_chunk(int64_t page_bytes);
 
   MemoryProvider& memory_;
   BackupStore backups_;
   std::vector<Chunk> chunks_;
-  std::unordered_map<int64_t, std::vector<int32_t>> open_;  // chunks with free slots, by page bytes
+  std::unordered_map<int64_t, std::vector<int32_t>> open_;  // chunks to cut from, by page bytes
   std::vector<int32_t> vacant_;                             // indices for reuse
   int64_t pages_in_use_ = 0;
   int64_t page_bytes_ = 0;
   int64_t owned_bytes_ = 0;
   int64_t chunk_bytes_ = 0;
+  int64_t retired_bytes_ = 0;
 };
 
 }  // namespace ashlar

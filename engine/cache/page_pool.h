@@ -9,7 +9,8 @@
 namespace ashlar {
 
 /// The pages of one sequence. What a step may need is reserved before it begins, so that a step
-/// never fails half-way for want of memory.
+/// never fails half-way for want of memory: pages put aside serve the step even where their chunk
+/// has been retired since (Arena::retire), which then waits for release_reserve.
 class PagePool {
  public:
   explicit PagePool(Arena& arena) : arena_(arena) {}

@@ -25,10 +25,13 @@ void PrefixChain::add(std::span<const int32_t> tokens) {
   }
 }
 
-bool PrefixIndex::shares(const Policy* policy, const CacheOptions& options) {
-  if (options.zip) return false;
-  return policy == nullptr ||
-         (policy->needs().reducer == ScoreReducer::kNone && !policy->needs().recall);
+const char* PrefixIndex::why_not(const Policy* policy, const CacheOptions& options) {
+  if (options.zip) return "which rows of a beginning are salient depends on what follows it";
+  if (policy == nullptr) return nullptr;
+  if (policy->needs().recall) return "the policy keeps queries and a backup beside them";
+  return policy->needs().reducer == ScoreReducer::kNone
+             ? nullptr
+             : "the policy keeps scores of rows beside them";
 }
 
 int64_t PrefixIndex::match(std::span<const PrefixHash> chain, int64_t most,

@@ -47,9 +47,12 @@ class PrefixIndex {
   PrefixIndex(Arena& arena, int64_t capacity) : pool_(arena), capacity_(capacity) {}
   ~PrefixIndex() { clear(); }
 
-  /// Whether caches with this policy and these options share. Under ZipCache they do not: which
-  /// rows of a beginning are salient depends on the prompt behind it.
-  static bool shares(const Policy* policy, const CacheOptions& options);
+  /// Whether caches with this policy and these options share.
+  static bool shares(const Policy* policy, const CacheOptions& options) {
+    return why_not(policy, options) == nullptr;
+  }
+  /// Why pages of other texts would not do for such a cache; null where it shares.
+  static const char* why_not(const Policy* policy, const CacheOptions& options);
 
   /// How many full pages of `chain`, at most `most`, a new cache of the kind of `like` can take.
   int64_t match(std::span<const PrefixHash> chain, int64_t most, const SequenceCache& like) const;

@@ -95,6 +95,12 @@ struct StepItem {
   int64_t follow = 0;
 };
 
+/// What became of memory that was asked back.
+struct GivenBack {
+  int64_t now = 0;    ///< bytes the provider has again
+  int64_t later = 0;  ///< of chunks retired by this or an earlier call that texts still use
+};
+
 /// A model ready to decode: packed weights, threads, memory. Results never depend on how sequences
 /// are batched, how prompts are cut, or on the number of threads (the arithmetic contract).
 class Engine {
@@ -134,10 +140,19 @@ class Engine {
   /// EngineOptions::prefix_bytes is 0, a policy keeps scores or recalls pages, under ZipCache, or
   /// pieces of a prompt are shorter than a block.
   void share(Sequence& sequence, const std::string& tenant);
+  /// Whether pages are kept at all.
+  bool keeps_beginnings() const { return prefixes_ != nullptr; }
   /// Of pages that are kept for texts to come.
   int64_t shared_bytes() const { return prefixes_ == nullptr ? 0 : prefixes_->bytes(); }
   /// Of the pages of all caches, shared ones once.
   int64_t cache_page_bytes() const { return arena_->page_bytes_in_use(); }
+
+  /// Gives `bytes` (> 0) of the caches' memory back to the provider, or all there is, in chunks:
+  /// those with the fewest bytes of pages are retired (Arena::retire_bytes), and pages that are
+  /// only kept for texts to come are dropped until they are free. Chunks that texts under way have
+  /// pages in follow when these texts end or are swapped out. No text changes by a bit. Between
+  /// feeds.
+  GivenBack give_back(int64_t bytes);
 
   SequenceImage image(const Sequence& sequence) const;
   /// The text that `image` was taken of, with the same cache options and policy. Throws

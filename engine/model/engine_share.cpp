@@ -1,5 +1,7 @@
-// Texts that begin alike share pages (engine/cache/prefix_index.h).
+// Texts that begin alike share pages (engine/cache/prefix_index.h); pages kept for texts to come
+// and other memory of caches is given back when somebody else needs it.
 
+#include "core/base/error.h"
 #include "core/io/json.h"
 #include "engine/model/engine.h"
 
@@ -66,6 +68,16 @@ void Engine::leave_shared(const Piece& piece) {
   const auto pages = sequence.chain_->pages();
   if (static_cast<int64_t>(pages.size()) == sequence.published_) return;
   sequence.published_ = prefixes_->publish(pages, sequence.published_, *sequence.cache_);
+}
+
+GivenBack Engine::give_back(int64_t bytes) {
+  ASHLAR_CHECK_GT(bytes, 0);
+  const int64_t before = arena_->chunk_bytes_in_use();
+  const int64_t waiting = arena_->retired_bytes();
+  arena_->retire_bytes(bytes);
+  while (prefixes_ != nullptr && arena_->retired_bytes() > waiting && prefixes_->evict_one()) {
+  }
+  return {before - arena_->chunk_bytes_in_use(), arena_->retired_bytes()};
 }
 
 }  // namespace ashlar

@@ -11,7 +11,9 @@
 namespace ashlar {
 namespace {
 
+// A text, and a text with a transcript.
 constexpr const char* kFormat = "ashlar-session";
+constexpr const char* kChatFormat = "ashlar-chat";
 constexpr const char* kVersion = "4";
 
 std::string describe(const SessionOrigin& origin) {
@@ -150,10 +152,13 @@ std::string metadata_of(const SafetensorsFile& file, const char* key, const std:
 
 using Bytes = std::map<std::string, std::span<const std::byte>>;
 
-// Over everything that taking the session up depends on.
-std::string checksum(const std::string& origin, const std::string& state, const Bytes& tensors) {
+// Over everything that taking the session up depends on. The transcript of a text is empty.
+std::string checksum(const std::string& origin, const std::string& state,
+                     const std::string& transcript, const Bytes& tensors) {
   Sha256 sha;
-  for (const std::string& text : {origin, state}) sha.update(std::as_bytes(std::span(text)));
+  for (const std::string& text : {origin, state, transcript}) {
+    sha.update(std::as_bytes(std::span(text)));
+  }
   for (const auto& [name, bytes] : tensors) {
     sha.update(std::as_bytes(std::span(name)));
     sha.update(bytes);
@@ -161,10 +166,8 @@ std::string checksum(const std::string& origin, const std::string& state, const 
   return sha.hex();
 }
 
-}  // namespace
-
-void save_session(const Engine& engine, const Sequence& sequence, const SessionOrigin& origin,
-                  const std::filesystem::path& path) {
+void save(const Engine& engine, const Sequence& sequence, const SessionOrigin& origin,
+          const std::string* transcript, const std::filesystem::path& path) {
   const SequenceImage image = engine.image(sequence);
   std::vector<TensorInfo> infos;
   Bytes tensors;
@@ -178,32 +181,44 @@ void save_session(const Engine& engine, const Sequence& sequence, const SessionO
     tensors[name] = std::as_bytes(std::span(values));
   });
   const std::string from = describe(origin), state = write_json(state_tree(image));
-  SafetensorsWriter writer(path, std::move(infos),
-                           {{"format", kFormat},
-                            {"version", kVersion},
-                            {"origin", from},
-                            {"state", state},
-                            {"sha256", checksum(from, state, tensors)}});
+  std::map<std::string, std::string> metadata = {
+      {"format", transcript == nullptr ? kFormat : kChatFormat},
+      {"version", kVersion},
+      {"origin", from},
+      {"state", state},
+      {"sha256", checksum(from, state, transcript == nullptr ? "" : *transcript, tensors)}};
+  if (transcript != nullptr) metadata["transcript"] = *transcript;
+  SafetensorsWriter writer(path, std::move(infos), metadata);
   for (const TensorInfo& tensor : writer.layout()) writer.write_next(tensors.at(tensor.name));
   writer.commit();
 }
 
-std::unique_ptr<Sequence> restore_session(Engine& engine, const SessionOrigin& origin,
-                                          std::shared_ptr<const Policy> policy,
-                                          const std::filesystem::path& path) {
+void check_format(const SafetensorsFile& file, bool chat, const std::string& what) {
+  const std::string format = metadata_of(file, "format", what);
+  require(format == kFormat || format == kChatFormat, ErrorCode::kData, "{}: not a saved session",
+          what);
+  require(chat || format == kFormat, ErrorCode::kRequest,
+          "{}: holds a conversation, which only `chat` goes on with", what);
+  require(!chat || format == kChatFormat, ErrorCode::kRequest,
+          "{}: holds a text that `generate` goes on with, no conversation", what);
+}
+
+SavedChat restore(Engine& engine, const SessionOrigin& origin, std::shared_ptr<const Policy> policy,
+                  bool chat, const std::filesystem::path& path) {
   const std::string what = path.string();
   const SafetensorsFile file(path);
-  require(metadata_of(file, "format", what) == kFormat, ErrorCode::kData, "{}: not a saved session",
-          what);
+  check_format(file, chat, what);
   const std::string version = metadata_of(file, "version", what);
   require(version == kVersion, ErrorCode::kData,
           "{}: a session of version {}, this program reads version {}", what, version, kVersion);
   const std::string from = metadata_of(file, "origin", what);
   const std::string state = metadata_of(file, "state", what);
+  std::string transcript;
+  if (chat) transcript = metadata_of(file, "transcript", what);
   Bytes tensors;
   for (const TensorInfo& tensor : file.tensors()) tensors[tensor.name] = file.data(tensor);
-  require(checksum(from, state, tensors) == metadata_of(file, "sha256", what), ErrorCode::kData,
-          "{}: damaged: its SHA-256 does not match", what);
+  require(checksum(from, state, transcript, tensors) == metadata_of(file, "sha256", what),
+          ErrorCode::kData, "{}: damaged: its SHA-256 does not match", what);
   require(from == describe(origin), ErrorCode::kRequest,
           "{}: belongs to another model, cache or policy: it was saved with {}, this is {}", what,
           from, describe(origin));
@@ -220,7 +235,30 @@ std::unique_ptr<Sequence> restore_session(Engine& engine, const SessionOrigin& o
   });
   require(used == file.tensors().size(), ErrorCode::kData,
           "{}: holds tensors that its state does not mention", what);
-  return engine.resume(image, origin.cache, std::move(policy), what);
+  return {engine.resume(image, origin.cache, std::move(policy), what), std::move(transcript)};
+}
+
+}  // namespace
+
+void save_session(const Engine& engine, const Sequence& sequence, const SessionOrigin& origin,
+                  const std::filesystem::path& path) {
+  save(engine, sequence, origin, nullptr, path);
+}
+
+std::unique_ptr<Sequence> restore_session(Engine& engine, const SessionOrigin& origin,
+                                          std::shared_ptr<const Policy> policy,
+                                          const std::filesystem::path& path) {
+  return restore(engine, origin, std::move(policy), false, path).sequence;
+}
+
+void save_chat(const Engine& engine, const Sequence& sequence, const SessionOrigin& origin,
+               const std::string& transcript, const std::filesystem::path& path) {
+  save(engine, sequence, origin, &transcript, path);
+}
+
+SavedChat restore_chat(Engine& engine, const SessionOrigin& origin,
+                       std::shared_ptr<const Policy> policy, const std::filesystem::path& path) {
+  return restore(engine, origin, std::move(policy), true, path);
 }
 
 }  // namespace ashlar

@@ -27,4 +27,18 @@ std::unique_ptr<Sequence> restore_session(Engine& engine, const SessionOrigin& o
                                           std::shared_ptr<const Policy> policy,
                                           const std::filesystem::path& path);
 
+/// A conversation: its text, and what whoever leads it remembers of it (UTF-8).
+struct SavedChat {
+  std::unique_ptr<Sequence> sequence;
+  std::string transcript;
+};
+
+/// save_session for a conversation, with its transcript under the same SHA-256. Neither kind of
+/// file is taken for the other.
+void save_chat(const Engine& engine, const Sequence& sequence, const SessionOrigin& origin,
+               const std::string& transcript, const std::filesystem::path& path);
+/// What save_chat wrote; throws as restore_session does.
+SavedChat restore_chat(Engine& engine, const SessionOrigin& origin,
+                       std::shared_ptr<const Policy> policy, const std::filesystem::path& path);
+
 }  // namespace ashlar

@@ -14,11 +14,8 @@
 #include "core/io/json.h"
 #include "data/tokenizer/hf_json.h"
 #include "package/format/package.h"
-#include "tests/cli/run_command.h"
-#include "tests/data/families.h"
+#include "tests/cli/chat_model.h"
 #include "tests/support/files.h"
-#include "tests/support/random_model.h"
-#include "tests/support/specs.h"
 
 namespace ashlar::cli {
 namespace {
@@ -26,54 +23,6 @@ namespace {
 using test::expect_error;
 using test::TempDir;
 using test_commands::Outcome;
-
-constexpr const char* kTemplate =
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
-    "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' "
-    "}}{% endif %}";
-
-/// Random weights under the vocabulary of the SmolLM2 family, which has ChatML's tokens.
-ModelData chat_model(int64_t context = 256) {
-  ModelData model = test::random_model(
-      test::spec_from_yaml(
-          "kind: decoder\nvocab_size: 602\ncontext_length: " + std::to_string(context) +
-          "\ndecoder: {d_model: 32, layers: 2, attention: {heads: 4, kv_heads: 2, "
-          "head_dim: 8}, ffn: {d_ff: 24}}\n"),
-      7);
-  model.start_token.reset();
-  model.stop_tokens = {};
-  model.tokenizer_json = write_json(test_families::shape_of("smollm"));
-  model.chat_template = kTemplate;
-  return model;
-}
-
-/// `ashlar chat ARGUMENTS` with `input` on standard input.
-Outcome chat(const std::filesystem::path& model, const std::string& input,
-             std::vector<std::string> more = {}) {
-  const TempDir dir;
-  test::write_text(dir / "input.txt", input);
-  const int saved = dup(STDIN_FILENO), file = open((dir / "input.txt").c_str(), O_RDONLY);
-  dup2(file, STDIN_FILENO);
-  constexpr AddCommand kCommands[] = {add_chat_command};
-  std::vector<std::string> arguments = {"chat", model.string(), "--max-tokens", "6"};
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  const Outcome outcome = test_commands::run_command(kCommands, std::move(arguments));
-  dup2(saved, STDIN_FILENO);
-  close(saved);
-  close(file);
-  return outcome;
-}
-
-std::vector<Node> answers(const Outcome& outcome) {
-  std::vector<Node> out;
-  EXPECT_EQ(outcome.status, 0) << outcome.err;
-  for (size_t at = 0; at < outcome.out.size();) {
-    const size_t end = outcome.out.find('\n', at);
-    out.push_back(parse_json(outcome.out.substr(at, end - at), "stdout"));
-    at = end + 1;
-  }
-  return out;
-}
 
 class ChatCommand : public testing::Test {
  protected:

@@ -200,6 +200,74 @@ class EngineCommandLine(unittest.TestCase):
             self.refused(2, [f"--task {task}", *fragments], "eval", self.package, "--task", task)
         self.refused(2, ["--limit", "ppl:"], "eval", self.package, "--limit", 3, "--task", "ppl:x.txt")
 
+    def chat(self, text, *more):
+        return subprocess.run([ENGINE, "chat", self.package, "--chat-template", "llama2", "--max-tokens", "4", "--json",
+                               *map(str, more)], input=text, capture_output=True, text=True, timeout=60)
+
+    def test_chat_goes_on_in_another_process(self):
+        talks = self.dir / "talks"
+        talks.mkdir()
+        file = talks / "talk.session"
+
+        def rows(result):
+            self.assertEqual(result.returncode, 0, result.stderr)
+            return [{key: value for key, value in json.loads(line).items() if "second" not in key}
+                    for line in result.stdout.splitlines()]
+        whole = rows(self.chat("he\nthe\n", "--kv-codec", "q8"))
+        parts = [rows(self.chat(text, "--kv-codec", "q8", "--session", file)) for text in ("he\n", "the\n")]
+        self.assertEqual(whole, parts[0] + parts[1])
+        before = file.read_bytes()
+        for status, fragments, damaged, more in (
+                (2, ["talk.session", "another model, cache or policy"], before, ["--kv-codec", "q4"]),
+                (2, ["--system", "began with another one"], before, ["--kv-codec", "q8", "--system", "the"]),
+                (1, ["talk.session", "damaged"], before[:-1] + bytes([before[-1] ^ 1]), ["--kv-codec", "q8"]),
+                (1, ["talk.session"], before[:len(before) // 2], ["--kv-codec", "q8"])):
+            file.write_bytes(damaged)
+            result = self.chat("he\n", "--session", file, *more)
+            self.assertEqual((result.returncode, result.stdout), (status, ""), result.stderr)
+            self.assertEqual(len(result.stderr.strip().splitlines()), 1, result.stderr)
+            for fragment in fragments:
+                self.assertIn(fragment, result.stderr)
+            self.assertEqual(list(talks.iterdir()), [file])
+            self.assertEqual(file.read_bytes(), damaged)
+        file.write_bytes(before)
+        self.refused(2, ["talk.session", "only `chat` goes on with"], "generate", self.package, "--prompt", "he", "--kv-codec",
+                     "q8", "--session", file)
+
+    def test_eval_shares_beginnings(self):
+        choices, items, again = self.dir / "choices.jsonl", self.dir / "shared.jsonl", self.dir / "again.jsonl"
+        context = "the quick brown fox jumps over the lazy dog and then"
+        choices.write_text("".join(json.dumps({"query": f"{context} {end}", "choices": ["rests", "runs", "sleeps"], "gold": 0})
+                                   + "\n" for end in ("it", "he", "she")))
+        task = ["--task", f"choice:{choices}", "--items"]
+
+        def kept(rows, *without):
+            return {key: {k: v for k, v in row.items() if k not in ("seconds", *without)} for key, row in rows.items()}
+        for batch in (1, 3, 8):
+            plain, shared = self.evaluate(*task[:2], "--batch", batch), self.evaluate(*task[:2], "--batch", batch,
+                                                                                      "--kv-share", "1MiB")
+            self.assertEqual(kept(plain, "kv_shared_tokens"), kept(shared, "kv_shared_tokens"))
+            self.assertEqual({row["kv_shared_tokens"] for row in plain.values()}, {0})
+            # Eight of nine texts find at least two pages of 16 rows, of which one is the marker's.
+            for row in shared.values():
+                self.assertGreaterEqual(row["kv_shared_tokens"], 8 * 31)
+        # A log keeps the counts; it goes on without sharing, too.
+        logged = self.evaluate(*task, items, "--kv-share", "1MiB")
+        self.assertEqual(kept(logged), kept(self.evaluate(*task, items)))
+        self.assertEqual(sum(json.loads(line).get("kv_shared_tokens", 0) for line in items.read_text().splitlines()),
+                         next(iter(logged.values()))["kv_shared_tokens"])
+        # Logs of earlier versions know no such number.
+        again.write_text("".join(json.dumps({k: v for k, v in json.loads(line).items() if k != "kv_shared_tokens"}) + "\n"
+                                 for line in items.read_text().splitlines()))
+        self.assertEqual(kept(logged, "kv_shared_tokens"), kept(self.evaluate(*task, again), "kv_shared_tokens"))
+        said = self.run_engine("eval", self.package, *task[:2], "--kv-share", "1MiB")
+        self.assertIn("tokens of common beginnings were not read again", said.stderr)
+        base = ["eval", self.package, *task[:2], "--kv-share"]
+        self.refused(2, ["--kv-share", "--kv-policy h2o", "share no pages", "scores"], *base, "1MiB", "--kv-policy", "h2o", "--kv-budget", 12)
+        self.refused(2, ["arm 'tova 12", "--kv-share"], *base, "1MiB", "--kv-policy", "none", "tova", "--kv-budget", 12)
+        self.refused(2, ["--kv-share", "'1XB'"], *base, "1XB")
+        self.refused(2, ["--kv-share", "one text"], "eval", self.package, "--task", "logits:x.json", "--kv-share", "1MiB")
+
     def test_eval_compares_caches(self):
         task, items = "copy:vocab=300,length=24,n=5", self.dir / "arms.jsonl"
         lists = ["--kv-policy", "none", "h2o,streaming", "--kv-budget", "50%", "30%", "--kv-codec", "fp16,q4", "--kv-sink", 1]

@@ -436,6 +436,21 @@ void check_bytes(const std::vector<std::unique_ptr<Pair>>& pairs, const Arena& a
   ASSERT_EQ(arena.owned_bytes(), pages);
   ASSERT_LE(arena.page_bytes_in_use(), pages);
   ASSERT_EQ(memory.bytes_in_use(), arena.chunk_bytes_in_use() + tables);
+  ASSERT_LE(arena.retired_bytes(), arena.chunk_bytes_in_use());
+}
+
+// Chunks are asked back; sometimes all texts make way at once, which empties every one.
+void give_back(Draw& draw, const std::vector<std::unique_ptr<Pair>>& pairs, Arena& arena) {
+  const int64_t bytes = 1 + draw.below(8 * Arena::kChunkBytes);
+  const int64_t before = arena.retired_bytes(), all = arena.chunk_bytes_in_use();
+  const int64_t coming = arena.retire_bytes(bytes);
+  ASSERT_EQ(arena.retired_bytes(), before + coming);
+  ASSERT_TRUE(coming >= bytes || before + coming == all);
+  if (draw.below(3) != 0) return;
+  for (const auto& pair : pairs) pair->cache().swap_out();
+  ASSERT_EQ(arena.chunk_bytes_in_use(), 0);
+  ASSERT_EQ(arena.retired_bytes(), 0);
+  for (const auto& pair : pairs) pair->cache().swap_in();
 }
 
 void run_world(uint64_t seed, int64_t operations) {
@@ -467,6 +482,8 @@ void run_world(uint64_t seed, int64_t operations) {
       pair.cache().swap_in();
     } else if (kind == 17) {
       ASSERT_NO_FATAL_FAILURE(pair.reload(arena));
+    } else if (kind == 19) {
+      ASSERT_NO_FATAL_FAILURE(give_back(draw, pairs, arena));
     } else if (kind == 18 || pair.position() > 300) {
       pairs.erase(pairs.begin() + static_cast<std::ptrdiff_t>(which));
       ASSERT_NO_FATAL_FAILURE(check_bytes(pairs, arena, *memory));

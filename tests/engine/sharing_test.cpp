@@ -229,6 +229,64 @@ TEST(Sharing, WhatIsKeptGivesWay) {
   EXPECT_GT(most, 1 << 20);
 }
 
+// What is only kept goes at once, what texts use when they end; nobody notices.
+TEST(GiveBack, ChunksFollowTheTextsThatUseThem) {
+  const ModelData model = test::random_model(test::small_decoder("cla2"), 44);
+  const Tokens prompt = test::random_tokens(100, model.spec.vocab_size, 1);
+  const Tokens one = test::random_tokens(40, model.spec.vocab_size, 2);
+  const Tokens two = test::random_tokens(9, model.spec.vocab_size, 3);
+  const CacheOptions cache{CodecKind::kQ4, CodecKind::kQ8};
+  const auto plain = make_engine(model), engine = make_engine(model, 1 << 20);
+  const auto alone = plain->start(cache, nullptr);
+  feed(*plain, *alone, prompt);
+  const auto expected_one = decode(*plain, *alone, {}, one);
+  const auto expected_two = decode(*plain, *alone, {}, two);
+
+  const int64_t weights = engine->memory().bytes_in_use();
+  EXPECT_EQ(engine->give_back(1).now, 0) << "there is nothing yet";
+  auto text = engine->start(cache, nullptr);
+  engine->share(*text, "");
+  feed(*engine, *text, prompt);
+  ASSERT_GT(engine->shared_bytes(), 0);
+  // All of it is asked back while a text uses every chunk.
+  const int64_t tables = text->cache().bytes().tables;
+  const int64_t chunks = engine->memory().bytes_in_use() - weights - tables;
+  GivenBack given = engine->give_back(int64_t{1} << 40);
+  EXPECT_EQ(given.now, 0);
+  EXPECT_EQ(given.later, chunks);
+  EXPECT_EQ(engine->shared_bytes(), 0);
+  EXPECT_EQ(decode(*engine, *text, {}, one), expected_one);
+  EXPECT_EQ(decode(*engine, *text, {}, two), expected_two);
+  // Swapped out and in again it has left the retired chunks.
+  text->cache().swap_out();
+  EXPECT_LT(engine->memory().bytes_in_use(), weights + Arena::kChunkBytes);
+  text->cache().swap_in();
+  given = engine->give_back(1);
+  EXPECT_EQ(given.now, 0);
+  EXPECT_EQ(given.later, Arena::kChunkBytes);
+  text.reset();
+  EXPECT_EQ(engine->memory().bytes_in_use(), weights);
+
+  // What no text uses comes back at once, and only what is asked for.
+  for (const CacheOptions& kind : cache_kinds()) {
+    const auto other = engine->start(kind, nullptr);
+    engine->share(*other, "");
+    feed(*engine, *other, prompt);
+  }
+  const int64_t kept = engine->shared_bytes(), before = engine->memory().bytes_in_use();
+  ASSERT_GE(before, weights + 3 * Arena::kChunkBytes);
+  given = engine->give_back(1);
+  EXPECT_GE(given.now, Arena::kChunkBytes);
+  EXPECT_EQ(given.later, 0);
+  EXPECT_EQ(engine->memory().bytes_in_use(), before - given.now);
+  EXPECT_LT(engine->shared_bytes(), kept);
+  EXPECT_GT(engine->shared_bytes(), 0);
+  engine->give_back(int64_t{1} << 40);
+  EXPECT_EQ(engine->shared_bytes(), 0);
+  EXPECT_EQ(engine->memory().bytes_in_use(), weights);
+  test::expect_error(ErrorCode::kInternal, {}, [&] { engine->give_back(0); });
+}
+
 // Who finds no room is refused before anything has changed.
 TEST(Admission, ATextThatDoesNotFitIsRefusedWhole) {
   for (const auto& spec : {test::small_decoder(), test::small_block(), test::small_windowed()}) {
