@@ -19,6 +19,15 @@ ModelSpec smollm_spec(int64_t context) {
       context));
 }
 
+namespace {
+
+int64_t layer_heads(const ModelSpec& spec, const KvGroup& group) {
+  const StackSpec& stack = spec.stacks[static_cast<size_t>(group.stack)];
+  return stack.layers[static_cast<size_t>(group.owner)].attention.heads;
+}
+
+}  // namespace
+
 SequenceImage filled_text(const Engine& engine, const CacheOptions& cache,
                           const std::shared_ptr<const Policy>& policy, int64_t rows,
                           int64_t to_come) {
@@ -26,6 +35,7 @@ SequenceImage filled_text(const Engine& engine, const CacheOptions& cache,
   Arena arena(*memory);
   SequenceCache store(engine.groups(), cache, policy, arena);
   SequenceCache* const caches[] = {&store};
+  ThreadPool threads(1);
   const Philox rng(5);
   constexpr int64_t kPiece = 512;
   for (int64_t done = 0; done < rows; done += kPiece) {
@@ -38,6 +48,10 @@ SequenceImage filled_text(const Engine& engine, const CacheOptions& cache,
         k[i] = static_cast<float>(2 * rng.uniform(static_cast<uint64_t>(done * 7919) + i) - 1);
       }
       store.append(g.id, k.data(), k.data(), n);
+      // What a policy that recalls keeps of them; the rows to come bring the query that chooses.
+      const int64_t heads = layer_heads(engine.spec(), g);
+      const std::vector<float> queries(static_cast<size_t>(n * heads * g.key_dim), 1.0f);
+      store.see_queries(g.id, queries.data(), heads, threads);
       SequenceCache::close(caches, g.id);
     }
   }
