@@ -182,7 +182,8 @@ TEST(Share, RefusedWhereAPolicyCannot) {
   refused({"none", "h2o"}, "1MiB",
           {"arm 'h2o 64", "--kv-share: under --kv-policy h2o", "keeps scores of rows"});
   refused({"none", "snapkv"}, "1MiB", {"--kv-share: under --kv-policy snapkv"});
-  refused({"none", "arkvale"}, "1MiB", {"--kv-share: under --kv-policy arkvale", "queries and a backup"});
+  refused({"none", "arkvale"}, "1MiB",
+          {"--kv-share: under --kv-policy arkvale", "queries and a backup"});
   refused({"none"}, "0", {"--kv-share: '0' is no positive number of bytes"});
   refused({"none"}, "many", {"--kv-share: 'many'"});
 }
