@@ -37,15 +37,18 @@ class IdTask : public TaskGenerator {
   }
   // Names lie below the middle of the content, values from it on.
   int64_t middle() const { return (kFirstContent + vocab_) / 2; }
-  static TaskExample with_question(std::vector<int32_t> context) {
+  static TaskExample behind(std::vector<int32_t> context) {
     TaskExample out;
     out.context = static_cast<int64_t>(context.size());
     out.tokens = std::move(context);
-    out.tokens.push_back(kQueryId);
     return out;
   }
-  static void add_answer(TaskExample& out, std::span<const int32_t> answer) {
-    out.answer.assign(out.tokens.size(), 0);
+  // `asked`: what names the item that is wanted.
+  static void ask(TaskExample& out, std::span<const int32_t> asked,
+                  std::span<const int32_t> answer) {
+    out.tokens.push_back(kQueryId);
+    out.tokens.insert(out.tokens.end(), asked.begin(), asked.end());
+    out.answer.resize(out.tokens.size(), 0);
     out.tokens.insert(out.tokens.end(), answer.begin(), answer.end());
     out.answer.resize(out.tokens.size(), 1);
   }
@@ -90,8 +93,8 @@ class Copy final : public IdTask {
     Draws draws(seed_, 0x636f7079, index);
     std::vector<int32_t> text;
     for (int64_t i = 0; i < string_; ++i) text.push_back(content(draws));
-    TaskExample out = with_question(text);
-    add_answer(out, text);
+    TaskExample out = behind(text);
+    ask(out, {}, text);
     return out;
   }
 
@@ -107,9 +110,13 @@ class NeedlesIds final : public IdTask {
     keys_ = options.integer("keys", 4, 1, kMostTaskTokens);
     key_length_ = options.integer("key_length", 2, 1, 64);
     value_length_ = options.integer("value_length", 2, 1, 64);
+    queries_ = options.integer("queries", 1, 1, kMostTaskTokens);
     settings_ = options.finish();
-    room_ = context_room(options, 1 + key_length_ + value_length_,
-                         keys_ * (1 + key_length_ + value_length_));
+    if (queries_ > keys_) {
+      options.refuse("queries", fmt::format("{} of {} keys: each is asked once", queries_, keys_));
+    }
+    const int64_t needle = 1 + key_length_ + value_length_;
+    room_ = context_room(options, queries_ * needle, keys_ * needle);
     double kinds = 1;
     for (int64_t i = 0; i < key_length_; ++i) kinds *= static_cast<double>(vocab_ - kFirstContent);
     // Keys are drawn until they differ: half of them free keeps that short.
@@ -134,12 +141,13 @@ class NeedlesIds final : public IdTask {
       needle.insert(needle.end(), value.begin(), value.end());
       needles.push_back(std::move(needle));
     }
-    const std::vector<int32_t> asked = needles[static_cast<size_t>(draws.below(keys_))];
-    TaskExample out = with_question(hide(needles, room_, draws));
-    const std::span<const int32_t> pair = std::span(asked).subspan(1);
-    const auto split = static_cast<size_t>(key_length_);
-    out.tokens.insert(out.tokens.end(), pair.begin(), pair.begin() + key_length_);
-    add_answer(out, pair.subspan(split));
+    const auto asked = draws.distinct(0, keys_, queries_);
+    TaskExample out = behind(hide(needles, room_, draws));
+    for (int64_t needle : asked) {
+      const std::span<const int32_t> pair = std::span(needles[static_cast<size_t>(needle)]);
+      const auto value = static_cast<size_t>(1 + key_length_);
+      ask(out, pair.subspan(1, value - 1), pair.subspan(value));
+    }
     return out;
   }
 
@@ -150,7 +158,7 @@ class NeedlesIds final : public IdTask {
     return out;
   }
 
-  int64_t keys_ = 0, key_length_ = 0, value_length_ = 0, room_ = 0;
+  int64_t keys_ = 0, key_length_ = 0, value_length_ = 0, queries_ = 0, room_ = 0;
 };
 
 class VariablesIds final : public IdTask {
@@ -187,13 +195,13 @@ class VariablesIds final : public IdTask {
       assignments.push_back(
           {kNeedleId, static_cast<int32_t>(names[name]), static_cast<int32_t>(from)});
     }
-    TaskExample out = with_question(hide(assignments, room_, draws));
-    out.tokens.push_back(static_cast<int32_t>(values[0]));
+    TaskExample out = behind(hide(assignments, room_, draws));
+    const std::vector<int32_t> asked = {static_cast<int32_t>(values[0])};
     std::vector<int32_t> answer;
     for (int64_t h = 0; h <= hops_; ++h) {
       answer.push_back(static_cast<int32_t>(names[static_cast<size_t>(h)]));
     }
-    add_answer(out, answer);
+    ask(out, asked, answer);
     return out;
   }
 
@@ -230,9 +238,9 @@ class FrequentIds final : public IdTask {
       context.insert(context.end(), static_cast<size_t>(counts_[rank]), id);
     }
     draws.shuffle(context);
-    TaskExample out = with_question(std::move(context));
+    TaskExample out = behind(std::move(context));
     const std::vector<int32_t> answer(words.begin() + 1, words.begin() + 1 + kAsked);
-    add_answer(out, answer);
+    ask(out, {}, answer);
     return out;
   }
 

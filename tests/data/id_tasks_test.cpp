@@ -119,6 +119,35 @@ TEST(IdTasks, NeedlesAreFoundByTheirKey) {
   }
 }
 
+TEST(IdTasks, SeveralNeedlesAreAskedOnceEach) {
+  const auto task = make_needles_ids(options(
+      {{"length", 100}, {"keys", 6}, {"queries", 4}, {"key_length", 2}, {"value_length", 3}}));
+  const auto one = make_needles_ids(
+      options({{"length", 82}, {"keys", 6}, {"key_length", 2}, {"value_length", 3}}));
+  for (uint64_t i = 0; i < 50; ++i) {
+    const TaskExample e = task->example(i);
+    EXPECT_EQ(std::ssize(e.tokens), 100);
+    EXPECT_EQ(e.context, 100 - 4 * 6);
+    std::set<std::vector<int32_t>> asked;
+    for (auto t = static_cast<size_t>(e.context); t < e.tokens.size(); t += 6) {
+      EXPECT_EQ(e.tokens[t], kQueryId);
+      EXPECT_EQ(std::vector<uint8_t>(&e.answer[t], &e.answer[t] + 6),
+                (std::vector<uint8_t>{0, 0, 0, 1, 1, 1}));
+      const std::vector<int32_t> wanted(&e.tokens[t] + 1, &e.tokens[t] + 6);
+      asked.insert({wanted.begin(), wanted.begin() + 2});
+      std::vector<int32_t> needle = {kNeedleId};
+      needle.insert(needle.end(), wanted.begin(), wanted.end());
+      const auto end = e.tokens.begin() + e.context;
+      EXPECT_NE(std::search(e.tokens.begin(), end, needle.begin(), needle.end()), end);
+    }
+    EXPECT_EQ(asked.size(), 4u) << "each key once";
+    EXPECT_EQ(one->example(i).context, e.context);
+  }
+  expect_error(ErrorCode::kRequest, {"queries", "7 of 6"}, [&] {
+    make_needles_ids(options({{"keys", 6}, {"queries", 7}}));
+  });
+}
+
 TEST(IdTasks, VariablesFollowTheirChain) {
   const auto task =
       make_variables_ids(options({{"length", 128}, {"chains", 3}, {"hops", 5}, {"vocab", 80}}));
