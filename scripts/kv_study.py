@@ -19,7 +19,7 @@ SHARES = (0.5, 0.25, 0.125, 0.0625)
 # Configurations of a model, each trained from the one before.
 CHAIN = {
     "pairs": ("recall_short", "recall_medium", "recall_long", "pairs"),
-    "needles": ("recall_short", "recall_medium", "recall_long", "needles_256", "needles_512", "needles_most", "needles"),
+    "needles": ("recall_short", "recall_medium", "recall_long", "needles_256", "needles"),
     "novels": ("novels_short", "novels"),
 }
 
@@ -51,18 +51,24 @@ ARMS = {
     "oracle": ("oracle", ()),
 }
 
+# Codecs that keep every row, in fewer bits.
+CODECS = ("fp16", "q8", "q4", "q3", "q2", "zipcache")
+
 # Tasks: model, `--task` (of texts: with {seed} and {n}), tokens of a text, texts per seed, further
 # options, arms (all), the same rows in place of the same bytes.
 IDS = "vocab=512,seed={seed},n={n}"
+NEEDLE = "length=1024,key_length=1,value_length=1"
 FEW = ("random", "streaming", "h2o", "snapkv", "tova", "keydiff", "kvcrush", "kvcrush-alone", "arkvale", "oracle")
 TASKS = {
     "mqar": dict(model="pairs", task=f"mqar:length=1024,pairs=64,{IDS}", length=1024, n=20),
     "mqar-32": dict(model="pairs", task=f"mqar:length=1024,pairs=32,{IDS}", length=1024, n=8),
-    "needles": dict(model="needles", task=f"needles_ids:length=512,keys=8,key_length=1,value_length=1,{IDS}", length=512, n=60),
-    "variables": dict(model="needles", task=f"variables_ids:length=512,hops=4,{IDS}", length=512, n=60),
-    # With the question in before policies act, reported apart.
-    "variables-asked": dict(model="needles", task=f"variables_ids:query_aware=true,length=512,hops=4,{IDS}", length=512, n=20),
-    "passkey": dict(model="needles", task=f"needles_ids:length=512,keys=1,key_length=1,value_length=1,{IDS}", length=512, n=40),
+    "needles": dict(model="needles", task=f"needles_ids:{NEEDLE},keys=8,{IDS}", length=1024, n=40),
+    "variables": dict(model="needles", task=f"variables_ids:length=1024,hops=4,{IDS}", length=1024, n=20),
+    "passkey": dict(model="needles", task=f"needles_ids:{NEEDLE},keys=1,{IDS}", length=1024, n=40),
+    # With the question in before policies act, as in the papers' tasks.
+    "needles-asked": dict(model="needles", task=f"needles_ids:query_aware=true,{NEEDLE},keys=8,{IDS}", length=1024, n=40),
+    "variables-asked": dict(model="needles", task=f"variables_ids:query_aware=true,length=1024,hops=4,{IDS}", length=1024, n=20),
+    "passkey-asked": dict(model="needles", task=f"needles_ids:query_aware=true,{NEEDLE},keys=1,{IDS}", length=1024, n=40),
     "copy": dict(model="pairs", task="copy:vocab=512,length=64,seed={seed},n={n}", length=129, n=40),
     "novels": dict(model="novels", task="ppl:{novels}", length=1024, n=12,
                    options=("--protocol", "streaming", "--context", "1024", "--prompt", "896")),
@@ -159,8 +165,8 @@ class Study:
     # Arms at equal bytes
 
     def eval(self, model, task, policies, budgets, options, output, *more):
-        self.program(self.arguments.engine, "eval", model, "--task", task, "--kv-policy", "none", *policies, "--kv-budget", *budgets,
-                     *options, "--threads", self.arguments.threads, "--json", *more, log=self.output / "eval.log", output=output)
+        rows = ("--kv-budget", *budgets) if budgets else ()
+        self.program(self.arguments.engine, "eval", model, "--task", task, "--kv-policy", "none", *policies, *rows, *options, "--threads", self.arguments.threads, "--json", *more, log=self.output / "eval.log", output=output)
         return json.loads(output.read_text())
 
     def spelled(self, task, seed, n):
@@ -233,6 +239,13 @@ class Study:
                           result, *more, "--bootstrap", "0", "--items", result.with_suffix(".items.jsonl"))
             for arm in arms:
                 places[arm] = {"file": result.name, "policy": ARMS[arm][0], "rows": rows}
+        for codec in () if task.get("by_rows") else CODECS:
+            self.say(f"{name}, seed {seed}: {codec}")
+            result = folder / f"{codec}.json"
+            if not result.exists():
+                self.eval(model, self.spelled(task, seed, task["n"]), [], [], ["--kv-codec", codec, *task.get("options", ())], result,
+                          "--bootstrap", "0", "--items", result.with_suffix(".items.jsonl"))
+            places[codec] = {"file": result.name}
         (folder / "arms.json").write_text(json.dumps(places, indent=1) + "\n")
 
 

@@ -29,8 +29,8 @@ METRICS = {
     "variables": ("names", lambda v: (v[1], v[2])),
     "copy": ("tokens", lambda v: (v[1], v[2])),
 }
-ORDER = ("mqar", "mqar-32", "needles", "variables", "variables-asked", "novels", "passkey", "copy", "text-needles",
-         "text-passkey")
+ORDER = ("mqar", "mqar-32", "needles", "needles-asked", "variables", "variables-asked", "novels", "passkey", "passkey-asked",
+         "copy", "text-needles", "text-passkey")
 COLOURS = ("#999999", "#e69f00", "#56b4e9", "#8b4513", "#009e73", "#7fc97f", "#cc79a7", "#b8860b", "#0072b2", "#d55e00", "#ff7f50",
            "#8b0000", "#9467bd", "#000000")
 
@@ -48,7 +48,8 @@ def read_items(path):
 
 
 class Task:
-    """All arms of a task: pooled values and their resamples. An arm is (name, place of the share), the full cache ('full', 0)."""
+    """All arms of a task: pooled values and their resamples. An arm is (name, place of the share), the full cache
+    ('full', 0); a codec, which keeps all rows, (name, None)."""
 
     def __init__(self, folder):
         self.name = folder.name
@@ -65,7 +66,9 @@ class Task:
                 if ("full", 0) not in self.items or size is None:
                     self.add(("full", 0), here["none", None], measure)
                     size = len(here["none", None])
-                for at, rows in enumerate(place["rows"]):
+                if "policy" not in place:
+                    self.add((arm, None), here["none", None], measure)
+                for at, rows in enumerate(place.get("rows", ())):
                     if rows:
                         self.rows[arm, at] = rows
                         self.add((arm, at), here[place["policy"], rows], measure)
@@ -121,7 +124,10 @@ class Task:
                 if not any((s < size and v >= value) or (s <= size and v > value) for s, v, _ in points)}
 
     def arms(self):
-        return list(dict.fromkeys(name for name, _ in self.items if name != "full"))
+        return list(dict.fromkeys(name for name, at in self.items if name != "full" and at is not None))
+
+    def codecs(self):
+        return [name for name, at in self.items if at is None]
 
 
 def percentiles(values):
@@ -138,6 +144,10 @@ def with_interval(value, interval, signed=False):
     return f"{show(value)} ({show(interval[0])} – {show(interval[1])})"
 
 
+def cell(task, key, front):
+    return with_interval(task.values[key], task.interval(key)) + f"; {task.share(key):.1f} %" + (" *" if key in front else "")
+
+
 def task_table(task):
     front = task.front()
     lines = [f"Full cache: {with_interval(task.values['full', 0], task.interval(('full', 0)))}, "
@@ -147,9 +157,10 @@ def task_table(task):
         cells = []
         for at in range(len(SHARES)):
             key = (arm, at)
-            cells.append("–" if key not in task.items else with_interval(task.values[key], task.interval(key)) +
-                         f"; {task.share(key):.1f} %" + (" *" if key in front else ""))
+            cells.append("–" if key not in task.items else cell(task, key, front))
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    if task.codecs():
+        lines += ["", "All rows, in codes: " + ", ".join(f"{codec} {cell(task, (codec, None), front)}" for codec in task.codecs()) + "."]
     return lines
 
 
@@ -168,27 +179,31 @@ def summary(tasks):
     """At 25 %: beside the full cache in percent; KVCrush with two scorers, each also minus that scorer alone."""
     lines = ["| task | texts | full cache | oracle | KVCrush | − snapkv alone | KVCrush by h2o | − h2o alone |", "|---" * 8 + "|"]
     for task in tasks:
-        def cell(arm, other=None):
+        def beside(arm, other=None):
             if (arm, 1) not in task.items or other and (other, 1) not in task.items:
                 return "–"
             return with_interval(*task.compared((arm, 1), (other, 1) if other else ("full", 0), other is None), True)
-        cells = [cell("oracle"), cell("kvcrush"), cell("kvcrush", "kvcrush-alone"), cell("kvcrush-h2o"),
-                 cell("kvcrush-h2o", "kvcrush-h2o-alone")]
+        cells = [beside("oracle"), beside("kvcrush"), beside("kvcrush", "kvcrush-alone"), beside("kvcrush-h2o"),
+                 beside("kvcrush-h2o", "kvcrush-h2o-alone")]
         lines.append(f"| {task.name} | {len(task.items['full', 0])} | {number(task.values['full', 0])} | " + " | ".join(cells) + " |")
     return lines
 
 
 def chart(task, path):
     """One line an arm over the share of bytes."""
-    arms = [arm for arm in task.arms() if not arm.endswith("-alone")]
+    arms = [arm for arm in task.arms() if not arm.endswith("-alone") and any((arm, at) in task.items for at in range(4))]
     data = path.with_suffix(".dat")
     blocks = ["\n".join(f"{task.share((arm, at)):.3f} {task.values[arm, at]:.4f}" for at in range(4) if (arm, at) in task.items)
               for arm in arms]
+    if task.codecs():
+        blocks.append("\n".join(f"{task.share((codec, None)):.3f} {task.values[codec, None]:.4f} {codec}" for codec in task.codecs()))
     data.write_text("\n\n\n".join(blocks) + "\n")
     axis = "perplexity (lower is better)" if task.perplexity else f"{task.unit} right, %"
     full = task.values["full", 0]
     plots = [f"'{data}' index {i} with linespoints lw 1.5 lc rgb '{COLOURS[i % len(COLOURS)]}' pt {i % 12 + 4} ps 0.7 title '{arm}'"
-             for i, arm in enumerate(arms) if blocks[i]]
+             for i, arm in enumerate(arms)]
+    if task.codecs():
+        plots.append(f"'{data}' index {len(arms)} using 1:2:3 with labels point pt 7 ps 0.6 offset 0,0.6 font ',9' title 'all rows, in codes'")
     script = (f"set terminal svg size 860,420 font 'sans,12' background 'white'\nset output '{path}.part'\n"
               "set xlabel 'bytes of the cache, % of the full one'\nset logscale x 2\nset xtics (3.125, 6.25, 12.5, 25, 50)\n"
               f"set ylabel '{axis}'\nset title '{task.name}'\nset grid lc rgb '#dddddd'\nset key outside right\n"

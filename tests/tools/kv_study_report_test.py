@@ -36,14 +36,16 @@ class Report(unittest.TestCase):
         right, wrong = [1, 2, 2, 0.1], [0, 1, 2, 3.0]
         places = {"oracle": {"file": "a.json", "policy": "oracle", "rows": [512, 256, None, None]},
                   "kvcrush": {"file": "b.json", "policy": "kvcrush", "rows": [None, 256, None, None]},
-                  "kvcrush-alone": {"file": "c.json", "policy": "kvcrush", "rows": [None, 256, None, None]}}
+                  "kvcrush-alone": {"file": "c.json", "policy": "kvcrush", "rows": [None, 256, None, None]},
+                  "q4": {"file": "d.json"}}
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
             for seed in (0, 1):
                 arms = {(file, "none", None): [(right, 1000)] * 4 for file in "abc"}
                 arms |= {("a", "oracle", 512): [(right, 500)] * 4, ("a", "oracle", 256): [(right, 250)] * 4,
                          ("b", "kvcrush", 256): [(right, 240)] * 3 + [(wrong, 240)],
-                         ("c", "kvcrush", 256): [(right, 240)] * 2 + [(wrong, 240)] * 2}
+                         ("c", "kvcrush", 256): [(right, 240)] * 2 + [(wrong, 240)] * 2,
+                         ("d", "none", None): [(right, 200)] * 2 + [(wrong, 200)] * 2}
                 write(folder / "results" / "needles", seed, places, arms)
                 nll = {("a", "none", None): [([100 * math.log(10), 100], 1000)] * 2,
                        ("a", "oracle", 512): [([100 * math.log(10.1), 100], 500)] * 2}
@@ -58,6 +60,8 @@ class Report(unittest.TestCase):
         table = next(line for line in lines if line.startswith("| needles | 8 | 100.0 |"))
         self.assertIn("| +0.00 (+0.00 – +0.00) | -25.00 (", table)
         self.assertIn("| +25.00 (", table)
+        codes = next(line for line in lines if line.startswith("All rows, in codes: q4 50.00 ("))
+        self.assertTrue(codes.endswith("; 20.0 % *."), codes)
         self.assertIn("Full cache: 100.0 (100.0 – 100.0), 1,000 bytes. By seed: 100.0, 100.0.", text)
         self.assertTrue(any(line.startswith("| oracle | 100") and "; 50.0 % |" in line and "; 25.0 % * |" in line and
                             line.endswith("| – | – |") for line in lines), text)
