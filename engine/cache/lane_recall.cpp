@@ -19,7 +19,7 @@ void Lane::add_filled_pages() {
   }
 }
 
-void Lane::make_resident(std::span<const int32_t> pages) {
+void Lane::make_resident(std::span<const int32_t> pages, ThreadPool* threads) {
   ASHLAR_CHECK(recall_.has_value() && raw_gone_ == 0);
   const std::span<const int32_t> held = recall_->resident();
   ASHLAR_CHECK_EQ(held.size(), coded_.pages().size());
@@ -41,7 +41,7 @@ void Lane::make_resident(std::span<const int32_t> pages) {
     }
   }
   positions.insert(positions.end(), positions_.begin() + coded_.rows(), positions_.end());
-  coded_.choose_pages(choices);
+  coded_.choose_pages(choices, threads);
   recall_->set_resident(pages);
   positions_ = std::move(positions);
   coded_before_ = coded_.rows();

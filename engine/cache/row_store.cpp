@@ -142,7 +142,7 @@ void RowStore::drop_front_pages(int64_t pages) {
 }
 
 // Pages go before others come, so that those take their places in the reserve.
-void RowStore::choose_pages(std::span<const PageChoice> pages) {
+void RowStore::choose_pages(std::span<const PageChoice> pages, ThreadPool* threads) {
   ASHLAR_CHECK_EQ(rows_, static_cast<int64_t>(pages_.size()) * shape_.page_rows);
   std::vector<PageId> chosen;
   std::vector<const std::byte*> addresses;
@@ -159,18 +159,28 @@ void RowStore::choose_pages(std::span<const PageChoice> pages) {
     ++next;
   }
   give_until(static_cast<int64_t>(pages_.size()));
-  for (const PageChoice& page : pages) {
-    if (page.held >= 0) {
-      chosen.push_back(pages_[static_cast<size_t>(page.held)]);
-      continue;
-    }
-    chosen.push_back(pool_->take(page_bytes_));
-    page.copy->read({pool_->arena().address(chosen.back()), static_cast<size_t>(page_bytes_)});
+  std::vector<size_t> read;  // places of those to be read
+  for (size_t i = 0; i < pages.size(); ++i) {
+    const bool is_held = pages[i].held >= 0;
+    chosen.push_back(is_held ? pages_[static_cast<size_t>(pages[i].held)]
+                             : pool_->take(page_bytes_));
+    addresses.push_back(pool_->arena().address(chosen.back()));
+    if (!is_held) read.push_back(i);
   }
-  for (const PageId page : chosen) addresses.push_back(pool_->arena().address(page));
+  // Before the copies are read: that may fail, and pages belong to somebody even then.
   pages_ = std::move(chosen);
   addresses_ = std::move(addresses);
   rows_ = static_cast<int64_t>(pages_.size()) * shape_.page_rows;
+  const auto read_page = [&](int64_t n, int) {
+    const size_t i = read[static_cast<size_t>(n)];
+    std::byte* const to = pool_->arena().address(pages_[i]);
+    pages[i].copy->read({to, static_cast<size_t>(page_bytes_)});
+  };
+  if (threads != nullptr) {
+    threads->parallel_for(std::ssize(read), read_page);
+  } else {
+    for (int64_t n = 0; n < std::ssize(read); ++n) read_page(n, 0);
+  }
 }
 
 void RowStore::drop_in_order(std::span<const int64_t> slots) {

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "core/base/threads.h"
 #include "engine/cache/page_pool.h"
 #include "kernels/kv_zip.h"
 
@@ -56,8 +57,9 @@ class RowStore {
     int64_t held = -1;
     const BackupPage* copy = nullptr;
   };
-  /// Becomes these pages, all of them full as those it has are. Held ones keep their order.
-  void choose_pages(std::span<const PageChoice> pages);
+  /// Becomes these pages, all of them full as those it has are. Held ones keep their order. Copies
+  /// are read on `threads`; without, on the caller's.
+  void choose_pages(std::span<const PageChoice> pages, ThreadPool* threads);
   /// Forgets the first pages.
   void drop_front_pages(int64_t pages);
   /// Forgets the rows `slots` (ascending); the others close up in order.

@@ -41,7 +41,7 @@ void SequenceCache::choose_pages(Group& group, std::span<const float> query, boo
     const std::vector<int32_t> pages = policy_->choose_pages(view);
     int64_t recalled = 0;
     for (const int32_t page : pages) recalled += !std::ranges::binary_search(view.resident, page);
-    lane.make_resident(pages);
+    lane.make_resident(pages, pool);
     recall.fetch_ahead(scores, recalled);
   }
 }
