@@ -19,7 +19,7 @@ SHARES = (0.5, 0.25, 0.125, 0.0625)
 # Configurations of a model, each trained from the one before.
 CHAIN = {
     "pairs": ("recall_short", "recall_medium", "recall_long", "pairs"),
-    "needles": ("recall_short", "recall_medium", "recall_long", "needles_256", "needles"),
+    "needles": ("recall_short", "recall_medium", "recall_long", "needles_256", "needles", "needles_more"),
     "novels": ("novels_short", "novels"),
 }
 

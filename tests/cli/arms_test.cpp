@@ -41,16 +41,6 @@ std::vector<ScoreText> texts_of(int64_t vocab) {
   return texts;
 }
 
-void expect_same(const TextScore& one, const TextScore& other) {
-  ASSERT_EQ(one.tokens.size(), other.tokens.size());
-  for (size_t i = 0; i < one.tokens.size(); ++i) {
-    ASSERT_EQ(one.tokens[i].log_p, other.tokens[i].log_p) << i;
-    ASSERT_EQ(one.tokens[i].best, other.tokens[i].best) << i;
-  }
-  EXPECT_EQ(one.kv_bytes, other.kv_bytes);
-  EXPECT_EQ(one.kv_prompt_bytes, other.kv_prompt_bytes);
-}
-
 TEST(Arms, TogetherEachIsBitForBitWhatItIsAlone) {
   for (const char* name : {"decoder_gqa", "decoder_cla2", "decoder_mla", "block_cla2"}) {
     const ModelData model = smoke_model(name);

@@ -46,16 +46,6 @@ std::vector<ScoreText> questions(int64_t vocab, bool evicts) {
   return texts;
 }
 
-void expect_same(const TextScore& one, const TextScore& other) {
-  ASSERT_EQ(one.tokens.size(), other.tokens.size());
-  for (size_t i = 0; i < one.tokens.size(); ++i) {
-    ASSERT_EQ(one.tokens[i].log_p, other.tokens[i].log_p) << i;
-    ASSERT_EQ(one.tokens[i].best, other.tokens[i].best) << i;
-  }
-  EXPECT_EQ(one.kv_bytes, other.kv_bytes);
-  EXPECT_EQ(one.kv_prompt_bytes, other.kv_prompt_bytes);
-}
-
 std::vector<std::vector<TextScore>> score(EngineScorer& scorer, std::span<const ScoreText> texts,
                                           size_t batch) {
   std::vector<std::vector<TextScore>> scores(scorer.arms().size());

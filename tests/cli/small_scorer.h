@@ -1,9 +1,12 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <string>
 
 #include "cli/model_options.h"
 #include "core/config/config.h"
+#include "eval/scorer.h"
 #include "tests/support/random_model.h"
 
 namespace ashlar::cli {
@@ -20,6 +23,17 @@ inline EngineArguments one_thread() {
   arguments.threads = 1;
   arguments.cache.sink = 2;
   return arguments;
+}
+
+/// Bit for bit the same scores, and caches of the same size.
+inline void expect_same(const TextScore& one, const TextScore& other) {
+  ASSERT_EQ(one.tokens.size(), other.tokens.size());
+  for (size_t i = 0; i < one.tokens.size(); ++i) {
+    ASSERT_EQ(one.tokens[i].log_p, other.tokens[i].log_p) << i;
+    ASSERT_EQ(one.tokens[i].best, other.tokens[i].best) << i;
+  }
+  EXPECT_EQ(one.kv_bytes, other.kv_bytes);
+  EXPECT_EQ(one.kv_prompt_bytes, other.kv_prompt_bytes);
 }
 
 }  // namespace ashlar::cli
