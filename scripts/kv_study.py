@@ -57,18 +57,18 @@ CODECS = ("fp16", "q8", "q4", "q3", "q2", "zipcache")
 # Tasks: model, `--task` (of texts: with {seed} and {n}), tokens of a text, texts per seed, further
 # options, arms (all), the same rows in place of the same bytes.
 IDS = "vocab=512,seed={seed},n={n}"
-NEEDLE = "length=1024,key_length=1,value_length=1"
+NEEDLE = "length=1016,key_length=1,value_length=1"
 FEW = ("random", "streaming", "h2o", "snapkv", "tova", "keydiff", "kvcrush", "kvcrush-alone", "arkvale", "oracle")
 TASKS = {
     "mqar": dict(model="pairs", task=f"mqar:length=1024,pairs=64,{IDS}", length=1024, n=20),
     "mqar-32": dict(model="pairs", task=f"mqar:length=1024,pairs=32,{IDS}", length=1024, n=8),
-    "needles": dict(model="needles", task=f"needles_ids:{NEEDLE},keys=8,{IDS}", length=1024, n=40),
-    "variables": dict(model="needles", task=f"variables_ids:length=1024,hops=4,{IDS}", length=1024, n=20),
-    "passkey": dict(model="needles", task=f"needles_ids:{NEEDLE},keys=1,{IDS}", length=1024, n=40),
+    "needles": dict(model="needles", task=f"needles_ids:{NEEDLE},keys=8,{IDS}", length=1016, n=24),
+    "variables": dict(model="needles", task=f"variables_ids:length=1016,hops=4,{IDS}", length=1016, n=12),
+    "passkey": dict(model="needles", task=f"needles_ids:{NEEDLE},keys=1,{IDS}", length=1016, n=16),
     # With the question in before policies act, as in the papers' tasks.
-    "needles-asked": dict(model="needles", task=f"needles_ids:query_aware=true,{NEEDLE},keys=8,{IDS}", length=1024, n=40),
-    "variables-asked": dict(model="needles", task=f"variables_ids:query_aware=true,length=1024,hops=4,{IDS}", length=1024, n=20),
-    "passkey-asked": dict(model="needles", task=f"needles_ids:query_aware=true,{NEEDLE},keys=1,{IDS}", length=1024, n=40),
+    "needles-asked": dict(model="needles", task=f"needles_ids:query_aware=true,{NEEDLE},keys=8,{IDS}", length=1016, n=16),
+    "variables-asked": dict(model="needles", task=f"variables_ids:query_aware=true,length=1016,hops=4,{IDS}", length=1016, n=12),
+    "passkey-asked": dict(model="needles", task=f"needles_ids:query_aware=true,{NEEDLE},keys=1,{IDS}", length=1016, n=16),
     "copy": dict(model="pairs", task="copy:vocab=512,length=64,seed={seed},n={n}", length=129, n=40),
     "novels": dict(model="novels", task="ppl:{novels}", length=1024, n=12,
                    options=("--protocol", "streaming", "--context", "1024", "--prompt", "896")),

@@ -38,8 +38,11 @@ Engine::Engine(const ModelData& model, const EngineOptions& options)
       groups_(kv_groups(model.spec)),
       options_(options),
       start_token_(model.start_token || !model.stop_tokens.empty() ? marker_token(model) : -1),
-      memory_(make_host_memory(options.memory_budget)),
+      memory_(options.memory != nullptr ? options.memory : make_host_memory(options.memory_budget)),
       pool_(std::make_unique<ThreadPool>(options.threads)) {
+  require(options.memory == nullptr || options.memory_budget == 0, ErrorCode::kRequest,
+          "a budget of {} bytes for an engine in memory that was handed in: that has its own",
+          options.memory_budget);
   require(options.chunk_tokens >= 1, ErrorCode::kRequest, "chunk of {} tokens",
           options.chunk_tokens);
   validate(model, "model");

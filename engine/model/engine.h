@@ -20,6 +20,8 @@ struct EngineOptions {
   int threads = 0;  ///< 0: the cores of this process
   ActivationKind activation = ActivationKind::kF32;
   int64_t memory_budget = 0;  ///< bytes for weights and caches together; 0: unlimited
+  /// Where they lie, and with them those of other engines, in one budget; null: the engine's own.
+  std::shared_ptr<MemoryProvider> memory = {};
   int64_t chunk_tokens =
       512;  ///< longest piece of a prompt one step processes; never changes results
   int64_t prefix_bytes = 0;    ///< of pages kept for texts that begin alike; 0: none
@@ -220,7 +222,7 @@ class Engine {
   std::vector<int64_t> cross_group_of_layer_;         // of the token decoder; empty without
   EngineOptions options_;
   int32_t start_token_;
-  std::unique_ptr<MemoryProvider> memory_;
+  std::shared_ptr<MemoryProvider> memory_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<WeightStore> weights_;
   std::unique_ptr<Arena> arena_;
