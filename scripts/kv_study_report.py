@@ -29,8 +29,8 @@ METRICS = {
     "variables": ("names", lambda v: (v[1], v[2])),
     "copy": ("tokens", lambda v: (v[1], v[2])),
 }
-ORDER = ("mqar", "mqar-32", "needles", "needles-asked", "variables", "variables-asked", "novels", "passkey", "passkey-asked",
-         "copy", "text-needles", "text-passkey")
+ORDER = ("mqar", "mqar-32", "needles", "variables", "variables-asked", "novels", "passkey", "copy", "text-needles",
+         "text-passkey")
 COLOURS = ("#999999", "#e69f00", "#56b4e9", "#8b4513", "#009e73", "#7fc97f", "#cc79a7", "#b8860b", "#0072b2", "#d55e00", "#ff7f50",
            "#8b0000", "#9467bd", "#000000")
 
@@ -41,7 +41,8 @@ def read_items(path):
     for line in path.read_text().splitlines():
         row = json.loads(line)
         if "item" in row:
-            policy, rows = re.search(r"\[(\S+)(?: (\d+))? \S+\]$", row["task"]).groups()
+            arm = re.search(r"\[(\S+)(?: (\d+))? \S+\]$", row["task"])  # a run of one arm has no label
+            policy, rows = arm.groups() if arm else ("none", None)
             out.setdefault((policy, rows and int(rows)), {})[row["item"]] = (
                 row["values"], max(row["kv_bytes"], row["kv_prompt_bytes"]))
     return {key: [items[i] for i in sorted(items)] for key, items in out.items()}

@@ -19,7 +19,8 @@ def write(folder, seed, places, arms):
     here.mkdir(parents=True)
     (here / "arms.json").write_text(json.dumps(places))
     for (file, policy, rows), items in arms.items():
-        label = f"task [{policy} {rows} fp32]" if rows else f"task [{policy} fp32]"
+        alone = sum(other == file for other, _, _ in arms) == 1
+        label = "task" if alone else f"task [{policy} {rows} fp32]" if rows else f"task [{policy} fp32]"
         with open(here / f"{file}.items.jsonl", "a") as out:
             out.write(json.dumps({"task": label, "settings": {}}) + "\n")
             for item, (values, size) in reversed(list(enumerate(items))):  # a batch may end in any order
