@@ -19,9 +19,9 @@ inline constexpr int32_t kFirstContent = 3;
 std::unique_ptr<TaskGenerator> make_copy(const Node& options);
 
 /// Needles in a haystack: `keys` needles "1 key… value…" at random places of random content ids,
-/// then "2 key…" and the value as the answer, for `queries` of them in random order. Keys and values
-/// are `key_length` and `value_length` ids; needles have different keys. With keys=1 it is the
-/// passkey, with queries > 1 RULER's multi-query needles.
+/// then "2 key…" and the value as the answer, for `queries` of them in random order. Keys and
+/// values are `key_length` and `value_length` ids; needles have different keys. With keys=1 it is
+/// the passkey, with queries > 1 RULER's multi-query needles.
 std::unique_ptr<TaskGenerator> make_needles_ids(const Node& options);
 
 /// Variable tracking (RULER's vt): `chains` chains of `hops` + 1 names among random content ids,
