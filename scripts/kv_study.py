@@ -165,7 +165,8 @@ class Study:
 
     def eval(self, model, task, policies, budgets, options, output, *more):
         rows = ("--kv-budget", *budgets) if budgets else ()
-        self.program(self.arguments.engine, "eval", model, "--task", task, "--kv-policy", "none", *policies, *rows, *options, "--threads", self.arguments.threads, "--json", *more, log=self.output / "eval.log", output=output)
+        self.program(self.arguments.engine, "eval", model, "--task", task, "--kv-policy", "none", *policies, *rows, *options,
+                     "--threads", self.arguments.threads, "--json", *more, log=self.output / "eval.log", output=output)
         return json.loads(output.read_text())
 
     def spelled(self, task, seed, n):
@@ -226,25 +227,23 @@ class Study:
         for arm, rows in self.budgets(name, task).items():
             if any(rows):
                 groups.setdefault((tuple(rows), ARMS[arm][1]), []).append(arm)
+        more = task.get("options", ()) + (("--batch", "4") if "ppl:" not in task["task"] else ())
+
+        def items(label, policies, budgets, options):
+            self.say(f"{name}, seed {seed}: {label}")
+            result = folder / f"{label.split()[0]}.json"
+            if not result.exists():
+                self.eval(model, self.spelled(task, seed, task["n"]), policies, budgets, filled(options, seed), result, *more,
+                          "--bootstrap", "0", "--items", result.with_suffix(".items.jsonl"))
+            return result.name
+
         places = {}
         for (rows, options), arms in groups.items():
-            self.say(f"{name}, seed {seed}: {' '.join(arms)}")
-            result = folder / f"{arms[0]}.json"
-            budgets, more = sorted({row for row in rows if row}, reverse=True), task.get("options", ())
-            if "ppl:" not in task["task"]:
-                more = (*more, "--batch", "4")
-            if not result.exists():
-                self.eval(model, self.spelled(task, seed, task["n"]), [ARMS[arm][0] for arm in arms], budgets, filled(options, seed),
-                          result, *more, "--bootstrap", "0", "--items", result.with_suffix(".items.jsonl"))
+            file = items(" ".join(arms), [ARMS[arm][0] for arm in arms], sorted({row for row in rows if row}, reverse=True), options)
             for arm in arms:
-                places[arm] = {"file": result.name, "policy": ARMS[arm][0], "rows": rows}
+                places[arm] = {"file": file, "policy": ARMS[arm][0], "rows": rows}
         for codec in () if task.get("by_rows") else CODECS:
-            self.say(f"{name}, seed {seed}: {codec}")
-            result = folder / f"{codec}.json"
-            if not result.exists():
-                self.eval(model, self.spelled(task, seed, task["n"]), [], [], ["--kv-codec", codec, *task.get("options", ())], result,
-                          "--bootstrap", "0", "--items", result.with_suffix(".items.jsonl"))
-            places[codec] = {"file": result.name}
+            places[codec] = {"file": items(codec, [], [], ("--kv-codec", codec))}
         (folder / "arms.json").write_text(json.dumps(places, indent=1) + "\n")
 
 

@@ -204,7 +204,8 @@ def chart(task, path):
     plots = [f"'{data}' index {i} with linespoints lw 1.5 lc rgb '{COLOURS[i % len(COLOURS)]}' pt {i % 12 + 4} ps 0.7 title '{arm}'"
              for i, arm in enumerate(arms)]
     if task.codecs():
-        plots.append(f"'{data}' index {len(arms)} using 1:2:3 with labels rotate by -60 left offset 0.2,-0.5 font ',9' point pt 7 ps 0.6 title 'all rows, in codes'")
+        plots.append(f"'{data}' index {len(arms)} using 1:2:3 with labels rotate by -60 left offset 0.2,-0.5 font ',9' "
+                     "point pt 7 ps 0.6 title 'all rows, in codes'")
     script = (f"set terminal svg size 860,420 font 'sans,12' background 'white'\nset output '{path}.part'\n"
               "set xlabel 'bytes of the cache, % of the full one'\nset logscale x 2\nset xtics (3.125, 6.25, 12.5, 25, 50)\n"
               f"set ylabel '{axis}'\nset title '{task.name}'\nset grid lc rgb '#dddddd'\nset key outside right\n"

@@ -24,7 +24,7 @@ const std::vector<Entry>& entries() {
        on_ids<make_mqar>},
       {{"copy", "a string of bare ids and the same string again: what no cache may forget"},
        on_ids<make_copy>},
-      {{"needles_ids", "needles on bare ids: keys, key_length, value_length"},
+      {{"needles_ids", "needles on bare ids: keys, key_length, value_length, queries"},
        on_ids<make_needles_ids>},
       {{"variables_ids", "variable tracking on bare ids: chains, hops"},
        on_ids<make_variables_ids>},

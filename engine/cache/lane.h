@@ -102,7 +102,8 @@ class Lane {
   /// forms that go.
   void add_filled_pages();
   /// `pages` (ascending) and the raw rows are all that attention reads from now on; others that
-  /// were resident go, those that were not come back from the backup.
+  /// were resident go, those that were not come back from the backup, read on `threads` (null: on
+  /// the caller's). Throws Error(kIo); the lane can only be given up then.
   void make_resident(std::span<const int32_t> pages, ThreadPool* threads);
   /// Encodes what the query at `p` sees encoded, and releases what the one at `position` and later
   /// ones cannot see, in whole tiles.

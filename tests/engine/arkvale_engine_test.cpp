@@ -2,6 +2,10 @@
 // keys and queries (R3), and readers of a shared cache attend to what its owner's query chose.
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string>
 
 #include "core/base/error.h"
 #include "engine/model/engine.h"
@@ -145,6 +149,50 @@ TEST(ArkvaleEngine, WhereTheBackupLiesChangesNothing) {
   const auto expected = read({}, 0);
   EXPECT_EQ(read({.memory = 0}, all), expected);
   EXPECT_EQ(read({.memory = 1000}, all - 960), expected);
+}
+
+// The file that holds the copies loses its end: who recalls one is told, and the text that cannot
+// go on gives back every page it had, once.
+TEST(ArkvaleEngine, ACopyThatCannotBeReadIsToldAndNoPageIsLost) {
+  const ModelData model = test::random_model(test::small_decoder("cla2"), 62);
+  const auto tokens = test::random_tokens(150, model.spec.vocab_size, 4);
+  const CacheOptions cache{CodecKind::kQ4, CodecKind::kQ8, kPage};
+  for (const int threads : {1, 2}) {
+    const test::TempDir folder;
+    EngineOptions options;
+    options.threads = threads;
+    options.backups = {.memory = 0, .folder = folder.path().string()};
+    Engine engine(model, options);
+    const int64_t weights = engine.memory().bytes_in_use();
+    auto sequence = engine.start(cache, policy_of(model.spec, "", 24));
+    const StepItem prompt{sequence.get(), std::span(tokens).first(90)};
+    engine.feed(std::span(&prompt, 1));
+    engine.backups().settle();
+    // It has no name; this process has it open.
+    int found = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      std::error_code gone;
+      const auto target = std::filesystem::read_symlink(entry.path(), gone).string();
+      if (!target.starts_with(folder.path().string())) continue;
+      ASSERT_EQ(::ftruncate(std::stoi(entry.path().filename()), 0), 0);
+      ++found;
+    }
+    ASSERT_EQ(found, 1);
+    test::expect_error(ErrorCode::kIo, {folder.path().string(), "shorter than what was written"},
+                       [&] {
+                         for (size_t t = 90; t < tokens.size(); ++t) {
+                           const StepItem step{sequence.get(), std::span(tokens).subspan(t, 1)};
+                           engine.feed(std::span(&step, 1));
+                         }
+                       });
+    sequence.reset();
+    EXPECT_EQ(engine.memory().bytes_in_use(), weights);
+    // Nobody else has lost anything.
+    const auto other = engine.start(cache, nullptr);
+    const StepItem fresh{other.get(), std::span(tokens).first(90)};
+    engine.feed(std::span(&fresh, 1));
+    EXPECT_EQ(other->length(), 91);
+  }
 }
 
 // With a shared cache the owner's query alone chooses: that of group 0's owner, the first layer,

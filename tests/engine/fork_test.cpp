@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "engine/model/engine.h"
+#include "tests/engine/feed.h"
 #include "tests/support/files.h"
 #include "tests/support/random_model.h"
 #include "tests/support/specs.h"
@@ -13,6 +14,7 @@
 namespace ashlar {
 namespace {
 
+using test::feed;
 using Tokens = std::vector<int32_t>;
 
 std::vector<CacheOptions> cache_kinds() {
@@ -60,14 +62,6 @@ std::unique_ptr<Engine> make_engine(const ModelData& model, int64_t memory = 0) 
   options.chunk_tokens = 23;
   options.memory_budget = memory;
   return std::make_unique<Engine>(model, options);
-}
-
-std::vector<float> feed(Engine& engine, Sequence& sequence, std::span<const int32_t> tokens,
-                        bool acts = true) {
-  const StepItem item{&sequence, tokens, acts, nullptr};
-  engine.feed(std::span(&item, 1));
-  const auto logits = engine.logits(sequence);
-  return {logits.begin(), logits.end()};
 }
 
 /// All that can be known of a text: what it holds, what it occupies, what it predicts.

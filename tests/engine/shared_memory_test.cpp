@@ -5,6 +5,7 @@
 
 #include "core/base/error.h"
 #include "engine/model/engine.h"
+#include "tests/engine/feed.h"
 #include "tests/support/files.h"
 #include "tests/support/random_model.h"
 #include "tests/support/specs.h"
@@ -12,6 +13,7 @@
 namespace ashlar {
 namespace {
 
+using test::feed;
 using Tokens = std::vector<int32_t>;
 
 EngineOptions in(std::shared_ptr<MemoryProvider> memory) {
@@ -20,13 +22,6 @@ EngineOptions in(std::shared_ptr<MemoryProvider> memory) {
   options.prefix_bytes = 1 << 20;
   options.memory = std::move(memory);
   return options;
-}
-
-std::vector<float> feed(Engine& engine, Sequence& sequence, const Tokens& tokens) {
-  const StepItem item{&sequence, tokens, true, nullptr};
-  engine.feed(std::span(&item, 1));
-  const auto logits = engine.logits(sequence);
-  return {logits.begin(), logits.end()};
 }
 
 TEST(SharedMemory, EnginesSideBySideAreWhatTheyAreAlone) {

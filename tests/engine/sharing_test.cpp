@@ -10,6 +10,7 @@
 #include "core/io/atomic_file.h"
 #include "core/io/json.h"
 #include "engine/model/session.h"
+#include "tests/engine/feed.h"
 #include "tests/support/changed_options.h"
 #include "tests/support/files.h"
 #include "tests/support/random_model.h"
@@ -18,6 +19,7 @@
 namespace ashlar {
 namespace {
 
+using test::feed;
 using Tokens = std::vector<int32_t>;
 
 std::vector<CacheOptions> cache_kinds() {
@@ -38,13 +40,6 @@ std::unique_ptr<Engine> make_engine(const ModelData& model, int64_t prefix_bytes
   options.prefix_bytes = prefix_bytes;
   options.memory_budget = memory_budget;
   return std::make_unique<Engine>(model, options);
-}
-
-std::vector<float> feed(Engine& engine, Sequence& sequence, std::span<const int32_t> tokens) {
-  const StepItem item{&sequence, tokens, true, nullptr};
-  engine.feed(std::span(&item, 1));
-  const auto logits = engine.logits(sequence);
-  return {logits.begin(), logits.end()};
 }
 
 // Feeds `prompt`, then `rest` token by token; the logits after each of them.
