@@ -51,8 +51,8 @@ struct KernelTable {
   void (*attention_merge)(const KvHeadView& kv, const AttentionTask& task, std::byte* partials,
                           int64_t partial_bytes);
 
-  void (*digest_scores)(const DigestShape& shape, const std::byte* digests, int64_t stride,
-                        int64_t count, const float* q, int64_t queries, float* scores);
+  void (*digest_dots)(bool half, int64_t numbers, const std::byte* rows, int64_t stride,
+                      int64_t count, const float* weights, int64_t queries, float* scores);
 
   LinearKernels linear;
 };
@@ -80,7 +80,8 @@ void kv_page_encode(const KernelTable& kernels, const KvPageShape& shape, std::b
 void kv_page_decode(const KernelTable& kernels, const KvPageShape& shape, const std::byte* page,
                     int64_t first, int64_t rows, float* keys, int64_t key_stride, float* values,
                     int64_t value_stride);
-void digest_scores(const KernelTable& kernels, const DigestShape& shape, const std::byte* digests,
-                   int64_t stride, int64_t count, const float* q, int64_t queries, float* scores);
+void digest_dots(const KernelTable& kernels, bool half, int64_t numbers, const std::byte* rows,
+                 int64_t stride, int64_t count, const float* weights, int64_t queries,
+                 float* scores);
 
 }  // namespace ashlar

@@ -263,9 +263,13 @@ void kv_mean_direction(const KvHeadView& kv, int64_t raw, int64_t key_dim, float
   }
 }
 
-int64_t digest_bytes(const DigestShape& shape) {
+int64_t digest_numbers(const DigestShape& shape) {
   ASHLAR_CHECK_GE(shape.dim, 1);
-  return (is_cuboid(shape.kind) ? 2 * shape.dim : shape.dim + 1) * (shape.half ? 2 : 4);
+  return is_cuboid(shape.kind) ? 2 * shape.dim : shape.dim + 1;
+}
+
+int64_t digest_bytes(const DigestShape& shape) {
+  return digest_numbers(shape) * (shape.half ? 2 : 4);
 }
 
 void digest_keys(const DigestShape& shape, const KvHeadView& kv, int64_t first, int64_t rows,
@@ -290,14 +294,28 @@ void digest_keys(const DigestShape& shape, const KvHeadView& kv, int64_t first, 
   }
 }
 
-void digest_scores(const KernelTable& kernels, const DigestShape& shape, const std::byte* digests,
-                   int64_t stride, int64_t count, const float* q, int64_t queries, float* scores) {
-  kernels.digest_scores(shape, digests, stride, count, q, queries, scores);
+void add_digest_weights(const DigestShape& shape, const float* q, float* weights) {
+  const int64_t d = shape.dim;
+  if (!is_cuboid(shape.kind)) {
+    for (int64_t i = 0; i < d; ++i) weights[i] += q[i];
+    weights[d] += static_cast<float>(norm_of(q, d));
+    return;
+  }
+  for (int64_t i = 0; i < d; ++i) {
+    weights[i] += q[i] > 0 ? q[i] : 0.0f;
+    weights[d + i] += q[i] > 0 ? 0.0f : q[i];  // not a number: there
+  }
 }
 
-void digest_scores(const DigestShape& shape, const std::byte* digests, int64_t stride,
-                   int64_t count, const float* q, int64_t queries, float* scores) {
-  digest_scores(active_kernels(), shape, digests, stride, count, q, queries, scores);
+void digest_dots(const KernelTable& kernels, bool half, int64_t numbers, const std::byte* rows,
+                 int64_t stride, int64_t count, const float* weights, int64_t queries,
+                 float* dots) {
+  kernels.digest_dots(half, numbers, rows, stride, count, weights, queries, dots);
+}
+
+void digest_dots(bool half, int64_t numbers, const std::byte* rows, int64_t stride, int64_t count,
+                 const float* weights, int64_t queries, float* dots) {
+  digest_dots(active_kernels(), half, numbers, rows, stride, count, weights, queries, dots);
 }
 
 }  // namespace ashlar

@@ -8,7 +8,7 @@
 // What cache policies ask of stored keys and values (KeyDiff, ArkVale, Quest): features of the rows
 // that attention sees, decoded, over any KvHeadView. Sums are taken in double, in eight chains over
 // ascending elements and then their tree, rows in ascending slot order; so the bits depend neither
-// on how the rows lie in pages nor on the instruction set. Only digest_scores works in fp32.
+// on how the rows lie in pages nor on the instruction set. Only digest_dots works in fp32.
 
 namespace ashlar {
 
@@ -59,11 +59,20 @@ int64_t digest_bytes(const DigestShape& shape);
 void digest_keys(const DigestShape& shape, const KvHeadView& kv, int64_t first, int64_t rows,
                  std::byte* digest, std::byte* scratch);
 
-/// scores[i·queries + h] of `count` digests, `stride` bytes apart, for queries q[queries, dim]:
-/// Σ_j max(q_j·upper_j, q_j·lower_j), or q·c + ρ·‖q‖, without 1/√d, in fp32. A `max` kind is at
-/// least max_k q·k but for the rounding of these sums. A score's bits depend on its query and
-/// digest alone.
-void digest_scores(const DigestShape& shape, const std::byte* digests, int64_t stride,
-                   int64_t count, const float* q, int64_t queries, float* scores);
+/// Numbers of one digest.
+int64_t digest_numbers(const DigestShape& shape);
+
+/// Estimates are linear in the numbers of a digest: Σ_j max(q_j·upper_j, q_j·lower_j), which is
+/// Σ_j q_j⁺·upper_j + q_j⁻·lower_j, and q·c + ρ·‖q‖, both without 1/√d. Adds the weights of the
+/// numbers for query q to `weights` [digest_numbers()]: the estimates of several queries add up to
+/// one product.
+void add_digest_weights(const DigestShape& shape, const float* q, float* weights);
+
+/// dots[i·queries + h] = Σ_j weights[h, j]·x[i, j] of `count` rows of `numbers` numbers (one digest
+/// or several side by side), `stride` bytes apart, in fp32. With the weights of one query a digest
+/// of a `max` kind gives at least max_k q·k but for the rounding of these sums. The bits depend on
+/// row and weights alone.
+void digest_dots(bool half, int64_t numbers, const std::byte* rows, int64_t stride, int64_t count,
+                 const float* weights, int64_t queries, float* dots);
 
 }  // namespace ashlar

@@ -79,35 +79,32 @@ void PageRecall::add(const std::byte* page) {
   resident_.push_back(number);
 }
 
-// Threads take spans of pages: each reads its digests once, for all heads.
+// Threads take spans of pages, each with all heads. Where a page has one digest a head, the mean
+// over query heads is one product with the sum of their weights.
 void PageRecall::score(std::span<const float> query, ThreadPool* pool,
                        std::vector<float>& scores) const {
   constexpr int64_t kSpan = 64;  // pages
   const int64_t query_heads = static_cast<int64_t>(query.size()) / shape_.key_dim;
-  const int64_t shared = query_heads / shape_.heads;
+  const int64_t shared = query_heads / shape_.heads, numbers = digest_numbers(digest_);
   ASHLAR_CHECK_EQ(shared * shape_.heads * shape_.key_dim, static_cast<int64_t>(query.size()));
   scores.resize(static_cast<size_t>(pages()));
+  std::vector<float> weights(
+      static_cast<size_t>((units_ == 1 ? shape_.heads : query_heads) * numbers));
+  for (int64_t h = 0; h < query_heads; ++h) {
+    add_digest_weights(digest_, query.data() + h * shape_.key_dim,
+                       weights.data() + (units_ == 1 ? h / shared : h) * numbers);
+  }
   const auto score_span = [&](int64_t span, int) {
     const int64_t first = span * kSpan, n = std::min(kSpan, pages() - first);
-    std::vector<float> of_units(static_cast<size_t>(n * units_ * shared));
-    std::vector<double> sums(static_cast<size_t>(n), 0.0);
-    for (int64_t head = 0; head < shape_.heads; ++head) {
-      digest_scores(digest_,
-                    digests_.data() + (first * units_ * shape_.heads + head) * digest_bytes_,
-                    shape_.heads * digest_bytes_, n * units_,
-                    query.data() + head * shared * shape_.key_dim, shared, of_units.data());
-      for (int64_t page = 0; page < n; ++page) {
-        const float* const of_page = of_units.data() + page * units_ * shared;
-        for (int64_t h = 0; h < shared; ++h) {
-          float best = of_page[h];
-          for (int64_t u = 1; u < units_; ++u) best = std::max(best, of_page[u * shared + h]);
-          sums[static_cast<size_t>(page)] += static_cast<double>(best);
-        }
+    const std::byte* const digests = digests_.data() + first * digests_per_page() * digest_bytes_;
+    if (units_ == 1) {
+      digest_dots(digest_.half, shape_.heads * numbers, digests, shape_.heads * digest_bytes_, n,
+                  weights.data(), 1, scores.data() + first);
+      for (int64_t page = first; page < first + n; ++page) {
+        scores[static_cast<size_t>(page)] /= static_cast<float>(query_heads);
       }
-    }
-    for (int64_t page = 0; page < n; ++page) {
-      scores[static_cast<size_t>(first + page)] =
-          static_cast<float>(sums[static_cast<size_t>(page)] / static_cast<double>(query_heads));
+    } else {
+      score_units(digests, n, weights, shared, scores.data() + first);
     }
   };
   const int64_t spans = ceil_div(pages(), kSpan);
@@ -115,6 +112,30 @@ void PageRecall::score(std::span<const float> query, ThreadPool* pool,
     pool->parallel_for(spans, score_span);
   } else {
     for (int64_t span = 0; span < spans; ++span) score_span(span, 0);
+  }
+}
+
+// Of a page's digests a query head counts the largest estimate.
+void PageRecall::score_units(const std::byte* digests, int64_t pages,
+                             std::span<const float> weights, int64_t shared, float* scores) const {
+  const int64_t numbers = digest_numbers(digest_);
+  std::vector<float> of_units(static_cast<size_t>(pages * units_ * shared));
+  std::vector<double> sums(static_cast<size_t>(pages), 0.0);
+  for (int64_t head = 0; head < shape_.heads; ++head) {
+    digest_dots(digest_.half, numbers, digests + head * digest_bytes_, shape_.heads * digest_bytes_,
+                pages * units_, weights.data() + head * shared * numbers, shared, of_units.data());
+    for (int64_t page = 0; page < pages; ++page) {
+      const float* const of_page = of_units.data() + page * units_ * shared;
+      for (int64_t h = 0; h < shared; ++h) {
+        float best = of_page[h];
+        for (int64_t u = 1; u < units_; ++u) best = std::max(best, of_page[u * shared + h]);
+        sums[static_cast<size_t>(page)] += static_cast<double>(best);
+      }
+    }
+  }
+  for (int64_t page = 0; page < pages; ++page) {
+    scores[page] = static_cast<float>(sums[static_cast<size_t>(page)] /
+                                      static_cast<double>(shared * shape_.heads));
   }
 }
 

@@ -59,6 +59,8 @@ class PageRecall {
 
  private:
   PageRecall(const PageRecall& other);
+  void score_units(const std::byte* digests, int64_t pages, std::span<const float> weights,
+                   int64_t shared, float* scores) const;
   int64_t digests_per_page() const { return units_ * shape_.heads; }
   void fit_tables(int64_t pages);
   int64_t page_table_bytes() const;

@@ -23,8 +23,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
-#include <numeric>
+#include <cmath>
+#include <functional>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -80,17 +83,29 @@ class Arkvale final : public Policy {
   ArkvaleBudget budget_;
 };
 
-// The first `count` of `pages` by score, best first; of equal ones the newer.
+// A page's score and number as one: the larger is better, of equal scores the newer page. Pages are
+// compared many times for every group and token.
+uint64_t rank_of(int32_t page, float score) {
+  // Zeros have one sign; what is not a number is the least.
+  const float x = std::isnan(score) ? -std::numeric_limits<float>::infinity() : score + 0.0f;
+  const auto bits = std::bit_cast<uint32_t>(x);
+  const uint32_t ascending = (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+  return uint64_t{ascending} << 32 | static_cast<uint32_t>(page);
+}
+
+// The first `count` of `pages` by score, ascending; of equal ones the newer.
 std::vector<int32_t> best(std::vector<int32_t> pages, int64_t count, const PagesView& view) {
-  const auto better = [&](int32_t a, int32_t b) {
-    const double left = worth(view.scores[static_cast<size_t>(a)]);
-    const double right = worth(view.scores[static_cast<size_t>(b)]);
-    return left != right ? left > right : a > b;
-  };
-  const auto all = static_cast<int64_t>(pages.size());
-  count = std::min(count, all);
-  if (count < all) std::nth_element(pages.begin(), pages.begin() + count, pages.end(), better);
-  pages.resize(static_cast<size_t>(count));
+  if (count >= std::ssize(pages)) return pages;
+  std::vector<uint64_t> ranks;
+  ranks.reserve(pages.size());
+  for (const int32_t page : pages) {
+    ranks.push_back(rank_of(page, view.scores[static_cast<size_t>(page)]));
+  }
+  std::nth_element(ranks.begin(), ranks.begin() + count, ranks.end(), std::greater<>());
+  pages.clear();
+  for (int64_t i = 0; i < count; ++i) {
+    pages.push_back(static_cast<int32_t>(ranks[static_cast<size_t>(i)]));
+  }
   std::sort(pages.begin(), pages.end());
   return pages;
 }

@@ -117,6 +117,16 @@ TEST(KvFeatures, HowRowsLieInPagesDoesNotShow) {
   }
 }
 
+/// [queries, digest_numbers()]
+std::vector<float> weights_of(const DigestShape& shape, const float* q, int64_t queries) {
+  const int64_t numbers = digest_numbers(shape);
+  std::vector<float> w(static_cast<size_t>(queries * numbers));
+  for (int64_t h = 0; h < queries; ++h) {
+    add_digest_weights(shape, q + h * shape.dim, w.data() + h * numbers);
+  }
+  return w;
+}
+
 /// Raw keys as a view, their digest and its score.
 struct Keys {
   int64_t rows, dim;
@@ -136,8 +146,10 @@ struct Keys {
   float score(const KernelTable& kernels, DigestShape shape, const float* q) const {
     shape.dim = dim;
     const auto d = digest(shape);
+    const auto w = weights_of(shape, q, 1);
     float s = 0;
-    digest_scores(kernels, shape, d.data(), digest_bytes(shape), 1, q, 1, &s);
+    digest_dots(kernels, shape.half, digest_numbers(shape), d.data(), digest_bytes(shape), 1,
+                w.data(), 1, &s);
     return s;
   }
   double largest(const float* q) const {
@@ -235,11 +247,39 @@ TEST_P(Digests, QueriesTogetherScoreAsEachAlone) {
           }
         }
         std::vector<float> scores(static_cast<size_t>(count * queries));
-        digest_scores(kernels(), shape, digests.data(), stride, count, q.data(), queries,
-                      scores.data());
+        digest_dots(kernels(), shape.half, digest_numbers(shape), digests.data(), stride, count,
+                    weights_of(shape, q.data(), queries).data(), queries, scores.data());
         EXPECT_TRUE(same_bits(scores, alone));
       }
     }
+  }
+}
+
+// The mean over query heads, taken before the product: also of several digests side by side.
+TEST_P(Digests, SummedWeightsGiveSummedEstimates) {
+  constexpr int64_t kHeads = 3, kShared = 3, kDim = 20;
+  for (const DigestKind kind : kKinds) {
+    const DigestShape shape{kind, DigestAbout::kCuboid, true, kDim};
+    const int64_t numbers = digest_numbers(shape);
+    const auto q = normals(kHeads * kShared * kDim, 96);
+    std::vector<float> weights(static_cast<size_t>(kHeads * numbers));
+    std::vector<std::byte> row;
+    double sum = 0, norm = 0;
+    for (int64_t head = 0; head < kHeads; ++head) {
+      const Keys keys{4, kDim, normals(4 * kDim, 97 + static_cast<uint64_t>(head))};
+      const auto d = keys.digest(shape);
+      row.insert(row.end(), d.begin(), d.end() - 1);
+      for (int64_t h = 0; h < kShared; ++h) {
+        const float* const own = q.data() + (head * kShared + h) * kDim;
+        add_digest_weights(shape, own, weights.data() + head * numbers);
+        sum += static_cast<double>(keys.score(kernels(), shape, own));
+        norm += double_norm(own, kDim) * 4 * double_norm(keys.x.data(), 4 * kDim);
+      }
+    }
+    float dot = 0;
+    digest_dots(kernels(), true, kHeads * numbers, row.data(), std::ssize(row), 1, weights.data(),
+                1, &dot);
+    EXPECT_NEAR(dot, sum, reordered<float>(static_cast<double>(numbers), norm).absolute);
   }
 }
 
