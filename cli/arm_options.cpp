@@ -42,6 +42,7 @@ CacheRequest without_policy(const CacheRequest& arm) {
   out.fp16_first = arm.fp16_first;
   out.fp16_newest = arm.fp16_newest;
   out.limit = arm.limit;
+  out.page_rows = arm.page_rows;
   return out;
 }
 

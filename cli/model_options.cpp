@@ -104,6 +104,10 @@ void add_other_engine_options(CLI::App* command, EngineArguments& a) {
       ->add_option("--kv-fp16-newest", a.cache.fp16_newest,
                    "Newest tokens that are fp16 until others follow")
       ->capture_default_str();
+  command
+      ->add_option("--kv-page-rows", a.cache.page_rows,
+                   "Rows of a page, which is encoded, shared and, by arkvale, recalled as one")
+      ->capture_default_str();
   command->add_option("--kv-limit", a.cache.limit,
                       "Most bytes of a text's cache (64MiB): a longer text is refused");
   command->add_option("--kv-backup-memory", a.backup_memory,

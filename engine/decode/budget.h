@@ -19,6 +19,7 @@ struct CacheRequest {
   int64_t fp16_first = 0;   ///< tokens at the beginning that stay fp16
   int64_t fp16_newest = 0;  ///< newest tokens that are fp16 until others follow
   std::string limit = {};   ///< bytes of one text's cache ("64MiB"); empty: none
+  int64_t page_rows = CacheOptions{}.page_rows;  ///< rows of the cache in a page
   // What some policies take beside budget, sink and recent (PolicyOptions).
   int64_t window = -1;                ///< tokens whose queries score; −1: the policy's default
   std::string pool = {};              ///< "none", "avg" or "max", with rows as in "max:7"

@@ -160,6 +160,8 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
   };
   impossible({"q4", "none", "", 4, -1, -1}, "-1 tokens are negative");
   impossible({"", "none", "", 4, -1, 1}, "stored no more precisely");
+  impossible({"q4", "none", "", 4, -1, 0, 0, "", 0}, "--kv-page-rows 0: a page has 1 to 4096");
+  impossible({"q4", "none", "", 4, -1, 0, 0, "", 4097}, "--kv-page-rows 4097");
   impossible({"q4", "none", "", 4, -1, 0, 0, "5%"}, "--kv-limit: '5%'");
   impossible({"q4", "none", "", 4, -1, 0, 0, "0"}, "--kv-limit: '0'");
   impossible({"q4", "none", "", 4, -1, 0, 0, "-1KiB"}, "--kv-limit: '-1KiB'");
