@@ -1,7 +1,8 @@
-// What a decoded token costs behind a long text under several caches, in the engine: a random
-// decoder of SmolLM2-135M's shape whose caches are filled by hand up to the last rows of the
-// prompt; these and what is decoded after them run as ever, one token for each cache in turn. The
-// rows held are checked before a number is printed.
+// What a decoded token costs behind a long text under several caches, in the engine, one token for
+// each cache in turn: of a random decoder of SmolLM2-135M's shape, or of a model. A text is read
+// and then decoded as it goes on; without one the caches are filled by hand up to the last rows of
+// the prompt, and these and what is decoded after them run as ever. The rows held are checked
+// before a number is printed.
 //
 // Beside the times: the bytes that a token reads, weights, pages, tables and digests, and how the
 // times compare with them.
@@ -16,7 +17,10 @@
 
 #include "bench/filled_text.h"
 #include "core/base/error.h"
+#include "core/io/atomic_file.h"
+#include "data/tokenizer/hf_json.h"
 #include "engine/decode/budget.h"
+#include "package/import/open_model.h"
 #include "tests/support/random_model.h"
 
 namespace ashlar {
@@ -24,7 +28,7 @@ namespace {
 
 constexpr int64_t kQueries = 32;  // rows of the prompt that really run
 
-/// A cache as the command line gives it, "policy/codec/budget", and a text under it.
+/// A cache as the command line gives it, "policy/codec/budget/crush", and a text under it.
 struct Arm {
   std::string name;
   std::unique_ptr<Sequence> sequence;
@@ -42,20 +46,52 @@ std::string part(const std::string& name, size_t index) {
   return name.substr(begin, name.find('/', begin) - begin);
 }
 
-Arm make_arm(Engine& engine, const std::string& name, int64_t rows, const CacheRequest& more) {
+/// The prompt's tokens and those to be decoded; without a prompt, how many rows are filled.
+struct Text {
+  int64_t rows = 0;
+  std::vector<int32_t> prompt, decoded;
+};
+
+std::vector<int32_t> some_tokens(int64_t n, int32_t step) {
+  std::vector<int32_t> tokens(static_cast<size_t>(n));
+  for (size_t i = 0; i < tokens.size(); ++i)
+    tokens[i] = step * (static_cast<int32_t>(i) + 1) % 4096;
+  return tokens;
+}
+
+Text read_text(const ModelData& model, const std::string& path, int64_t rows, int64_t steps) {
+  if (path.empty()) return {rows, {}, some_tokens(steps, 17)};
+  require(!model.tokenizer_json.empty(), ErrorCode::kRequest, "--text: the model has no tokenizer");
+  const auto tokenizer = parse_hf_tokenizer(model.tokenizer_json, "the model's tokenizer");
+  std::vector<int32_t> tokens = tokenizer->encode(read_file(path));
+  require(std::ssize(tokens) >= rows + steps, ErrorCode::kRequest,
+          "--text {}: {} tokens are fewer than {} of the prompt and {} to decode", path,
+          tokens.size(), rows, steps);
+  return {rows,
+          {tokens.begin(), tokens.begin() + rows},
+          {tokens.begin() + rows, tokens.begin() + rows + steps}};
+}
+
+Arm make_arm(Engine& engine, const std::string& name, const Text& text, const CacheRequest& more) {
   CacheRequest request = more;
   request.policy = part(name, 0);
   request.codec = part(name, 1);
   request.budget = part(name, 2);
+  request.crush = part(name, 3);
+  std::ranges::replace(request.crush, ';', ',');
+  const int64_t rows = text.rows;
   const CacheOptions cache = cache_options(request, engine.spec(), "fp16", "fp16");
   const PolicyOptions options = policy_options(request, engine.spec(), cache, rows);
   const std::shared_ptr<const Policy> policy = make_policy(options, engine.groups());
   Arm arm{name, nullptr, {}, 0};
-  arm.sequence = engine.resume(filled_text(engine, cache, policy, rows - kQueries, kQueries), cache,
-                               policy, "the filled cache");
-  std::vector<int32_t> tokens(kQueries);
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(31 * i + 7);
-  timed_step(engine, *arm.sequence, tokens);
+  if (text.prompt.empty()) {
+    arm.sequence = engine.resume(filled_text(engine, cache, policy, rows - kQueries, kQueries),
+                                 cache, policy, "the filled cache");
+    timed_step(engine, *arm.sequence, some_tokens(kQueries, 31));
+  } else {
+    arm.sequence = engine.start(cache, policy, false);
+    timed_step(engine, *arm.sequence, text.prompt);
+  }
   const int64_t most = options.name == "none" ? rows : std::min(rows, options.budget);
   for (const KvGroup& g : engine.groups()) {
     const int64_t held = arm.sequence->cache().rows(g.id, 0);
@@ -65,9 +101,10 @@ Arm make_arm(Engine& engine, const std::string& name, int64_t rows, const CacheR
   return arm;
 }
 
+using Held = std::vector<std::set<int32_t>>;
+
 // Rows of all groups now that were not among `before`.
-int64_t come_back(const Engine& engine, const Sequence& sequence,
-                  const std::vector<std::set<int32_t>>& before) {
+int64_t come_back(const Engine& engine, const Sequence& sequence, const Held& before) {
   int64_t rows = 0;
   for (const KvGroup& g : engine.groups()) {
     for (const int32_t p : sequence.cache().positions(g.id, 0)) {
@@ -77,8 +114,8 @@ int64_t come_back(const Engine& engine, const Sequence& sequence,
   return rows;
 }
 
-std::vector<std::set<int32_t>> held(const Engine& engine, const Sequence& sequence) {
-  std::vector<std::set<int32_t>> out;
+Held held(const Engine& engine, const Sequence& sequence) {
+  Held out;
   for (const KvGroup& g : engine.groups()) {
     const auto positions = sequence.cache().positions(g.id, 0);
     out.emplace_back(positions.begin(), positions.end());
@@ -91,9 +128,9 @@ double mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
-void print(const Engine& engine, std::vector<Arm>& arms, int64_t rows, int64_t weights) {
+void print(const Engine& engine, std::vector<Arm>& arms, int64_t rows) {
   const auto bytes = [&](const Arm& arm) {
-    return static_cast<double>(weights + arm.sequence->kv_bytes());
+    return static_cast<double>(engine.weight_bytes() + arm.sequence->kv_bytes());
   };
   const double first = mean(arms.front().seconds);
   for (const Arm& arm : arms) {
@@ -116,42 +153,55 @@ int run(int argc, char** argv) {
   CacheRequest request;
   EngineOptions options;
   options.threads = 1;
+  std::string model_path, text_path;
   int steps = 21;
+  app.add_option("--model", model_path, "A package, GGUF or HF folder (default: a random decoder)");
+  app.add_option("--text", text_path, "What is read and decoded (default: random rows)");
   app.add_option("--rows", lengths, "Rows of the prompt")->delimiter(',')->capture_default_str();
-  app.add_option("--caches", names, "POLICY/CODEC/BUDGET …; the first is what others stand beside")
+  app.add_option("--caches", names,
+                 "POLICY/CODEC/BUDGET or …/CRUSH, what --kv-crush of the commands says with ; for "
+                 "commas; the first is what others stand beside")
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--threads", options.threads)->capture_default_str();
   app.add_option("--steps", steps, "Tokens that are timed")->capture_default_str();
+  app.add_option("--page-rows", request.page_rows, "As --kv-page-rows of the commands")
+      ->capture_default_str();
   app.add_option("--topk", request.topk, "As --kv-topk of the commands");
   app.add_option("--digest", request.digest, "As --kv-digest");
   app.add_option("--select-every", request.select_every, "As --kv-select-every");
   CLI11_PARSE(app, argc, argv);
   const int64_t longest = *std::ranges::max_element(lengths);
-  const ModelData model = test::random_model(smollm_spec(longest + 64 + steps), 3);
-  int64_t weights = 0;
-  for (const ParameterSpec& p : parameters(model.spec)) weights += 4 * p.numel();
+  const ModelData model = model_path.empty()
+                              ? test::random_model(smollm_spec(longest + 64 + steps), 3)
+                              : open_model(model_path);
   Engine engine(model, options);
   std::cout << "| rows | cache | KV | one token | faster | fewer bytes | of the bytes' ratio | "
                "rows back a group |\n|---|---|---|---|---|---|---|---|\n";
   for (const int64_t rows : lengths) {
+    const Text text = read_text(model, text_path, rows, steps + 2);
     std::vector<Arm> arms;
     for (const std::string& name : names) {
       CacheRequest own = request;
-      if (!name.starts_with("arkvale")) own = CacheRequest{};
-      arms.push_back(make_arm(engine, name, rows, own));
+      if (!name.starts_with("arkvale")) {
+        own = CacheRequest{};
+        own.page_rows = request.page_rows;
+      }
+      arms.push_back(make_arm(engine, name, text, own));
     }
     for (int s = -2; s < steps; ++s) {
-      const int32_t token = 17 * (s + 3);
-      for (Arm& arm : arms) {
-        const auto before = held(engine, *arm.sequence);
+      const int32_t token = text.decoded[static_cast<size_t>(s + 2)];
+      for (size_t i = 0; i < arms.size(); ++i) {
+        Arm& arm = arms[(i + static_cast<size_t>(s + 2)) % arms.size()];  // each after each
+        const bool recalls = arm.name.starts_with("arkvale");
+        const auto before = recalls ? held(engine, *arm.sequence) : Held{};
         const double seconds = timed_step(engine, *arm.sequence, std::span(&token, 1));
         if (s < 0) continue;
         arm.seconds.push_back(seconds);
-        arm.recalled += come_back(engine, *arm.sequence, before);
+        if (recalls) arm.recalled += come_back(engine, *arm.sequence, before);
       }
     }
-    print(engine, arms, rows, weights);
+    print(engine, arms, rows);
   }
   return 0;
 }
