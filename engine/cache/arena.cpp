@@ -1,6 +1,7 @@
 #include "engine/cache/arena.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/base/checked.h"
 #include "core/base/error.h"
@@ -59,15 +60,51 @@ PageId Arena::allocate(int64_t bytes) {
   return page;
 }
 
+PageId Arena::lend(const std::byte* memory, int64_t bytes) {
+  ASHLAR_CHECK(memory != nullptr && bytes > 0);
+  if (vacant_lent_.empty()) {
+    vacant_lent_.push_back(static_cast<int32_t>(lent_.size()));
+    lent_.emplace_back();
+  }
+  const PageId page{kLentChunk, vacant_lent_.back()};
+  vacant_lent_.pop_back();
+  lent_[static_cast<size_t>(page.slot)] = {memory, bytes, 1};
+  ++pages_in_use_;
+  page_bytes_ += bytes;
+  owned_bytes_ += bytes;
+  return page;
+}
+
+const Arena::Lent& Arena::lent_page(PageId page) const {
+  ASHLAR_CHECK(page.slot >= 0 && page.slot < static_cast<int32_t>(lent_.size()));
+  const Lent& lent = lent_[static_cast<size_t>(page.slot)];
+  ASHLAR_CHECK_GT(lent.owners, 0);
+  return lent;
+}
+
+Arena::Lent& Arena::lent_page(PageId page) {
+  return const_cast<Lent&>(std::as_const(*this).lent_page(page));
+}
+
 void Arena::retain(PageId page) {
-  Chunk& c = chunk(page);
-  int32_t& owners = c.owners[static_cast<size_t>(page.slot)];
+  int32_t& owners =
+      lent(page) ? lent_page(page).owners : chunk(page).owners[static_cast<size_t>(page.slot)];
   ASHLAR_CHECK_GT(owners, 0);
   ++owners;
-  owned_bytes_ += c.page_bytes;
+  owned_bytes_ += bytes(page);
+}
+
+void Arena::release_lent(PageId page) {
+  Lent& lent = lent_page(page);
+  owned_bytes_ -= lent.bytes;
+  if (--lent.owners > 0) return;
+  --pages_in_use_;
+  page_bytes_ -= lent.bytes;
+  vacant_lent_.push_back(page.slot);
 }
 
 void Arena::release(PageId page) {
+  if (lent(page)) return release_lent(page);
   Chunk& c = chunk(page);
   int32_t& owners = c.owners[static_cast<size_t>(page.slot)];
   ASHLAR_CHECK_GT(owners, 0);
@@ -129,14 +166,23 @@ int64_t Arena::retire_bytes(int64_t bytes) {
 }
 
 int32_t Arena::owners(PageId page) const {
-  return chunk(page).owners[static_cast<size_t>(page.slot)];
+  return lent(page) ? lent_page(page).owners : chunk(page).owners[static_cast<size_t>(page.slot)];
 }
 
-std::byte* Arena::address(PageId page) const {
+const std::byte* Arena::address(PageId page) const {
+  if (lent(page)) return lent_page(page).memory;
   const Chunk& c = chunk(page);
   return c.memory + page.slot * c.page_stride;
 }
 
-int64_t Arena::bytes(PageId page) const { return chunk(page).page_bytes; }
+std::byte* Arena::writable(PageId page) const {
+  ASHLAR_CHECK(!lent(page));
+  const Chunk& c = chunk(page);
+  return c.memory + page.slot * c.page_stride;
+}
+
+int64_t Arena::bytes(PageId page) const {
+  return lent(page) ? lent_page(page).bytes : chunk(page).page_bytes;
+}
 
 }  // namespace ashlar

@@ -40,11 +40,18 @@ class Arena {
   /// A page of `bytes` (> 0) with one owner, 64-byte aligned. Throws Error(kResource) when the
   /// provider is exhausted.
   PageId allocate(int64_t bytes);
+  /// A page of `bytes` with one owner that lies elsewhere: it takes no memory from the provider, is
+  /// read where it is and never written (a PagePool copies it before). Whoever owns it sees to it
+  /// that `memory` stays.
+  PageId lend(const std::byte* memory, int64_t bytes);
+  bool lent(PageId page) const { return page.chunk == kLentChunk; }
   /// One more owner, one owner less; a page without owners is free.
   void retain(PageId page);
   void release(PageId page);
   int32_t owners(PageId page) const;
-  std::byte* address(PageId page) const;
+  const std::byte* address(PageId page) const;
+  /// The same of a page that is not lent.
+  std::byte* writable(PageId page) const;
 
   /// Hands out no more pages of chunk `index`, which holds some and is not retired: it goes back to
   /// the provider with its last page. Other chunks keep their indices.
@@ -72,6 +79,12 @@ class Arena {
   int64_t chunk_bytes_in_use() const { return chunk_bytes_; }
 
  private:
+  static constexpr int32_t kLentChunk = INT32_MAX;
+  struct Lent {
+    const std::byte* memory = nullptr;
+    int64_t bytes = 0;
+    int32_t owners = 0;
+  };
   struct Chunk {
     std::byte* memory = nullptr;  // null: the index is free for reuse
     int64_t bytes = 0;
@@ -82,6 +95,9 @@ class Arena {
     std::vector<int32_t> owners;  // of each slot
   };
 
+  Lent& lent_page(PageId page);
+  const Lent& lent_page(PageId page) const;
+  void release_lent(PageId page);
   Chunk& chunk(PageId page);
   const Chunk& chunk(PageId page) const;
   const Chunk& in_use(int32_t index) const;
@@ -93,6 +109,8 @@ class Arena {
   std::vector<Chunk> chunks_;
   std::unordered_map<int64_t, std::vector<int32_t>> open_;  // chunks to cut from, by page bytes
   std::vector<int32_t> vacant_;                             // indices for reuse
+  std::vector<Lent> lent_;
+  std::vector<int32_t> vacant_lent_;
   int64_t pages_in_use_ = 0;
   int64_t page_bytes_ = 0;
   int64_t owned_bytes_ = 0;

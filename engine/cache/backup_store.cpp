@@ -4,6 +4,7 @@
 #include <cstring>
 #include <list>
 #include <mutex>
+#include <new>
 #include <optional>
 
 #include "core/base/error.h"
@@ -112,9 +113,12 @@ int64_t BackupStore::file_bytes() const { return shared_->file ? shared_->file->
 BackupPage::BackupPage(std::shared_ptr<BackupStore::Shared> shared,
                        std::span<const std::byte> bytes)
     : shared_(std::move(shared)), bytes_(static_cast<int64_t>(bytes.size())) {
-  auto copy = std::make_shared_for_overwrite<std::byte[]>(bytes.size());
-  std::memcpy(copy.get(), bytes.data(), bytes.size());
-  memory_ = std::move(copy);
+  constexpr auto kAlignment = std::align_val_t{64};
+  auto* const copy = static_cast<std::byte*>(::operator new(bytes.size(), kAlignment));
+  std::memcpy(copy, bytes.data(), bytes.size());
+  memory_.reset(
+      copy, [](const std::byte* p) { ::operator delete(const_cast<std::byte*>(p), kAlignment); });
+  if (shared_->options.memory < 0) in_place_ = copy;
   const std::scoped_lock lock(shared_->mutex);
   shared_->memory += bytes_;
 }

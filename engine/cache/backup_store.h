@@ -61,6 +61,9 @@ class BackupPage : public std::enable_shared_from_this<BackupPage> {
 
   int64_t bytes() const { return bytes_; }
   std::vector<std::byte> copy() const;
+  /// The copy itself, on a boundary of 64 bytes, where it stays in memory as long as this page
+  /// lives; null where there is a limit, beyond which it leaves for the file.
+  const std::byte* in_place() const { return in_place_; }
   /// Copies it to `to`, of bytes(). Throws Error(kIo).
   void read(std::span<std::byte> to) const;
   /// It will be read soon: fetches it ahead if it lies in the file.
@@ -71,6 +74,7 @@ class BackupPage : public std::enable_shared_from_this<BackupPage> {
 
   const std::shared_ptr<BackupStore::Shared> shared_;
   const int64_t bytes_;
+  const std::byte* in_place_ = nullptr;
   // Guarded by the store.
   std::shared_ptr<const std::byte[]> memory_;  // until it is in the file
   int64_t offset_ = -1;                        // in the file

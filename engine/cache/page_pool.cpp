@@ -37,11 +37,17 @@ void PagePool::give(PageId page) {
   const int64_t bytes = arena_.bytes(page);
   bytes_ -= bytes;
   // A step may drop rows and then encode others.
-  if (stepping_ && arena_.owners(page) == 1) {
+  if (stepping_ && arena_.owners(page) == 1 && !arena_.lent(page)) {
     reserve_[bytes].push_back(page);
   } else {
     arena_.release(page);
   }
+}
+
+PageId PagePool::lend(const std::byte* memory, int64_t bytes) {
+  const PageId page = arena_.lend(memory, bytes);
+  bytes_ += bytes;
+  return page;
 }
 
 void PagePool::share(PageId page) {
@@ -50,10 +56,10 @@ void PagePool::share(PageId page) {
 }
 
 PageId PagePool::own(PageId page) {
-  if (arena_.owners(page) == 1) return page;
+  if (arena_.owners(page) == 1 && !arena_.lent(page)) return page;
   const int64_t bytes = arena_.bytes(page);
   const PageId copy = take(bytes);
-  std::memcpy(arena_.address(copy), arena_.address(page), static_cast<size_t>(bytes));
+  std::memcpy(arena_.writable(copy), arena_.address(page), static_cast<size_t>(bytes));
   give(page);
   return copy;
 }

@@ -28,9 +28,12 @@ class PagePool {
   /// A page of `bytes`, from the reserve if it has one.
   PageId take(int64_t bytes);
   void give(PageId page);
+  /// A page that lies elsewhere (Arena::lend).
+  PageId lend(const std::byte* memory, int64_t bytes);
   /// Another owner's page becomes one of this sequence too.
   void share(PageId page);
-  /// `page` itself if nobody else owns it; otherwise a copy that takes its place.
+  /// `page` itself if nobody else owns it and it is not lent; otherwise a copy that takes its
+  /// place.
   PageId own(PageId page);
 
   /// Bytes of this sequence's pages, shared ones in full, the reserve not included.

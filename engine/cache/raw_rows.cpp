@@ -49,7 +49,7 @@ int64_t RawRows::pages_for(int64_t more) const {
 float* RawRows::writable() {
   if (staged_) return staging_.data();
   page_ = page_ ? pool_->own(page_) : pool_->take(page_bytes());
-  return reinterpret_cast<float*>(pool_->arena().address(page_));
+  return reinterpret_cast<float*>(pool_->arena().writable(page_));
 }
 
 const float* RawRows::base() const {

@@ -72,7 +72,7 @@ int64_t RowStore::shared_pages() const {
 std::byte* RowStore::writable(int64_t page) {
   const auto i = static_cast<size_t>(page);
   pages_[i] = pool_->own(pages_[i]);
-  std::byte* address = pool_->arena().address(pages_[i]);
+  std::byte* address = pool_->arena().writable(pages_[i]);
   addresses_[i] = address;
   return address;
 }
@@ -161,11 +161,15 @@ void RowStore::choose_pages(std::span<const PageChoice> pages, ThreadPool* threa
   give_until(static_cast<int64_t>(pages_.size()));
   std::vector<size_t> read;  // places of those to be read
   for (size_t i = 0; i < pages.size(); ++i) {
-    const bool is_held = pages[i].held >= 0;
-    chosen.push_back(is_held ? pages_[static_cast<size_t>(pages[i].held)]
-                             : pool_->take(page_bytes_));
+    if (pages[i].held >= 0) {
+      chosen.push_back(pages_[static_cast<size_t>(pages[i].held)]);
+    } else if (const std::byte* memory = pages[i].copy->in_place()) {
+      chosen.push_back(pool_->lend(memory, page_bytes_));
+    } else {
+      chosen.push_back(pool_->take(page_bytes_));
+      read.push_back(i);
+    }
     addresses.push_back(pool_->arena().address(chosen.back()));
-    if (!is_held) read.push_back(i);
   }
   // Before the copies are read: that may fail, and pages belong to somebody even then.
   pages_ = std::move(chosen);
@@ -173,7 +177,7 @@ void RowStore::choose_pages(std::span<const PageChoice> pages, ThreadPool* threa
   rows_ = static_cast<int64_t>(pages_.size()) * shape_.page_rows;
   const auto read_page = [&](int64_t n, int) {
     const size_t i = read[static_cast<size_t>(n)];
-    std::byte* const to = pool_->arena().address(pages_[i]);
+    std::byte* const to = pool_->arena().writable(pages_[i]);
     pages[i].copy->read({to, static_cast<size_t>(page_bytes_)});
   };
   if (threads != nullptr) {
@@ -227,7 +231,7 @@ void RowStore::load(std::span<const std::byte> image, int64_t rows) {
   ASHLAR_CHECK_EQ(static_cast<int64_t>(image.size()), pages * page_bytes_);
   for (int64_t p = 0; p < pages; ++p) {
     add_page(pool_->take(page_bytes_));
-    std::memcpy(pool_->arena().address(pages_.back()), image.data() + p * page_bytes_,
+    std::memcpy(pool_->arena().writable(pages_.back()), image.data() + p * page_bytes_,
                 static_cast<size_t>(page_bytes_));
   }
   rows_ = rows;

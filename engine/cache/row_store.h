@@ -52,13 +52,13 @@ class RowStore {
   void truncate(int64_t rows);
   /// Forgets the first rows; the others move up.
   void drop_front(int64_t rows);
-  /// A page to be: one that the store holds, or a copy to be read in.
+  /// A page to be: one that the store holds, or a copy, lent where it can be read in place.
   struct PageChoice {
     int64_t held = -1;
     const BackupPage* copy = nullptr;
   };
   /// Becomes these pages, all of them full as those it has are. Held ones keep their order. Copies
-  /// are read on `threads`; without, on the caller's.
+  /// that cannot be lent are read on `threads`; without, on the caller's.
   void choose_pages(std::span<const PageChoice> pages, ThreadPool* threads);
   /// Forgets the first pages.
   void drop_front_pages(int64_t pages);

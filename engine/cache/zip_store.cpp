@@ -170,7 +170,7 @@ void ZipStore::freeze(const float* keys, const float* values, int64_t rows) {
   const int64_t k = shape_.key_dim, v = shape_.value_dim;
   add_segment(rows, salient);
   zip_parameters(shape_, keys, values, rows, salient,
-                 pool_->arena().address(segments_.back().parameters));
+                 pool_->arena().writable(segments_.back().parameters));
   salient_.append(salient, {keys, values, k, v, channels(segments_.back(), kZipSalient)});
   regular_.append(rows - salient, {keys + salient * k, values + salient * v, k, v,
                                    channels(segments_.back(), kZipRegular)});
@@ -266,7 +266,7 @@ void ZipStore::load(std::span<const int32_t> segments, std::span<const std::byte
   const auto each = static_cast<size_t>(zip_parameter_bytes(shape_));
   for (size_t s = 0, at = first + second; s < segments.size(); s += 2, at += each) {
     add_segment(segments[s], segments[s + 1]);
-    std::memcpy(pool_->arena().address(segments_.back().parameters), bytes.data() + at, each);
+    std::memcpy(pool_->arena().writable(segments_.back().parameters), bytes.data() + at, each);
   }
   scores_ = std::move(scores);
   rebuild_runs();

@@ -28,6 +28,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <ranges>
 #include <string>
 #include <utility>
 
@@ -93,21 +94,21 @@ uint64_t rank_of(int32_t page, float score) {
   return uint64_t{ascending} << 32 | static_cast<uint32_t>(page);
 }
 
-// The first `count` of `pages` by score, ascending; of equal ones the newer.
-std::vector<int32_t> best(std::vector<int32_t> pages, int64_t count, const PagesView& view) {
-  if (count >= std::ssize(pages)) return pages;
+// The `count` best of `pages`, ascending; all of them if there are fewer.
+template <typename Pages>
+std::vector<int32_t> best(const Pages& pages, int64_t count, const PagesView& view) {
   std::vector<uint64_t> ranks;
-  ranks.reserve(pages.size());
+  ranks.reserve(static_cast<size_t>(std::ranges::ssize(pages)));
   for (const int32_t page : pages) {
     ranks.push_back(rank_of(page, view.scores[static_cast<size_t>(page)]));
   }
-  std::nth_element(ranks.begin(), ranks.begin() + count, ranks.end(), std::greater<>());
-  pages.clear();
-  for (int64_t i = 0; i < count; ++i) {
-    pages.push_back(static_cast<int32_t>(ranks[static_cast<size_t>(i)]));
+  if (count < std::ssize(ranks)) {
+    std::nth_element(ranks.begin(), ranks.begin() + count, ranks.end(), std::greater<>());
+    ranks.resize(static_cast<size_t>(count));
   }
-  std::sort(pages.begin(), pages.end());
-  return pages;
+  std::vector<int32_t> out(ranks.begin(), ranks.end());  // the lower half: the page
+  std::ranges::sort(out);
+  return out;
 }
 
 std::vector<int32_t> united(const std::vector<int32_t>& a, const std::vector<int32_t>& b) {
@@ -169,18 +170,17 @@ std::vector<int32_t> arkvale_pages(const ArkvaleBudget& budget, const PagesView&
   const auto sinks = static_cast<int32_t>(std::min(budget.sinks, view.pages));
   const auto window =
       static_cast<int32_t>(std::max<int64_t>(sinks, view.pages - (budget.window - 1)));
-  std::vector<int32_t> kept, ranked, others;
-  for (int32_t page = 0; page < pages; ++page) {
-    (page < sinks || page >= window ? kept : ranked).push_back(page);
-  }
+  std::vector<int32_t> kept, others;
+  for (int32_t page = 0; page < sinks; ++page) kept.push_back(page);
+  for (int32_t page = window; page < pages; ++page) kept.push_back(page);
+  const auto ranked = std::views::iota(sinks, window);
   ASHLAR_CHECK(std::ranges::includes(view.resident, kept));
-  const int64_t room = std::max<int64_t>(0, budget.pages - 1 - static_cast<int64_t>(kept.size()));
-  if (view.prompt_end) return united(kept, best(std::move(ranked), room, view));
+  const int64_t room = std::max<int64_t>(0, budget.pages - 1 - std::ssize(kept));
+  if (view.prompt_end) return united(kept, best(ranked, room, view));
   const std::vector<int32_t> top = best(ranked, std::min(budget.ranked, room), view);
   const std::vector<int32_t> needed = united(kept, top);
   std::ranges::set_difference(view.resident, needed, std::back_inserter(others));
-  const int64_t left = room - static_cast<int64_t>(top.size());
-  return united(needed, best(std::move(others), left, view));
+  return united(needed, best(others, room - std::ssize(top), view));
 }
 
 std::unique_ptr<Policy> make_arkvale(const PolicyOptions& options,

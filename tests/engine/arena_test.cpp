@@ -144,7 +144,7 @@ class Beside {
     ASSERT_TRUE(page.slot >= 0 && page.slot < chunk.slots && !chunk.live.contains(page.slot));
     const auto fill = static_cast<std::byte>(below(256));
     chunk.live[page.slot] = {1, fill};
-    std::memset(arena_.address(page), static_cast<int>(fill), static_cast<size_t>(bytes));
+    std::memset(arena_.writable(page), static_cast<int>(fill), static_cast<size_t>(bytes));
     pages_.push_back(page);
   }
 
@@ -280,6 +280,47 @@ TEST(Retiring, ReservesAreKept) {
   EXPECT_EQ(arena.pages_in_use(), 1);
   EXPECT_EQ(memory->bytes_in_use(), kChunk);
   pool.give(pages.back());
+  EXPECT_EQ(memory->bytes_in_use(), 0);
+}
+
+// Pages that lie elsewhere count as pages of the sequences that hold them and take no memory.
+TEST(Lending, PagesLieWhereTheyAre) {
+  const auto memory = make_host_memory();
+  Arena arena(*memory);
+  PagePool one(arena), other(arena);
+  const std::vector<std::byte> first(640, std::byte{1}), second(128, std::byte{2});
+  const PageId a = one.lend(first.data(), 640), b = one.lend(second.data(), 128);
+  EXPECT_TRUE(a && arena.lent(a) && arena.lent(b) && !(a == b));
+  EXPECT_EQ(arena.address(a), first.data());
+  EXPECT_EQ(arena.address(b), second.data());
+  other.share(a);
+  EXPECT_EQ(arena.owners(a), 2);
+  EXPECT_EQ(one.bytes(), 768);
+  EXPECT_EQ(other.bytes(), 640);
+  EXPECT_EQ(arena.owned_bytes(), 768 + 640);
+  EXPECT_EQ(arena.page_bytes_in_use(), 768);
+  EXPECT_EQ(arena.pages_in_use(), 2);
+  EXPECT_EQ(memory->bytes_in_use(), 0);
+  // Whoever wants to write gets a copy, even as the only owner.
+  test::expect_error(ErrorCode::kInternal, {}, [&] { arena.writable(b); });
+  const PageId own = one.own(b);
+  EXPECT_FALSE(arena.lent(own));
+  EXPECT_EQ(std::memcmp(arena.writable(own), second.data(), 128), 0);
+  EXPECT_EQ(one.bytes(), 768);
+  EXPECT_EQ(memory->bytes_in_use(), kChunk);
+  // A lent page given back in a step is no reserve; its name serves the next one.
+  one.reserve(640, 0);
+  one.give(a);
+  EXPECT_EQ(arena.owners(a), 1);
+  other.give(a);
+  one.release_reserve();
+  const PageId again = other.lend(second.data(), 128);
+  EXPECT_TRUE(again == a || again == b);
+  other.give(again);
+  test::expect_error(ErrorCode::kInternal, {}, [&] { arena.address(again); });
+  one.give(own);
+  EXPECT_EQ(arena.pages_in_use(), 0);
+  EXPECT_EQ(arena.owned_bytes(), 0);
   EXPECT_EQ(memory->bytes_in_use(), 0);
 }
 

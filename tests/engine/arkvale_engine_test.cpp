@@ -126,6 +126,21 @@ TEST(ArkvaleEngine, RowsWithinTheBudgetAreAllThatAnybodyReads) {
 }
 
 // Copies in the file are the same copies: the same choices and logits, bit for bit.
+// Resident pages that attention reads where their copies lie.
+int64_t lent_pages(const Sequence& sequence) {
+  int64_t lent = 0;
+  for (const Lane* lane : sequence.cache().lanes()) {
+    if (lane->recall() == nullptr) continue;
+    const KvHeadView view = lane->view(0, lane->everything());
+    const std::span<const int32_t> resident = lane->recall()->resident();
+    for (size_t i = 0; i < resident.size(); ++i) {
+      const std::byte* const copy = lane->recall()->backup(resident[i]).in_place();
+      lent += copy != nullptr && view.runs[0].pages[i] == copy;
+    }
+  }
+  return lent;
+}
+
 TEST(ArkvaleEngine, WhereTheBackupLiesChangesNothing) {
   const ModelData model = test::random_model(test::small_decoder("cla2"), 62);
   const auto tokens = test::random_tokens(150, model.spec.vocab_size, 4);
@@ -144,6 +159,8 @@ TEST(ArkvaleEngine, WhereTheBackupLiesChangesNothing) {
       logits.insert(logits.end(), last.begin(), last.end());
     }
     EXPECT_EQ(engine.backups().file_bytes(), file_bytes);
+    // Copies that stay in memory are lent.
+    EXPECT_EQ(lent_pages(*sequence) > 0, backups.memory < 0);
     return std::pair(logits, engine.image(*sequence));
   };
   const int64_t all = 2 * 37 * 160;

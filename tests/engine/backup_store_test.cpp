@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 
 #include <csignal>
+#include <cstring>
 #include <vector>
 
 #include "core/base/error.h"
@@ -30,6 +31,12 @@ TEST(BackupStore, WithoutALimitEverythingStaysInMemory) {
   EXPECT_EQ(store.memory_bytes(), 1000);
   EXPECT_EQ(store.file_bytes(), 0);
   EXPECT_EQ(page->copy(), page_of(1, 1000));
+  // So it can be read in place, as attention reads pages; with a limit it could leave.
+  ASSERT_NE(page->in_place(), nullptr);
+  EXPECT_EQ(std::memcmp(page->in_place(), page_of(1, 1000).data(), 1000), 0);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(page->in_place()) % 64, 0u);
+  BackupStore limited({.memory = 1 << 20});
+  EXPECT_EQ(limited.add(page_of(1, 1000))->in_place(), nullptr);
 }
 
 TEST(BackupStore, BeyondTheLimitTheOldestLieInTheFile) {

@@ -25,7 +25,7 @@ TEST(Arena, PagesAreDisjointAlignedAndReturned) {
       if (rng.below(2 * i, 3) != 0 || live.empty()) {
         const int64_t size = int64_t{40} << rng.below(2 * i + 1, 6);
         const PageId page = arena.allocate(size);
-        std::byte* at = arena.address(page);
+        std::byte* at = arena.writable(page);
         ASSERT_EQ(reinterpret_cast<uintptr_t>(at) % 64, 0u);
         const auto next = live.lower_bound(at);
         if (next != live.end()) {
