@@ -20,6 +20,7 @@ SHARES = (0.5, 0.25, 0.125, 0.0625)
 CHAIN = {
     "pairs": ("recall_short", "recall_medium", "recall_long", "pairs"),
     "needles": ("recall_short", "recall_medium", "recall_long", "needles_256", "needles", "needles_more"),
+    "passkey": ("recall_short", "recall_medium", "recall_long", "passkey"),
     "novels": ("novels_short", "novels"),
 }
 
@@ -58,15 +59,18 @@ CODECS = ("fp16", "q8", "q4", "q3", "q2", "zipcache")
 # options, arms (all), the same rows in place of the same bytes.
 IDS = "vocab=512,seed={seed},n={n}"
 NEEDLE = "length=1016,key_length=1,value_length=1"
+PASSKEY = "length=1016,key_length=1,value_length=5"
 FEW = ("random", "streaming", "h2o", "snapkv", "tova", "keydiff", "kvcrush", "kvcrush-alone", "arkvale", "oracle")
 TASKS = {
     "mqar": dict(model="pairs", task=f"mqar:length=1024,pairs=64,{IDS}", length=1024, n=20),
     "mqar-32": dict(model="pairs", task=f"mqar:length=1024,pairs=32,{IDS}", length=1024, n=8),
     "needles": dict(model="needles", task=f"needles_ids:{NEEDLE},keys=8,{IDS}", length=1016, n=24),
     "variables": dict(model="needles", task=f"variables_ids:length=1016,hops=4,{IDS}", length=1016, n=12),
-    "passkey": dict(model="needles", task=f"needles_ids:{NEEDLE},keys=1,{IDS}", length=1016, n=16),
+    "needles-1": dict(model="needles", task=f"needles_ids:{NEEDLE},keys=1,{IDS}", length=1016, n=16),
     # With the question in before policies act, as in the papers' tasks. (An answer of one token is decided by the question's
-    # last row, before any policy acts: of needles and the passkey this would say nothing.)
+    # last row, before any policy acts: of needles of one id this would say nothing.)
+    "passkey": dict(model="passkey", task=f"needles_ids:{PASSKEY},keys=1,query_aware=true,{IDS}", length=1016, n=16),
+    "passkey-unasked": dict(model="passkey", task=f"needles_ids:{PASSKEY},keys=1,{IDS}", length=1016, n=16),
     "variables-asked": dict(model="needles", task=f"variables_ids:query_aware=true,length=1016,hops=4,{IDS}", length=1016, n=12),
     "copy": dict(model="pairs", task="copy:vocab=512,length=64,seed={seed},n={n}", length=129, n=40),
     "novels": dict(model="novels", task="ppl:{novels}", length=1024, n=12,
