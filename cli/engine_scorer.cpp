@@ -75,11 +75,12 @@ Arm EngineScorer::arm_of(const CacheRequest& cache) const {
   if (cache.fp16_first > 0) out.set("kv_fp16_first", cache.fp16_first);
   if (cache.fp16_newest > 0) out.set("kv_fp16_newest", cache.fp16_newest);
   if (!cache.zip.empty()) out.set("kv_zip", cache.zip);
+  if (cache.page_rows != CacheOptions{}.page_rows) out.set("kv_page_rows", cache.page_rows);
   if (cache.policy == "none") return arm;
   // Does not compile when there is another option: what a score depends on belongs here, too.
-  const auto& [codec, policy, budget, sink, recent, fp16_first, fp16_newest, limit, window, pool,
-               drop, layers, seed, by_age, crush, zip, topk, digest, dense_layers, select_every] =
-      cache;
+  const auto& [codec, policy, budget, sink, recent, fp16_first, fp16_newest, limit, page_rows,
+               window, pool, drop, layers, seed, by_age, crush, zip, topk, digest, dense_layers,
+               select_every] = cache;
   arm.budget = budget;
   out.set("kv_budget", budget);
   out.set("kv_sink", sink);
