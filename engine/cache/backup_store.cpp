@@ -72,11 +72,11 @@ void BackupStore::write_pages(Shared& shared) {
     } else {
       shared.error = error;
     }
-    shared.writing = false;
     lock.unlock();
-    shared.changed.notify_all();
-    page.reset();
+    page.reset();  // given up meanwhile, it gives its place back: that must be done before we rest
     lock.lock();
+    shared.writing = false;
+    shared.changed.notify_all();
   }
 }
 
