@@ -79,6 +79,10 @@ TASKS = {
                          by_rows=True),
     "text-passkey": dict(model="smollm", task="passkey:length=1024,seed={seed},n={n}", length=1024, n=1, arms=FEW,
                          by_rows=True),
+    "text-needles-asked": dict(model="smollm", task="needles:query_aware=true,config=multikey_1,length=1024,seed={seed},n={n}", length=1024,
+                               n=2, arms=FEW, by_rows=True),
+    "text-passkey-asked": dict(model="smollm", task="passkey:query_aware=true,length=1024,seed={seed},n={n}", length=1024, n=2, arms=FEW,
+                               by_rows=True),
 }
 
 

@@ -23,6 +23,8 @@ METRICS = {
     "novels": ("perplexity", lambda v: (v[0], v[1])),
     "text-needles": ("answers", lambda v: (v[0], 1)),
     "text-passkey": ("answers", lambda v: (v[0], 1)),
+    "text-needles-asked": ("answers", lambda v: (v[0], 1)),
+    "text-passkey-asked": ("answers", lambda v: (v[0], 1)),
     "needles": ("answers", lambda v: (v[0], 1)),
     "needles-1": ("answers", lambda v: (v[0], 1)),
     "passkey": ("answers", lambda v: (v[0], 1)),
@@ -32,7 +34,7 @@ METRICS = {
     "copy": ("tokens", lambda v: (v[1], v[2])),
 }
 ORDER = ("mqar", "mqar-32", "needles", "variables", "variables-asked", "novels", "needles-1", "passkey", "passkey-unasked", "copy",
-         "text-needles", "text-passkey")
+         "text-needles", "text-passkey", "text-needles-asked", "text-passkey-asked")
 COLOURS = ("#999999", "#e69f00", "#56b4e9", "#8b4513", "#009e73", "#7fc97f", "#cc79a7", "#b8860b", "#0072b2", "#d55e00", "#ff7f50",
            "#8b0000", "#9467bd", "#000000")
 
