@@ -128,9 +128,9 @@ double mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
-void print(const Engine& engine, std::vector<Arm>& arms, int64_t rows) {
+void print(const Engine& engine, std::vector<Arm>& arms, int64_t rows, int64_t weights) {
   const auto bytes = [&](const Arm& arm) {
-    return static_cast<double>(engine.weight_bytes() + arm.sequence->kv_bytes());
+    return static_cast<double>(weights + arm.sequence->kv_bytes());
   };
   const double first = mean(arms.front().seconds);
   for (const Arm& arm : arms) {
@@ -201,7 +201,7 @@ int run(int argc, char** argv) {
         if (recalls) arm.recalled += come_back(engine, *arm.sequence, before);
       }
     }
-    print(engine, arms, rows);
+    print(engine, arms, rows, model.weight_bytes());
   }
   return 0;
 }
