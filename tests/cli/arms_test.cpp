@@ -145,6 +145,30 @@ TEST(Arms, ListsBecomeArms) {
   EXPECT_EQ(labels({{"h2o", "none"}, {"50%"}, {"q4"}}), Labels({"h2o 50% q4", "none q4 full"}));
 }
 
+// All arms have the pages that were asked for, the full cache too; small ones make small
+// budgets of ArkVale possible.
+TEST(Arms, PagesAreAsLargeAsAskedFor) {
+  const ModelData model = smoke_model("decoder_gqa");
+  const auto scorer_of = [&](int64_t page_rows) {
+    CacheRequest common = one_thread().cache;
+    common.page_rows = page_rows;
+    return EngineScorer(model, one_thread(),
+                        arms_of({{"none", "arkvale"}, {"20"}, {"q4"}}, common, model));
+  };
+  ScoreText text;
+  text.tokens = test::random_tokens(57, model.spec.vocab_size, 5);
+  const auto read = [&](EngineScorer scorer) { return scorer.score_arms(std::span(&text, 1)); };
+  EngineScorer named = scorer_of(4);
+  for (const Arm& arm : named.arms()) {
+    EXPECT_EQ(arm.settings.find("kv_page_rows")->as_int(), 4) << arm.label();
+  }
+  test::expect_error(ErrorCode::kRequest, {"arm 'arkvale 20 q4' cannot be", "is 2 pages of 7 rows"},
+                     [&] { scorer_of(7); });
+  const auto four = read(scorer_of(4)), three = read(scorer_of(3));
+  EXPECT_NE(four[0][0].tokens.back().log_p, three[0][0].tokens.back().log_p)
+      << "rows of the page under way are raw";
+}
+
 TEST(Arms, WhatCannotBeIsRefusedWithItsReason) {
   const ModelData model = smoke_model("decoder_gqa");
   const auto refused = [&](const ArmLists& lists, std::vector<std::string> fragments) {
