@@ -54,9 +54,7 @@ PageId Arena::allocate(int64_t bytes) {
   chunk.free.pop_back();
   if (chunk.free.empty()) open.pop_back();
   chunk.owners[static_cast<size_t>(page.slot)] = 1;
-  ++pages_in_use_;
-  page_bytes_ += bytes;
-  owned_bytes_ += bytes;
+  count_new(bytes);
   return page;
 }
 
@@ -69,10 +67,14 @@ PageId Arena::lend(const std::byte* memory, int64_t bytes) {
   const PageId page{kLentChunk, vacant_lent_.back()};
   vacant_lent_.pop_back();
   lent_[static_cast<size_t>(page.slot)] = {memory, bytes, 1};
+  count_new(bytes);
+  return page;
+}
+
+void Arena::count_new(int64_t bytes) {
   ++pages_in_use_;
   page_bytes_ += bytes;
   owned_bytes_ += bytes;
-  return page;
 }
 
 const Arena::Lent& Arena::lent_page(PageId page) const {
@@ -86,35 +88,37 @@ Arena::Lent& Arena::lent_page(PageId page) {
   return const_cast<Lent&>(std::as_const(*this).lent_page(page));
 }
 
+int32_t& Arena::owners_of(PageId page) {
+  return lent(page) ? lent_page(page).owners : chunk(page).owners[static_cast<size_t>(page.slot)];
+}
+
 void Arena::retain(PageId page) {
-  int32_t& owners =
-      lent(page) ? lent_page(page).owners : chunk(page).owners[static_cast<size_t>(page.slot)];
+  int32_t& owners = owners_of(page);
   ASHLAR_CHECK_GT(owners, 0);
   ++owners;
   owned_bytes_ += bytes(page);
 }
 
-void Arena::release_lent(PageId page) {
-  Lent& lent = lent_page(page);
-  owned_bytes_ -= lent.bytes;
-  if (--lent.owners > 0) return;
+void Arena::release(PageId page) {
+  const int64_t page_bytes = bytes(page);
+  int32_t& owners = owners_of(page);
+  ASHLAR_CHECK_GT(owners, 0);
+  owned_bytes_ -= page_bytes;
+  if (--owners > 0) return;
   --pages_in_use_;
-  page_bytes_ -= lent.bytes;
-  vacant_lent_.push_back(page.slot);
+  page_bytes_ -= page_bytes;
+  if (lent(page)) {
+    vacant_lent_.push_back(page.slot);
+  } else {
+    free_slot(page);
+  }
 }
 
-void Arena::release(PageId page) {
-  if (lent(page)) return release_lent(page);
+void Arena::free_slot(PageId page) {
   Chunk& c = chunk(page);
-  int32_t& owners = c.owners[static_cast<size_t>(page.slot)];
-  ASHLAR_CHECK_GT(owners, 0);
-  owned_bytes_ -= c.page_bytes;
-  if (--owners > 0) return;
   std::vector<int32_t>& open = open_[c.page_bytes];
   if (c.free.empty() && !c.retired) open.push_back(page.chunk);
   c.free.push_back(page.slot);
-  --pages_in_use_;
-  page_bytes_ -= c.page_bytes;
   if (c.free.size() < c.owners.size()) return;
   if (c.retired) {
     retired_bytes_ -= c.bytes;
@@ -165,14 +169,10 @@ int64_t Arena::retire_bytes(int64_t bytes) {
   return coming;
 }
 
-int32_t Arena::owners(PageId page) const {
-  return lent(page) ? lent_page(page).owners : chunk(page).owners[static_cast<size_t>(page.slot)];
-}
+int32_t Arena::owners(PageId page) const { return const_cast<Arena*>(this)->owners_of(page); }
 
 const std::byte* Arena::address(PageId page) const {
-  if (lent(page)) return lent_page(page).memory;
-  const Chunk& c = chunk(page);
-  return c.memory + page.slot * c.page_stride;
+  return lent(page) ? lent_page(page).memory : writable(page);
 }
 
 std::byte* Arena::writable(PageId page) const {

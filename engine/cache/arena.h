@@ -49,6 +49,8 @@ class Arena {
   void retain(PageId page);
   void release(PageId page);
   int32_t owners(PageId page) const;
+  /// One owner may write to it: it has no other and is not lent.
+  bool exclusive(PageId page) const { return owners(page) == 1 && !lent(page); }
   const std::byte* address(PageId page) const;
   /// The same of a page that is not lent.
   std::byte* writable(PageId page) const;
@@ -97,7 +99,9 @@ class Arena {
 
   Lent& lent_page(PageId page);
   const Lent& lent_page(PageId page) const;
-  void release_lent(PageId page);
+  int32_t& owners_of(PageId page);
+  void count_new(int64_t bytes);
+  void free_slot(PageId page);
   Chunk& chunk(PageId page);
   const Chunk& chunk(PageId page) const;
   const Chunk& in_use(int32_t index) const;

@@ -13,7 +13,7 @@ constexpr int64_t kNeverCoded = int64_t{1} << 40;
 
 void validate(const CacheOptions& o) {
   require(o.page_rows >= 1 && o.page_rows <= 4096, ErrorCode::kRequest,
-          "KV cache: pages of {} rows; use 1 to 4096", o.page_rows);
+          "KV cache: pages of {0} rows (--kv-page-rows {0}: a page has 1 to 4096)", o.page_rows);
   require(o.precise_sinks >= 0 && o.residual >= 0, ErrorCode::kRequest,
           "KV cache: {} precise first rows and {} precise newest rows must not be negative",
           o.precise_sinks, o.residual);

@@ -37,7 +37,7 @@ void PagePool::give(PageId page) {
   const int64_t bytes = arena_.bytes(page);
   bytes_ -= bytes;
   // A step may drop rows and then encode others.
-  if (stepping_ && arena_.owners(page) == 1 && !arena_.lent(page)) {
+  if (stepping_ && arena_.exclusive(page)) {
     reserve_[bytes].push_back(page);
   } else {
     arena_.release(page);
@@ -56,7 +56,7 @@ void PagePool::share(PageId page) {
 }
 
 PageId PagePool::own(PageId page) {
-  if (arena_.owners(page) == 1 && !arena_.lent(page)) return page;
+  if (arena_.exclusive(page)) return page;
   const int64_t bytes = arena_.bytes(page);
   const PageId copy = take(bytes);
   std::memcpy(arena_.writable(copy), arena_.address(page), static_cast<size_t>(bytes));

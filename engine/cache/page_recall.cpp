@@ -88,11 +88,11 @@ void PageRecall::score(std::span<const float> query, ThreadPool* pool,
   const int64_t shared = query_heads / shape_.heads, numbers = digest_numbers(digest_);
   ASHLAR_CHECK_EQ(shared * shape_.heads * shape_.key_dim, static_cast<int64_t>(query.size()));
   scores.resize(static_cast<size_t>(pages()));
-  std::vector<float> weights(
-      static_cast<size_t>((units_ == 1 ? shape_.heads : query_heads) * numbers));
+  const int64_t summed = units_ == 1 ? shared : 1;  // query heads whose weights are one
+  std::vector<float> weights(static_cast<size_t>(query_heads / summed * numbers));
   for (int64_t h = 0; h < query_heads; ++h) {
     add_digest_weights(digest_, query.data() + h * shape_.key_dim,
-                       weights.data() + (units_ == 1 ? h / shared : h) * numbers);
+                       weights.data() + h / summed * numbers);
   }
   const auto score_span = [&](int64_t span, int) {
     const int64_t first = span * kSpan, n = std::min(kSpan, pages() - first);

@@ -254,8 +254,6 @@ CacheOptions cache_options(const CacheRequest& request, const ModelSpec& spec,
   require(options.zip || request.zip.empty(), ErrorCode::kRequest,
           "--kv-zip {}: only the codec zipcache uses it", request.zip);
   if (options.zip) options.zip = read_zip(request.zip, spec.block_length());
-  require(request.page_rows >= 1 && request.page_rows <= 4096, ErrorCode::kRequest,
-          "--kv-page-rows {}: a page has 1 to 4096 rows", request.page_rows);
   options.page_rows = request.page_rows;
   options.precise_sinks = ceil_div(request.fp16_first, spec.block_length());
   options.residual = ceil_div(request.fp16_newest, spec.block_length());

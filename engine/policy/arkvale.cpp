@@ -25,9 +25,7 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
-#include <cmath>
 #include <functional>
-#include <limits>
 #include <ranges>
 #include <string>
 #include <utility>
@@ -87,8 +85,7 @@ class Arkvale final : public Policy {
 // A page's score and number as one: the larger is better, of equal scores the newer page. Pages are
 // compared many times for every group and token.
 uint64_t rank_of(int32_t page, float score) {
-  // Zeros have one sign; what is not a number is the least.
-  const float x = std::isnan(score) ? -std::numeric_limits<float>::infinity() : score + 0.0f;
+  const float x = static_cast<float>(worth(score)) + 0.0f;  // zeros have one sign
   const auto bits = std::bit_cast<uint32_t>(x);
   const uint32_t ascending = (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
   return uint64_t{ascending} << 32 | static_cast<uint32_t>(page);

@@ -9,9 +9,9 @@ namespace ashlar {
 namespace {
 
 /// n ≤ 16 numbers of a row of digests from number i on; zeros beyond.
-ASHLAR_INLINE Vf digest_numbers(const std::byte* digest, bool half, int64_t i, int64_t n) {
+ASHLAR_INLINE Vf load_numbers(const std::byte* row, bool half, int64_t i, int64_t n) {
   const int64_t bytes = half ? 2 : 4;
-  const std::byte* p = digest + i * bytes;
+  const std::byte* p = row + i * bytes;
   alignas(64) std::byte tail[64];
   if (n < kLanes) {
     __builtin_memset(tail, 0, sizeof(tail));
@@ -30,7 +30,7 @@ void digest_dots_of(bool half, int64_t numbers, const std::byte* rows, int64_t s
     Vf sums[Q];
     for (Vf& sum : sums) sum = vzero();
     for_spans(numbers, [&](int64_t j, int64_t n) {
-      const Vf x = digest_numbers(rows, half, j, n);
+      const Vf x = load_numbers(rows, half, j, n);
       for (int h = 0; h < Q; ++h) {
         sums[h] = vfma(vload_span(weights + h * numbers + j, n), x, sums[h]);
       }
