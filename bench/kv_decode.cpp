@@ -16,9 +16,9 @@
 #include <set>
 
 #include "bench/filled_text.h"
+#include "cli/model_options.h"
 #include "core/base/error.h"
 #include "core/io/atomic_file.h"
-#include "data/tokenizer/hf_json.h"
 #include "engine/decode/budget.h"
 #include "package/import/open_model.h"
 #include "tests/support/random_model.h"
@@ -59,11 +59,11 @@ std::vector<int32_t> some_tokens(int64_t n, int32_t step) {
   return tokens;
 }
 
-Text read_text(const ModelData& model, const std::string& path, int64_t rows, int64_t steps) {
+Text read_text(const ModelData& model, const std::string& model_path, const std::string& path,
+               int64_t rows, int64_t steps) {
   if (path.empty()) return {rows, {}, some_tokens(steps, 17)};
-  require(!model.tokenizer_json.empty(), ErrorCode::kRequest, "--text: the model has no tokenizer");
-  const auto tokenizer = parse_hf_tokenizer(model.tokenizer_json, "the model's tokenizer");
-  std::vector<int32_t> tokens = tokenizer->encode(read_file(path));
+  const std::vector<int32_t> tokens =
+      cli::model_tokenizer(model, model_path)->encode(read_file(path));
   require(std::ssize(tokens) >= rows + steps, ErrorCode::kRequest,
           "--text {}: {} tokens are fewer than {} of the prompt and {} to decode", path,
           tokens.size(), rows, steps);
@@ -156,7 +156,7 @@ int run(int argc, char** argv) {
   std::string model_path, text_path;
   int steps = 21;
   app.add_option("--model", model_path, "A package, GGUF or HF folder (default: a random decoder)");
-  app.add_option("--text", text_path, "What is read and decoded (default: random rows)");
+  app.add_option("--text", text_path, "What --model reads and decodes (default: random rows)");
   app.add_option("--rows", lengths, "Rows of the prompt")->delimiter(',')->capture_default_str();
   app.add_option("--caches", names,
                  "POLICY/CODEC/BUDGET or …/CRUSH, what --kv-crush of the commands says with ; for "
@@ -171,6 +171,8 @@ int run(int argc, char** argv) {
   app.add_option("--digest", request.digest, "As --kv-digest");
   app.add_option("--select-every", request.select_every, "As --kv-select-every");
   CLI11_PARSE(app, argc, argv);
+  require(text_path.empty() || !model_path.empty(), ErrorCode::kRequest,
+          "--text {}: a random decoder has no tokenizer; give a --model", text_path);
   const int64_t longest = *std::ranges::max_element(lengths);
   const ModelData model = model_path.empty()
                               ? test::random_model(smollm_spec(longest + 64 + steps), 3)
@@ -179,7 +181,7 @@ int run(int argc, char** argv) {
   std::cout << "| rows | cache | KV | one token | faster | fewer bytes | of the bytes' ratio | "
                "rows back a group |\n|---|---|---|---|---|---|---|---|\n";
   for (const int64_t rows : lengths) {
-    const Text text = read_text(model, text_path, rows, steps + 2);
+    const Text text = read_text(model, model_path, text_path, rows, steps + 2);
     std::vector<Arm> arms;
     for (const std::string& name : names) {
       CacheRequest own = request;

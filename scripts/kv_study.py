@@ -52,12 +52,15 @@ ARMS = {
     "oracle": ("oracle", ()),
 }
 
-# For numbers of many tokens: the last eight queries score, and what one looks at stays with its fifteen neighbours.
+ALL = tuple(ARMS)  # of a task that names no others
+
+# For numbers of many tokens: the last eight queries score, and what they look at stays with its neighbours.
 SHORT = {
     "snapkv-short": ("snapkv", ("--kv-window", "8", "--kv-pool", "max:15")),
     "kvcrush-short": ("kvcrush", BULK + ("--kv-window", "8", "--kv-crush", "page=16,ratio=0.25")),
     "kvcrush-short-alone": ("kvcrush", BULK + ("--kv-window", "8", "--kv-crush", "page=16,ratio=0")),
 }
+ARMS |= SHORT
 
 # Codecs that keep every row, in fewer bits.
 CODECS = ("fp16", "q8", "q4", "q3", "q2", "zipcache")
@@ -91,10 +94,6 @@ TASKS = {
     "text-passkey-asked": dict(model="smollm", task="passkey:query_aware=true,length=1024,seed={seed},n={n}", length=1024, n=2,
                                arms=(*FEW, *SHORT), by_rows=True),
 }
-
-
-def arm_of(name):
-    return ARMS.get(name) or SHORT[name]
 
 
 class Refused(SystemExit):
@@ -192,7 +191,7 @@ class Study:
         return task["task"].format(seed=1000 + seed, n=n, novels=self.output / "data" / f"novel-{seed}-{n}.txt")
 
     def arms(self, task):
-        return task.get("arms", tuple(ARMS))
+        return task.get("arms", ALL)
 
     def budgets(self, name, task):
         """Rows of every arm for every share, such that all arms take the same bytes.
@@ -210,7 +209,7 @@ class Study:
         sizes = self.sizes(name, task, "random", rows)
         found, seen, limits = {"random": rows}, {}, [sizes[row] for row in rows]
         for arm in self.arms(task):
-            policy, options = arm_of(arm)
+            policy, options = ARMS[arm]
             key = (policy, tuple(option.replace("ratio=0.25", "ratio=0") for option in options))  # the same bytes
             if arm not in found and key not in seen:
                 tried = {row - cut for row in rows for cut in range(-16, max(33, row // 8), max(4, row // 64))}
@@ -224,7 +223,7 @@ class Study:
     def sizes(self, name, task, arm, rows):
         """Budget in rows -> bytes of the cache, of those of `rows` that the arm can do with."""
         self.say(f"{name}: bytes of {arm}")
-        policy, options = arm_of(arm)
+        policy, options = ARMS[arm]
         rows = sorted(row for row in rows if row >= 8)
         while rows:
             try:
@@ -245,7 +244,7 @@ class Study:
         model, groups = self.model(task["model"], seed), {}
         for arm, rows in self.budgets(name, task).items():
             if any(rows):
-                groups.setdefault((tuple(rows), arm_of(arm)[1]), []).append(arm)
+                groups.setdefault((tuple(rows), ARMS[arm][1]), []).append(arm)
         more = task.get("options", ()) + (("--batch", "4") if "ppl:" not in task["task"] else ())
 
         def items(label, policies, budgets, options):
@@ -258,9 +257,9 @@ class Study:
 
         places = {}
         for (rows, options), arms in groups.items():
-            file = items(" ".join(arms), [arm_of(arm)[0] for arm in arms], sorted({row for row in rows if row}, reverse=True), options)
+            file = items(" ".join(arms), [ARMS[arm][0] for arm in arms], sorted({row for row in rows if row}, reverse=True), options)
             for arm in arms:
-                places[arm] = {"file": file, "policy": arm_of(arm)[0], "rows": rows}
+                places[arm] = {"file": file, "policy": ARMS[arm][0], "rows": rows}
         for codec in () if task.get("by_rows") else CODECS:
             places[codec] = {"file": items(codec, [], [], ("--kv-codec", codec))}
         (folder / "arms.json").write_text(json.dumps(places, indent=1) + "\n")

@@ -17,18 +17,14 @@ import sys
 
 SHARES = (50, 25, 12.5, 6.25)
 RESAMPLES = 1000
-PAIRS = {"kvcrush": "kvcrush-alone", "kvcrush-h2o": "kvcrush-h2o-alone", "kvcrush-scissorhands": "kvcrush-scissorhands-alone"}
+PAIRS = {"kvcrush": "kvcrush-alone", "kvcrush-h2o": "kvcrush-h2o-alone", "kvcrush-scissorhands": "kvcrush-scissorhands-alone",
+         "kvcrush-short": "kvcrush-short-alone"}
 # Task -> (what is measured, numerator and denominator of an item's values, exp).
 METRICS = {
     "novels": ("perplexity", lambda v: (v[0], v[1])),
-    "text-needles": ("answers", lambda v: (v[0], 1)),
-    "text-passkey": ("answers", lambda v: (v[0], 1)),
-    "text-needles-asked": ("answers", lambda v: (v[0], 1)),
-    "text-passkey-asked": ("answers", lambda v: (v[0], 1)),
+    "text": ("answers", lambda v: (v[0], 1)),
     "needles": ("answers", lambda v: (v[0], 1)),
-    "needles-1": ("answers", lambda v: (v[0], 1)),
     "passkey": ("answers", lambda v: (v[0], 1)),
-    "passkey-unasked": ("answers", lambda v: (v[0], 1)),
     "mqar": ("questions", lambda v: (v[1], v[2])),
     "variables": ("names", lambda v: (v[1], v[2])),
     "copy": ("tokens", lambda v: (v[1], v[2])),
