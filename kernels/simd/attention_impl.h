@@ -168,11 +168,11 @@ Kept kept_in_scratch(const AttentionTask& task, const TileMap& map, float*& p) {
   Kept k{};
   if (!collects(task)) return k;
   const int64_t queries = task.rows * task.group, tiles = split_tiles(task, map);
-  k.p_query = map.tiles * kAttentionTile;
-  k.p_split = tiles * kAttentionTile;
+  k.p_tile = queries * kAttentionTile;
+  k.p_split = tiles * k.p_tile;
   k.max_query = map.tiles;
   k.max_split = tiles;
-  k.p = take(p, queries * k.p_query);
+  k.p = take(p, map.tiles * k.p_tile);
   k.max = take(p, queries * k.max_query);
   return k;
 }
@@ -183,10 +183,10 @@ Kept kept_in_partial(const AttentionTask& task, const TileMap& map, float*& p, i
   Kept k{};
   if (!collects(task)) return k;
   const int64_t all = split_tiles(task, map), tiles = map.tiles < all ? map.tiles : all;
-  k.p_query = tiles * kAttentionTile;
+  k.p_tile = task.rows * task.group * kAttentionTile;
   k.max_query = tiles;
   k.p_split = k.max_split = floats;
-  k.p = take(p, task.rows * task.group * k.p_query);
+  k.p = take(p, tiles * k.p_tile);
   k.max = take(p, task.rows * task.group * k.max_query);
   return k;
 }
@@ -227,7 +227,7 @@ void attention_split_kernel(const KvHeadView& kv, const AttentionTask& whole, in
     const int64_t query = row * whole.group;
     Kept part = kept;
     if (kept.p != nullptr) {
-      part.p += query * kept.p_query;
+      part.p += query * kAttentionTile;
       part.max += query * kept.max_query;
     }
     run_split(kv, task, map_tiles(kv, task), split, from_query(state, query), part, work);

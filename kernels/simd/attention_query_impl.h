@@ -2,7 +2,7 @@
 
 // Included after one ISA header. What attention keeps of its queries while it goes through tiles.
 
-#include "kernels/simd/attention_tile_impl.h"
+#include "kernels/simd/attention_direct_impl.h"
 
 namespace ashlar {
 namespace {

@@ -9,15 +9,16 @@
 namespace ashlar {
 namespace {
 
-/// Probabilities before normalisation that a task keeps, by query, split and tile.
+/// Probabilities before normalisation that a task keeps, by split, tile and query: in the order in
+/// which they are written, and read again.
 struct Kept {
   float* p;  ///< null: the task collects nothing
-  int64_t p_query, p_split;
+  int64_t p_tile, p_split;
   float* max;  ///< one per tile
   int64_t max_query, max_split;
 
   ASHLAR_INLINE float* tile(int64_t query, int64_t split, int64_t t) const {
-    return p + split * p_split + query * p_query + t * kAttentionTile;
+    return p + split * p_split + t * p_tile + query * kAttentionTile;
   }
   ASHLAR_INLINE float* tile_max(int64_t query, int64_t split, int64_t t) const {
     return max + split * max_split + query * max_query + t;
@@ -51,14 +52,14 @@ void finish_factors(const Kept& kept, int64_t query, int64_t first, int64_t end,
   }
 }
 
-/// n ≤ 16 slots of the probabilities of a row's heads, p_query and max_query apart, into scores and
+/// n ≤ 16 slots of the probabilities of a row's heads, a tile and max_query apart, into scores and
 /// counts (null: not wanted); heads in ascending order.
 ASHLAR_INLINE void collect_span(const AttentionTask& task, const Kept& kept, const float* p,
                                 const float* factor, int64_t n, float* scores, float* counts,
                                 Vf level) {
   Vf total = vzero();
   Vf score = scores != nullptr ? vload_span(scores, n) : vzero();
-  for (int64_t h = 0; h < task.group; ++h, p += kept.p_query, factor += kept.max_query) {
+  for (int64_t h = 0; h < task.group; ++h, p += kAttentionTile, factor += kept.max_query) {
     const Vf probability = vmul(vload_span(p, n), vset(*factor));
     score = vadd(score, probability);
     total = vadd(total, probability);
