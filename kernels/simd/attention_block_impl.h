@@ -86,10 +86,7 @@ ASHLAR_INLINE void hide(float* p, const Span& live) {
 /// normal ones, which cost more than the rest of the tile: so e^0 · 0 is taken instead.
 class Hidden {
  public:
-  ASHLAR_INLINE explicit Hidden(const Span& live)
-      : any_(live.begin > 0 || live.end < kAttentionTile),
-        blocks_((live.end + kLanes - 1) / kLanes) {
-    if (!any_) return;
+  ASHLAR_INLINE explicit Hidden(const Span& live) : blocks_((live.end + kLanes - 1) / kLanes) {
     alignas(64) float slot[kLanes];
     for (int64_t i = 0; i < kLanes; ++i) slot[i] = static_cast<float>(i);
     const Vf begin = vset(static_cast<float>(live.begin)), end = vset(static_cast<float>(live.end));
@@ -101,12 +98,10 @@ class Hidden {
   }
   /// e^x of sixteen scores less the largest.
   ASHLAR_INLINE Vf exp(int64_t c, Vf x) const {
-    if (c >= blocks_) return vzero();
-    return any_ ? vmul(vexp(vmax(least_[c], x)), seen_[c]) : vexp(x);
+    return c < blocks_ ? vmul(vexp(vmax(least_[c], x)), seen_[c]) : vzero();
   }
 
  private:
-  bool any_;
   int64_t blocks_;                             // the others are hidden
   Vf seen_[kTileBlocks], least_[kTileBlocks];  // 1, and a number below all; 0 and 0 where hidden
 };
@@ -116,20 +111,60 @@ ASHLAR_INLINE float sum_blocks(const Vf (&v)[kTileBlocks]) {
   return vsum(vadd(vadd(v[0], v[1]), vadd(v[2], v[3])));
 }
 
-/// W and w of a query whose probabilities before normalisation are v.
-ASHLAR_INLINE void round_weights(const Tile& tile, const Vf (&v)[kTileBlocks], int16_t* weights,
-                                 float* unit) {
-  Vf w[kTileBlocks], top = vzero();
-  for (int64_t c = 0; c < kTileBlocks; ++c) {
-    w[c] = vmul(v[c], vload(tile.value.step + c * kLanes));
-    top = vmax(top, w[c]);
-  }
+/// W and w of N queries whose probabilities before normalisation are b.p.
+template <int N>
+ASHLAR_INLINE void round_weights(const Tile& tile, QueryBlock& b) {
   constexpr auto levels = static_cast<float>(kLevels);
-  const Rounding r = rounding_of(vmax_all(top), levels);
-  *unit = r.unit;
-  for (int64_t c = 0; c < kTileBlocks; ++c) {
-    const Vf rounded = vmin(vmul(w[c], vset(r.inverse)), vset(levels));
-    istore_i16(weights + c * kLanes, iround(rounded));
+  const auto weight = [&](int n, int64_t c) {
+    return vmul(vload(b.p[n] + c * kLanes), vload(tile.value.step + c * kLanes));
+  };
+  Rounding rounding[N];
+  for (int n = 0; n < N; ++n) {
+    Vf top = vzero();
+    for (int64_t c = 0; c < kTileBlocks; ++c) top = vmax(top, weight(n, c));
+    rounding[n] = rounding_of(vmax_all(top), levels);
+    b.weight_unit[n] = rounding[n].unit;
+  }
+  for (int n = 0; n < N; ++n) {
+    for (int64_t c = 0; c < kTileBlocks; ++c) {
+      const Vf rounded = vmin(vmul(weight(n, c), vset(rounding[n].inverse)), vset(levels));
+      istore_i16(b.weights[n] + c * kLanes, iround(rounded));
+    }
+  }
+}
+
+/// Σ_j p_j·min_j of N queries onto their bases, which drop first.
+template <int N>
+ASHLAR_INLINE void add_bases(const SoftmaxState& s, const Tile& tile, const QueryBlock& b) {
+  alignas(64) float seen_min[kAttentionTile];
+  const float* min = tile.value.min;
+  if (b.live.begin > 0 || b.live.end < tile.place.rows) {
+    for (int64_t j = 0; j < kAttentionTile; ++j) {
+      seen_min[j] = j >= b.live.begin && j < b.live.end ? min[j] : 0.0f;
+    }
+    min = seen_min;
+  }
+  for (int n = 0; n < N; ++n) {
+    Vf v[kTileBlocks];
+    for (int64_t c = 0; c < kTileBlocks; ++c) {
+      v[c] = vmul(vload(b.p[n] + c * kLanes), vload(min + c * kLanes));
+    }
+    s.base[b.first + n] = s.base[b.first + n] * b.alpha[n] + sum_blocks(v);
+  }
+}
+
+/// Turns the scores of N queries into probabilities before normalisation and their sums; `exp` as
+/// Hidden::exp.
+template <int N, typename Exp>
+ASHLAR_INLINE void probabilities(const SoftmaxState& s, const QueryBlock& b, Exp exp) {
+  for (int n = 0; n < N; ++n) {
+    const Vf max = vset(s.max[b.first + n]);
+    Vf v[kTileBlocks];
+    for (int64_t c = 0; c < kTileBlocks; ++c) {
+      v[c] = exp(c, vsub(vload(b.p[n] + c * kLanes), max));
+      vstore(b.p[n] + c * kLanes, v[c]);
+    }
+    s.sum[b.first + n] = s.sum[b.first + n] * b.alpha[n] + sum_blocks(v);
   }
 }
 
@@ -137,14 +172,6 @@ ASHLAR_INLINE void round_weights(const Tile& tile, const Vf (&v)[kTileBlocks], i
 /// what came before, and the weights of the values.
 template <int N>
 ASHLAR_INLINE void block_softmax(const SoftmaxState& s, const Tile& tile, QueryBlock& b) {
-  alignas(64) float seen_min[kAttentionTile];
-  const float* min = tile.value.min;
-  if (tile.value.affine && (b.live.begin > 0 || b.live.end < tile.place.rows)) {
-    for (int64_t j = 0; j < kAttentionTile; ++j) {
-      seen_min[j] = j >= b.live.begin && j < b.live.end ? min[j] : 0.0f;
-    }
-    min = seen_min;
-  }
   // One exponential for the factors of all queries.
   alignas(64) float drop[kLanes] = {};
   float* state = s.max + b.first;
@@ -157,25 +184,19 @@ ASHLAR_INLINE void block_softmax(const SoftmaxState& s, const Tile& tile, QueryB
     state[n] = new_max;
   }
   vstore(drop, vexp(vload(drop)));
-  const Hidden hidden(b.live);
-  for (int n = 0; n < N; ++n) {
-    const int64_t query = b.first + n;
-    const Vf max = vset(s.max[query]);
-    Vf v[kTileBlocks];
-    for (int64_t c = 0; c < kTileBlocks; ++c) {
-      v[c] = hidden.exp(c, vsub(vload(b.p[n] + c * kLanes), max));
-      vstore(b.p[n] + c * kLanes, v[c]);
-    }
-    b.alpha[n] = drop[n];
-    s.sum[query] = s.sum[query] * drop[n] + sum_blocks(v);
-    float base = 0.0f;
-    if (tile.value.affine) {
-      round_weights(tile, v, b.weights[n], &b.weight_unit[n]);
-      for (int64_t c = 0; c < kTileBlocks; ++c) v[c] = vmul(v[c], vload(min + c * kLanes));
-      base = sum_blocks(v);
-    }
-    s.base[query] = s.base[query] * drop[n] + base;
+  for (int n = 0; n < N; ++n) b.alpha[n] = drop[n];
+  if (b.live.begin == 0 && b.live.end == kAttentionTile) {
+    probabilities<N>(s, b, [](int64_t, Vf x) { return vexp(x); });
+  } else {
+    const Hidden hidden(b.live);
+    probabilities<N>(s, b, [&](int64_t c, Vf x) { return hidden.exp(c, x); });
   }
+  if (!tile.value.affine) {
+    for (int n = 0; n < N; ++n) s.base[b.first + n] *= drop[n];
+    return;
+  }
+  round_weights<N>(tile, b);
+  add_bases<N>(s, tile, b);
 }
 
 template <TileKind kKind, int N, int S, bool kTail>

@@ -53,126 +53,154 @@ ASHLAR_INLINE void unit_parameters(const TilePlace& place, Tile& tile) {
   for (int64_t j = 0; j < place.lead; ++j) tile.value.min[j] = tile.value.step[j] = 0.0f;
 }
 
-/// A tile of a run, read where it lies. Sixteens beyond its rows repeat the first: nobody sees
+/// Where the sixteens of a tile's rows lie; those beyond its rows repeat the first: nobody sees
 /// them.
+struct Sixteens {
+  const std::byte* page[kTileBlocks];
+  int64_t row[kTileBlocks];  ///< in the page
+};
+
+/// A run whose tiles are read where they lie.
 class DirectRun {
  public:
+  DirectRun() = default;
   DirectRun(const KvRun& run, const AttentionTask& task)
-      : run_(run),
+      : run_(&run),
         k_(kv_layout(run_keys(run, task.key_dim))),
         v_(kv_layout(run_values(run, task.value_dim))),
         past_(fetches_past(k_, v_)) {}
 
-  TileRows rows(const TilePlace& place) const {
+  Sixteens sixteens(const TilePlace& place) const {
+    Sixteens at;
+    int64_t page = (run_->first + place.row) / run_->page_rows;
+    int64_t row = (run_->first + place.row) % run_->page_rows;
+    for (int64_t c = 0; c < kTileBlocks; ++c) {
+      const bool filled = c * kLanes < place.rows;
+      at.page[c] = filled ? run_->pages[page] : at.page[0];
+      at.row[c] = filled ? row : at.row[0];
+      row += kLanes;
+      if (row < run_->page_rows) continue;
+      row = 0;
+      ++page;
+    }
+    return at;
+  }
+
+  TileRows rows(const Sixteens& at) const {
     TileRows t;
     for (int64_t c = 0; c < kTileBlocks; ++c) {
-      const At at = sixteen(place, c);
-      const std::byte *keys = at.page + run_.key_offset, *values = at.page + run_.value_offset;
-      t.keys[c].plane[0] = keys + k_.code[0] + at.row * k_.row_stride[0];
-      t.keys[c].plane[1] = keys + k_.code[1] + at.row * k_.row_stride[1];
-      t.values[c] = values + v_.code[0] + at.row * v_.row_stride[0];
+      const std::byte* keys = at.page[c] + run_->key_offset;
+      t.keys[c].plane[0] = keys + k_.code[0] + at.row[c] * k_.row_stride[0];
+      t.keys[c].plane[1] = keys + k_.code[1] + at.row[c] * k_.row_stride[1];
+      t.values[c] = at.page[c] + run_->value_offset + v_.code[0] + at.row[c] * v_.row_stride[0];
     }
     return t;
   }
 
-  /// Fetches what `load` reads of a tile's parameters.
-  ASHLAR_INLINE void fetch_parameters(const TilePlace& place) const {
-    for (int64_t c = 0; c * kLanes < place.rows; ++c) {
-      const At at = sixteen(place, c);
-      const std::byte *keys = at.page + run_.key_offset, *values = at.page + run_.value_offset;
-      if (is_affine(run_.key_codec) && run_.key_channels == nullptr) {
-        fetch(keys + k_.min + 2 * at.row, past_);
-        fetch(keys + k_.step + 2 * at.row, past_);
-      }
-      if (is_affine(run_.value_codec)) {
-        fetch(values + v_.min + 2 * at.row, past_);
-        fetch(values + v_.step + 2 * at.row, past_);
-      }
-    }
-  }
-
-  /// Everything but `ahead` and `next`.
-  void load(const TilePlace& place, int64_t value_dim, Tile& tile) const {
+  /// Everything but rows, those of the next tile, and `ahead`.
+  void load(const TilePlace& place, const Sixteens& at, int64_t value_dim, Tile& tile) const {
     tile.place = place;
     tile.past = past_;
-    tile.at = rows(place);
-    tile.key_kind = tile_kind(run_.key_codec);
-    tile.value_kind = tile_kind(run_.value_codec);
-    tile.key.affine = is_affine(run_.key_codec);
-    tile.value.affine = is_affine(run_.value_codec);
-    tile.wide =
-        run_.page_rows % kAttentionTile == 0 && (run_.first + place.row) % kAttentionTile == 0;
+    tile.key_kind = tile_kind(run_->key_codec);
+    tile.value_kind = tile_kind(run_->value_codec);
+    tile.key.affine = is_affine(run_->key_codec);
+    tile.value.affine = is_affine(run_->value_codec);
+    tile.wide = at.row[0] % kAttentionTile == 0 && run_->page_rows % kAttentionTile == 0;
     tile.key_stride = k_.unit_stride[0];
     tile.value_stride = v_.row_stride[0];
     tile.value_high = v_.code[1] - v_.code[0];
     tile.value_dim = value_dim;
     for (int64_t c = 0; c < kTileBlocks; ++c) {
-      const At at = sixteen(place, c);
       const int64_t j = c * kLanes, left = place.rows - j;
       const int64_t live = left < 0 ? 0 : left < kLanes ? left : kLanes;
-      if (tile.key.affine && run_.key_channels == nullptr) {
-        direct_parameters(at.page + run_.key_offset, k_, at.row, live, j, tile.key);
+      if (tile.key.affine && run_->key_channels == nullptr) {
+        direct_parameters(at.page[c] + run_->key_offset, k_, at.row[c], live, j, tile.key);
       }
       if (tile.value.affine) {
-        direct_parameters(at.page + run_.value_offset, v_, at.row, live, j, tile.value);
+        direct_parameters(at.page[c] + run_->value_offset, v_, at.row[c], live, j, tile.value);
       }
     }
-    if (run_.key_channels != nullptr) unit_parameters(place, tile);
+    if (run_->key_channels != nullptr) unit_parameters(place, tile);
+  }
+
+  /// Fetches what `load` reads of a tile's parameters.
+  ASHLAR_INLINE void fetch_parameters(const TilePlace& place, const Sixteens& at) const {
+    const bool keys = is_affine(run_->key_codec) && run_->key_channels == nullptr;
+    const bool values = is_affine(run_->value_codec);
+    for (int64_t c = 0; c * kLanes < place.rows; ++c) {
+      const std::byte* k = at.page[c] + run_->key_offset + 2 * at.row[c];
+      const std::byte* v = at.page[c] + run_->value_offset + 2 * at.row[c];
+      if (keys) fetch(k + k_.min, past_);
+      if (keys) fetch(k + k_.step, past_);
+      if (values) fetch(v + v_.min, past_);
+      if (values) fetch(v + v_.step, past_);
+    }
+  }
+
+  /// Fetches a whole tile that another run's stands before, laid out in another way.
+  ASHLAR_INLINE void fetch_tile(const TilePlace& place, const Sixteens& at) const {
+    fetch_parameters(place, at);
+    const TileRows tile = rows(at);
+    const int64_t stride = k_.unit_stride[0], bytes = k_.units[0] * stride;
+    const int64_t row = v_.row_stride[0];
+    for (int64_t c = 0; c * kLanes < place.rows; ++c) {
+      for (int64_t i = 0; i < bytes; i += stride < 64 ? 64 : stride) {
+        fetch(tile.keys[c].plane[0] + i, past_);
+      }
+      for (int64_t i = 0; i < kLanes * row; i += 64) fetch(tile.values[c] + i, past_);
+    }
   }
 
  private:
-  struct At {
-    const std::byte* page;
-    int64_t row;
-  };
-  ASHLAR_INLINE At sixteen(const TilePlace& place, int64_t c) const {
-    const int64_t j = c * kLanes, at = run_.first + place.row + (j < place.rows ? j : 0);
-    return {run_.pages[at / run_.page_rows], at % run_.page_rows};
-  }
-
-  const KvRun& run_;
+  const KvRun* run_ = nullptr;
   KvLayout k_, v_;
-  bool past_;
+  bool past_ = false;
 };
 
-/// Fetches the lines of a tile of another run, which is laid out in another way than this one:
-/// short runs follow each other.
-ASHLAR_INLINE void fetch_run(const KvHeadView& kv, const AttentionTask& task,
-                             const TilePlace& place) {
-  const KvRun& run = kv.run(place.run);
-  DirectRun(run, task).fetch_parameters(place);
-  const KvLayout k = kv_layout(run_keys(run, task.key_dim));
-  const KvLayout v = kv_layout(run_values(run, task.value_dim));
-  const bool past = fetches_past(k, v);
-  const int64_t values = v.code[0] + run.page_rows * v.row_stride[0];
-  for (int64_t j = 0; j < place.rows; j += kLanes) {
-    const int64_t at = run.first + place.row + j, row = at % run.page_rows;
-    const std::byte* page = run.pages[at / run.page_rows];
-    const std::byte* keys = page + run.key_offset + k.code[0] + row * k.row_stride[0];
-    const int64_t stride = k.unit_stride[0], bytes = k.units[0] * stride;
-    for (int64_t i = 0; i < bytes; i += stride < 64 ? 64 : stride) fetch(keys + i, past);
-    const std::byte* side = page + run.value_offset;
-    const int64_t from = v.code[0] + row * v.row_stride[0];
-    const int64_t end =
-        from + kLanes * v.row_stride[0] < values ? from + kLanes * v.row_stride[0] : values;
-    for (int64_t i = from; i < end; i += 64) fetch(side + i, past);
-  }
-}
+/// Tiles where they lie, one behind another.
+class DirectTiles {
+ public:
+  DirectTiles(const KvHeadView& kv, const AttentionTask& task) : kv_(kv), task_(task) {}
 
-/// A tile where it lies; `next`: the tile after it, whose lines are to be fetched meanwhile.
-void direct_tile(const KvHeadView& kv, const AttentionTask& task, const TilePlace& place,
-                 const TilePlace* next, Tile& tile) {
-  const DirectRun run(kv.run(place.run), task);
-  run.load(place, task.value_dim, tile);
-  tile.ahead = next != nullptr && next->run == place.run;
-  if (tile.ahead) {
-    tile.next = run.rows(*next);
-    run.fetch_parameters(*next);
+  /// `next`: the tile after it, whose lines are to be fetched meanwhile; null: none.
+  void load(const TilePlace& place, const TilePlace* next, Tile& tile) {
+    if (place.run != index_) {
+      if (place.run != other_) runs_[1 - active_] = DirectRun(kv_.run(place.run), task_);
+      active_ = 1 - active_;
+      other_ = index_;
+      index_ = place.run;
+    }
+    const DirectRun& run = runs_[active_];
+    const Sixteens at = place.index == known_ ? ahead_ : run.sixteens(place);
+    run.load(place, at, task_.value_dim, tile);
+    tile.at = run.rows(at);
+    tile.ahead = next != nullptr && next->run == place.run;
+    known_ = -1;
+    if (next == nullptr || !direct(kv_, *next)) return;
+    if (!tile.ahead && next->run != other_) {
+      runs_[1 - active_] = DirectRun(kv_.run(next->run), task_);
+      other_ = next->run;
+    }
+    const DirectRun& following = runs_[tile.ahead ? active_ : 1 - active_];
+    known_ = next->index;
+    ahead_ = following.sixteens(*next);
+    if (tile.ahead) {
+      tile.next = run.rows(ahead_);
+      run.fetch_parameters(*next, ahead_);
+    } else {
+      following.fetch_tile(*next, ahead_);
+    }
   }
-  if (next != nullptr && !tile.ahead && next->run >= 0 && direct(kv, *next)) {
-    fetch_run(kv, task, *next);
-  }
-}
+
+ private:
+  const KvHeadView& kv_;
+  const AttentionTask& task_;
+  DirectRun runs_[2];                // the run of this tile and another
+  int active_ = 0;                   // which is which
+  int64_t index_ = -1, other_ = -1;  // their runs; −1: none yet
+  int64_t known_ = -1;               // the tile whose place is known already
+  Sixteens ahead_;                   // its place
+};
 
 /// The lines of the next tile's keys that lie where step `step` of this one's does: kUnits units of
 /// their first plane, kBytes bytes of sixteen rows; kHigh: one of the second beside.

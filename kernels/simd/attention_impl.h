@@ -52,37 +52,43 @@ ASHLAR_INLINE int64_t split_tiles(const AttentionTask& task, const TileMap& map)
 void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQueries& packed,
                  const SoftmaxState& s, const Kept& kept, int64_t split, int64_t in_split,
                  Tile& tile) {
-  const int64_t queries = task.rows * task.group;
   alignas(64) float local[kQueryBlock][kAttentionTile];
-  const auto live_of = [&](int64_t query) {
-    return seen_of(task, tile.place, map.encoded + task.raw_visible + query / task.group);
+  int64_t row = 0, head = 0;
+  const auto live_of = [&](int64_t r) {
+    return seen_of(task, tile.place, map.encoded + task.raw_visible + r);
   };
-  for (int64_t query = 0; query < queries;) {
-    QueryBlock b;
-    b.live = live_of(query);
-    if (b.live.end <= b.live.begin) {
-      query += task.group;  // the row ends before this tile or begins behind it
+  Span live = live_of(0);
+  const auto next_row = [&] {
+    head = 0;
+    if (++row < task.rows) live = live_of(row);
+  };
+  while (row < task.rows) {
+    if (live.end <= live.begin) {
+      next_row();  // this one ends before the tile or begins behind it
       continue;
     }
-    b.first = query;
-    b.q = packed.q + query;
-    b.pairs = packed.pairs + query;
+    QueryBlock b;
+    b.live = live;
+    b.first = row * task.group + head;
+    b.q = packed.q + b.first;
+    b.pairs = packed.pairs + b.first;
     b.q_stride = packed.stride;
+    float* top[kQueryBlock];  // where a query's largest score is kept
     int n = 0;
-    for (; n < kQueryBlock && query < queries; ++n, ++query) {
-      const Span live = live_of(query);
+    for (; n < kQueryBlock && row < task.rows; ++n) {
       if (live.begin != b.live.begin || live.end != b.live.end) break;
-      const int64_t row = query / task.group;
-      b.p[n] =
-          kept.p != nullptr && row_scores(task, row) ? kept.tile(query, split, in_split) : local[n];
+      const int64_t query = b.first + n;
+      const bool keeps = kept.p != nullptr && row_scores(task, row);
+      b.p[n] = keeps ? kept.tile(query, split, in_split) : local[n];
+      top[n] = keeps ? kept.tile_max(query, split, in_split) : nullptr;
       b.sum[n] = packed.sum[query];
       b.unit[n] = packed.unit[query];
+      if (++head == task.group) next_row();
     }
     attend_queries(n, task, s, tile, b);
     tile.ahead = false;  // once is enough
-    for (int i = 0; kept.p != nullptr && i < n; ++i) {
-      if (!row_scores(task, (b.first + i) / task.group)) continue;
-      *kept.tile_max(b.first + i, split, in_split) = s.max[b.first + i];
+    for (int i = 0; i < n; ++i) {
+      if (top[i] != nullptr) *top[i] = s.max[b.first + i];
     }
   }
 }
@@ -104,6 +110,7 @@ void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& m
   const int64_t oldest = tile_of_slot(map, first_seen(task, map.encoded + task.raw_visible));
   const bool few = queries <= kDirectQueries;
   Segments segments(kv, task, s, scratch);
+  DirectTiles direct_tiles(kv, task);
   Tile tile;
   int64_t t = oldest > begin ? oldest : begin;
   TilePlace next = tile_at(map, t);
@@ -112,7 +119,7 @@ void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& m
     next = tile_behind(map, tile.place);
     const PackedQueries& packed = segments.enter(tile.place);
     if (few && direct(kv, tile.place)) {
-      direct_tile(kv, task, tile.place, t + 1 < map.tiles ? &next : nullptr, tile);
+      direct_tiles.load(tile.place, t + 1 < map.tiles ? &next : nullptr, tile);
     } else {
       scratch_tile(kv, task, scratch.tiles, tile);
     }

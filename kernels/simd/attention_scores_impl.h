@@ -68,6 +68,33 @@ ASHLAR_INLINE void collect_span(const AttentionTask& task, const Kept& kept, con
   if (counts != nullptr) vstore_span(counts, n, vadd(vload_span(counts, n), vless(total, level)));
 }
 
+/// Likewise of a whole tile.
+ASHLAR_INLINE void collect_tile(const AttentionTask& task, const Kept& kept, const float* p,
+                                const float* factor, float* scores, float* counts, Vf level) {
+  constexpr int kBlocks = kAttentionTile / kLanes;
+  Vf total[kBlocks], score[kBlocks];
+#pragma GCC unroll 16
+  for (int c = 0; c < kBlocks; ++c) {
+    total[c] = vzero();
+    score[c] = scores != nullptr ? vload(scores + c * kLanes) : vzero();
+  }
+  for (int64_t h = 0; h < task.group; ++h, p += kAttentionTile, factor += kept.max_query) {
+    const Vf to_probability = vset(*factor);
+#pragma GCC unroll 16
+    for (int c = 0; c < kBlocks; ++c) {
+      const Vf probability = vmul(vload(p + c * kLanes), to_probability);
+      score[c] = vadd(score[c], probability);
+      total[c] = vadd(total[c], probability);
+    }
+  }
+#pragma GCC unroll 16
+  for (int c = 0; c < kBlocks; ++c) {
+    if (scores != nullptr) vstore(scores + c * kLanes, score[c]);
+    if (counts == nullptr) continue;
+    vstore(counts + c * kLanes, vadd(vload(counts + c * kLanes), vless(total[c], level)));
+  }
+}
+
 /// One row's probabilities into scores and counts.
 void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept, int64_t row,
                  int64_t split_tiles, const float* max, const float* sum) {
@@ -85,18 +112,27 @@ void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept
   // mean_h p < 1/n as Σ_h p < group/n.
   const Vf level = vset(static_cast<float>(task.group) / static_cast<float>(seen));
   TilePlace at = tile_at(map, first);
-  for (int64_t t = first; t < end; ++t, at = tile_behind(map, at)) {
+  int64_t split = first / split_tiles, in_split = first % split_tiles;
+  for (int64_t t = first; t < end; ++t, at = tile_behind(map, at), ++in_split) {
+    if (in_split == split_tiles) {
+      in_split = 0;
+      ++split;
+    }
     Span live = seen_of(task, at, visible);
     if (live.begin < task.score_slots - at.slot) live.begin = task.score_slots - at.slot;
-    const int64_t split = t / split_tiles, in_split = t % split_tiles;
     const float* p = kept.tile(row * task.group, split, in_split);
     const float* factor = kept.tile_max(row * task.group, split, in_split);
     const int64_t from = at.slot - task.score_slots;
+    const auto of = [&](float* sums, int64_t j) {
+      return sums != nullptr ? sums + from + j : nullptr;
+    };
+    if (live.begin == 0 && live.end == kAttentionTile) {
+      collect_tile(task, kept, p, factor, of(task.scores, 0), of(task.counts, 0), level);
+      continue;
+    }
     for_spans(live.end - live.begin, [&](int64_t i, int64_t n) {
       const int64_t j = live.begin + i;
-      collect_span(task, kept, p + j, factor, n,
-                   task.scores != nullptr ? task.scores + from + j : nullptr,
-                   task.counts != nullptr ? task.counts + from + j : nullptr, level);
+      collect_span(task, kept, p + j, factor, n, of(task.scores, j), of(task.counts, j), level);
     });
   }
 }

@@ -141,6 +141,12 @@ ASHLAR_INLINE Vi ibits(Vf x) { return {_mm256_castps_si256(x.a), _mm256_castps_s
 ASHLAR_INLINE Vf vbits(Vi x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
 ASHLAR_INLINE Vf vfrom_int(Vi x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 ASHLAR_INLINE Vi iround(Vf x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+/// a·2^n for whole n: in two factors, so that neither leaves the range of normal floats.
+ASHLAR_INLINE Vf vscale(Vf a, Vf n) {
+  const Vi whole = iround(n), half = isar<1>(whole), one = iset(127);
+  const Vf by_half = vbits(ishl<23>(iadd(half, one)));
+  return vmul(vmul(a, by_half), vbits(ishl<23>(iadd(isub(whole, half), one))));
+}
 
 ASHLAR_INLINE float half_value(uint16_t h) { return _cvtsh_ss(h); }
 ASHLAR_INLINE uint16_t half_bits(float x) {

@@ -187,6 +187,12 @@ ASHLAR_INLINE Vi iround(Vf a) {
     return (i32x4)((u32x4)t - 0x4b400000u);
   });
 }
+/// a·2^n for whole n: in two factors, so that neither leaves the range of normal floats.
+ASHLAR_INLINE Vf vscale(Vf a, Vf n) {
+  const Vi whole = iround(n), half = isar<1>(whole), one = iset(127);
+  const Vf by_half = vbits(ishl<23>(iadd(half, one)));
+  return vmul(vmul(a, by_half), vbits(ishl<23>(iadd(isub(whole, half), one))));
+}
 
 /// binary16 to float, exact; float to binary16, nearest even.
 ASHLAR_INLINE float half_value(uint16_t h) {
