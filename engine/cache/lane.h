@@ -103,8 +103,8 @@ class Lane {
   void add_filled_pages();
   /// `pages` (ascending) and the raw rows are all that attention reads from now on; others that
   /// were resident go, those that were not come back from the backup, read on `threads` (null: on
-  /// the caller's). Throws Error(kIo); the lane can only be given up then.
-  void make_resident(std::span<const int32_t> pages, ThreadPool* threads);
+  /// the caller's). How many came back. Throws Error(kIo); the lane can only be given up then.
+  int64_t make_resident(std::span<const int32_t> pages, ThreadPool* threads);
   /// Encodes what the query at `p` sees encoded, and releases what the one at `position` and later
   /// ones cannot see, in whole tiles.
   void finish(int64_t position, int64_t p);

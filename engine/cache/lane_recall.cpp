@@ -2,6 +2,7 @@
 // with all of them resident it reads what it would without a policy.
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "core/base/error.h"
@@ -19,32 +20,38 @@ void Lane::add_filled_pages() {
   }
 }
 
-void Lane::make_resident(std::span<const int32_t> pages, ThreadPool* threads) {
+int64_t Lane::make_resident(std::span<const int32_t> pages, ThreadPool* threads) {
   ASHLAR_CHECK(recall_.has_value() && raw_gone_ == 0);
   const std::span<const int32_t> held = recall_->resident();
   ASHLAR_CHECK_EQ(held.size(), coded_.pages().size());
-  if (std::ranges::equal(pages, held)) return;
+  if (std::ranges::equal(pages, held)) return 0;
   intact_ = false;
   std::vector<RowStore::PageChoice> choices;
+  choices.reserve(pages.size());
   // A new table, so that its bytes are those of the rows it holds, whatever a prompt took.
   const int64_t raw = rows() - coded_.rows();
   std::vector<int32_t> positions;
-  fit_table(positions, std::ssize(pages) * schedule_.page_rows + raw, kTableRows);
+  const int64_t chosen = std::ssize(pages) * schedule_.page_rows;
+  fit_table(positions, chosen + raw, kTableRows);
+  positions.resize(static_cast<size_t>(chosen));
+  int32_t* to = positions.data();
   size_t at = 0;
+  int64_t recalled = 0;
   for (const int32_t page : pages) {
     while (at < held.size() && held[at] < page) ++at;
     const bool is_held = at < held.size() && held[at] == page;
     choices.push_back(is_held ? RowStore::PageChoice{static_cast<int64_t>(at), nullptr}
                               : RowStore::PageChoice{-1, &recall_->backup(page)});
-    for (int64_t r = 0; r < schedule_.page_rows; ++r) {
-      positions.push_back(static_cast<int32_t>(page * schedule_.page_rows + r));
-    }
+    recalled += is_held ? 0 : 1;
+    std::iota(to, to + schedule_.page_rows, static_cast<int32_t>(page * schedule_.page_rows));
+    to += schedule_.page_rows;
   }
   positions.insert(positions.end(), positions_.begin() + coded_.rows(), positions_.end());
   coded_.choose_pages(choices, threads);
   recall_->set_resident(pages);
   positions_ = std::move(positions);
   coded_before_ = coded_.rows();
+  return recalled;
 }
 
 }  // namespace ashlar

@@ -79,11 +79,14 @@ void PageRecall::add(const std::byte* page) {
   resident_.push_back(number);
 }
 
-// Threads take spans of pages, each with all heads. Where a page has one digest a head, the mean
-// over query heads is one product with the sum of their weights.
+// Each thread takes one span of pages with all heads: memory is read fastest in long pieces. Where
+// a page has one digest a head, the mean over query heads is one product with the sum of their
+// weights.
 void PageRecall::score(std::span<const float> query, ThreadPool* pool,
                        std::vector<float>& scores) const {
-  constexpr int64_t kSpan = 64;  // pages
+  constexpr int64_t kLeast = 64;  // pages that are worth a thread
+  const int64_t span_pages =
+      pool == nullptr ? pages() : std::max(kLeast, ceil_div(pages(), int64_t{pool->size()}));
   const int64_t query_heads = static_cast<int64_t>(query.size()) / shape_.key_dim;
   const int64_t shared = query_heads / shape_.heads, numbers = digest_numbers(digest_);
   ASHLAR_CHECK_EQ(shared * shape_.heads * shape_.key_dim, static_cast<int64_t>(query.size()));
@@ -95,7 +98,7 @@ void PageRecall::score(std::span<const float> query, ThreadPool* pool,
                        weights.data() + h / summed * numbers);
   }
   const auto score_span = [&](int64_t span, int) {
-    const int64_t first = span * kSpan, n = std::min(kSpan, pages() - first);
+    const int64_t first = span * span_pages, n = std::min(span_pages, pages() - first);
     const std::byte* const digests = digests_.data() + first * digests_per_page() * digest_bytes_;
     if (units_ == 1) {
       digest_dots(digest_.half, shape_.heads * numbers, digests, shape_.heads * digest_bytes_, n,
@@ -107,7 +110,7 @@ void PageRecall::score(std::span<const float> query, ThreadPool* pool,
       score_units(digests, n, weights, shared, scores.data() + first);
     }
   };
-  const int64_t spans = ceil_div(pages(), kSpan);
+  const int64_t spans = pages() == 0 ? 0 : ceil_div(pages(), span_pages);
   if (pool != nullptr) {
     pool->parallel_for(spans, score_span);
   } else {

@@ -163,13 +163,17 @@ void RowStore::choose_pages(std::span<const PageChoice> pages, ThreadPool* threa
   for (size_t i = 0; i < pages.size(); ++i) {
     if (pages[i].held >= 0) {
       chosen.push_back(pages_[static_cast<size_t>(pages[i].held)]);
-    } else if (const std::byte* memory = pages[i].copy->in_place()) {
-      chosen.push_back(pool_->lend(memory, page_bytes_));
-    } else {
-      chosen.push_back(pool_->take(page_bytes_));
-      read.push_back(i);
+      addresses.push_back(addresses_[static_cast<size_t>(pages[i].held)]);
+      continue;
     }
+    if (const std::byte* memory = pages[i].copy->in_place()) {
+      chosen.push_back(pool_->lend(memory, page_bytes_));
+      addresses.push_back(memory);
+      continue;
+    }
+    chosen.push_back(pool_->take(page_bytes_));
     addresses.push_back(pool_->arena().address(chosen.back()));
+    read.push_back(i);
   }
   // Before the copies are read: that may fail, and pages belong to somebody even then.
   pages_ = std::move(chosen);

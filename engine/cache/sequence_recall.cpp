@@ -39,9 +39,7 @@ void SequenceCache::choose_pages(Group& group, std::span<const float> query, boo
     recall.score(query, pool, scores);
     view.scores = scores;
     const std::vector<int32_t> pages = policy_->choose_pages(view);
-    int64_t recalled = 0;
-    for (const int32_t page : pages) recalled += !std::ranges::binary_search(view.resident, page);
-    lane.make_resident(pages, pool);
+    const int64_t recalled = lane.make_resident(pages, pool);
     recall.fetch_ahead(scores, recalled);
   }
 }

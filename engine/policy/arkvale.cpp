@@ -83,15 +83,34 @@ class Arkvale final : public Policy {
 };
 
 // A page's score and number as one: the larger is better, of equal scores the newer page. Pages are
-// compared many times for every group and token.
+// compared many times for every group and token, in an order that nothing predicts: no branches.
 uint64_t rank_of(int32_t page, float score) {
   const float x = static_cast<float>(worth(score)) + 0.0f;  // zeros have one sign
   const auto bits = std::bit_cast<uint32_t>(x);
-  const uint32_t ascending = (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+  const uint32_t ascending = bits ^ (0x80000000u | (0u - (bits >> 31)));
   return uint64_t{ascending} << 32 | static_cast<uint32_t>(page);
 }
 
-// The `count` best of `pages`, ascending; all of them if there are fewer.
+// The elements of `all` that are `least` or more, in their order.
+std::vector<uint64_t> at_least(const std::vector<uint64_t>& all, uint64_t least) {
+  std::vector<uint64_t> out(all.size());
+  size_t n = 0;
+  for (const uint64_t x : all) {
+    out[n] = x;
+    n += x >= least ? 1 : 0;
+  }
+  out.resize(n);
+  return out;
+}
+
+// The count-th largest, 1 ≤ count ≤ size.
+uint64_t nth_largest(std::vector<uint64_t> all, int64_t count) {
+  const auto nth = all.begin() + (count - 1);
+  std::nth_element(all.begin(), nth, all.end(), std::greater<>());
+  return *nth;
+}
+
+// The `count` best of `pages`, which ascend as the result does; all of them if there are fewer.
 template <typename Pages>
 std::vector<int32_t> best(const Pages& pages, int64_t count, const PagesView& view) {
   std::vector<uint64_t> ranks;
@@ -99,13 +118,17 @@ std::vector<int32_t> best(const Pages& pages, int64_t count, const PagesView& vi
   for (const int32_t page : pages) {
     ranks.push_back(rank_of(page, view.scores[static_cast<size_t>(page)]));
   }
+  if (count <= 0) return {};
   if (count < std::ssize(ranks)) {
-    std::nth_element(ranks.begin(), ranks.begin() + count, ranks.end(), std::greater<>());
-    ranks.resize(static_cast<size_t>(count));
+    // The count-th of every fourth is no better than that of all, which is so sought among few.
+    std::vector<uint64_t> sample;
+    for (size_t i = 0; i < ranks.size(); i += 4) sample.push_back(ranks[i]);
+    if (2 * count <= std::ssize(sample)) {
+      ranks = at_least(ranks, nth_largest(std::move(sample), count));
+    }
+    ranks = at_least(ranks, nth_largest(ranks, count));
   }
-  std::vector<int32_t> out(ranks.begin(), ranks.end());  // the lower half: the page
-  std::ranges::sort(out);
-  return out;
+  return {ranks.begin(), ranks.end()};  // the lower half: the page
 }
 
 std::vector<int32_t> united(const std::vector<int32_t>& a, const std::vector<int32_t>& b) {

@@ -205,8 +205,4 @@ RowBudget rows_one_by_one(const PolicyOptions& options, size_t groups, int64_t r
           std::max<int64_t>(1, options.drop)};
 }
 
-double worth(float score) {
-  return std::isnan(score) ? -std::numeric_limits<double>::infinity() : static_cast<double>(score);
-}
-
 }  // namespace ashlar

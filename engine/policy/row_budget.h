@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <span>
 #include <string>
 #include <utility>
@@ -83,7 +85,9 @@ std::vector<int64_t> least_slots(const LaneView& lane, std::vector<int64_t> cand
 
 /// A score as a value: one that is not a number (broken weights) is the least, so that the order
 /// stays a strict one.
-double worth(float score);
+inline double worth(float score) {
+  return std::isnan(score) ? -std::numeric_limits<double>::infinity() : static_cast<double>(score);
+}
 
 /// A policy that drops the unprotected rows of least value, as many as the budget asks for.
 class DropsLeast : public Policy {
