@@ -4,16 +4,41 @@
 #include <cstring>
 #include <list>
 #include <mutex>
-#include <new>
 #include <optional>
 
 #include "core/base/error.h"
+#include "engine/cache/arena.h"
 #include "engine/cache/spill_file.h"
 
 namespace ashlar {
+namespace {
+
+/// Memory of copies, in huge pages as the arena they come from: attention reads them in place.
+class CopyMemory : public std::enable_shared_from_this<CopyMemory> {
+ public:
+  std::shared_ptr<const std::byte[]> copy(std::span<const std::byte> bytes) {
+    std::unique_lock lock(mutex_);
+    const PageId page = slots_.allocate(static_cast<int64_t>(bytes.size()));
+    std::byte* const memory = slots_.writable(page);
+    lock.unlock();
+    std::memcpy(memory, bytes.data(), bytes.size());
+    return {memory, [self = shared_from_this(), page](const std::byte*) {
+              const std::scoped_lock release_lock(self->mutex_);
+              self->slots_.release(page);
+            }};
+  }
+
+ private:
+  std::mutex mutex_;
+  const std::unique_ptr<MemoryProvider> memory_ = make_host_memory();
+  Arena slots_{*memory_};
+};
+
+}  // namespace
 
 struct BackupStore::Shared {
   BackupOptions options;
+  std::shared_ptr<CopyMemory> copies;  // from the first copy on
   mutable std::mutex mutex;
   mutable std::condition_variable changed;
   std::list<BackupPage*> in_memory;  // the oldest first; those that may go to the file
@@ -113,13 +138,13 @@ int64_t BackupStore::file_bytes() const { return shared_->file ? shared_->file->
 BackupPage::BackupPage(std::shared_ptr<BackupStore::Shared> shared,
                        std::span<const std::byte> bytes)
     : shared_(std::move(shared)), bytes_(static_cast<int64_t>(bytes.size())) {
-  constexpr auto kAlignment = std::align_val_t{64};
-  auto* const copy = static_cast<std::byte*>(::operator new(bytes.size(), kAlignment));
-  std::memcpy(copy, bytes.data(), bytes.size());
-  memory_.reset(
-      copy, [](const std::byte* p) { ::operator delete(const_cast<std::byte*>(p), kAlignment); });
-  if (shared_->options.memory < 0) in_place_ = copy;
-  const std::scoped_lock lock(shared_->mutex);
+  std::unique_lock lock(shared_->mutex);
+  if (shared_->copies == nullptr) shared_->copies = std::make_shared<CopyMemory>();
+  const std::shared_ptr<CopyMemory> copies = shared_->copies;
+  lock.unlock();
+  memory_ = copies->copy(bytes);
+  if (shared_->options.memory < 0) in_place_ = memory_.get();
+  lock.lock();
   shared_->memory += bytes_;
 }
 
