@@ -85,8 +85,8 @@ void PageRecall::add(const std::byte* page) {
 void PageRecall::score(std::span<const float> query, ThreadPool* pool,
                        std::vector<float>& scores) const {
   constexpr int64_t kLeast = 64;  // pages that are worth a thread
-  const int64_t span_pages =
-      pool == nullptr ? pages() : std::max(kLeast, ceil_div(pages(), int64_t{pool->size()}));
+  const int64_t threads = pool == nullptr ? 1 : pool->size();
+  const int64_t span_pages = std::max(kLeast, ceil_div(pages(), threads));
   const int64_t query_heads = static_cast<int64_t>(query.size()) / shape_.key_dim;
   const int64_t shared = query_heads / shape_.heads, numbers = digest_numbers(digest_);
   ASHLAR_CHECK_EQ(shared * shape_.heads * shape_.key_dim, static_cast<int64_t>(query.size()));
@@ -110,7 +110,7 @@ void PageRecall::score(std::span<const float> query, ThreadPool* pool,
       score_units(digests, n, weights, shared, scores.data() + first);
     }
   };
-  const int64_t spans = pages() == 0 ? 0 : ceil_div(pages(), span_pages);
+  const int64_t spans = ceil_div(pages(), span_pages);
   if (pool != nullptr) {
     pool->parallel_for(spans, score_span);
   } else {

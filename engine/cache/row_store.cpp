@@ -164,16 +164,14 @@ void RowStore::choose_pages(std::span<const PageChoice> pages, ThreadPool* threa
     if (pages[i].held >= 0) {
       chosen.push_back(pages_[static_cast<size_t>(pages[i].held)]);
       addresses.push_back(addresses_[static_cast<size_t>(pages[i].held)]);
-      continue;
-    }
-    if (const std::byte* memory = pages[i].copy->in_place()) {
+    } else if (const std::byte* memory = pages[i].copy->in_place()) {
       chosen.push_back(pool_->lend(memory, page_bytes_));
       addresses.push_back(memory);
-      continue;
+    } else {
+      chosen.push_back(pool_->take(page_bytes_));
+      addresses.push_back(pool_->arena().address(chosen.back()));
+      read.push_back(i);
     }
-    chosen.push_back(pool_->take(page_bytes_));
-    addresses.push_back(pool_->arena().address(chosen.back()));
-    read.push_back(i);
   }
   // Before the copies are read: that may fail, and pages belong to somebody even then.
   pages_ = std::move(chosen);

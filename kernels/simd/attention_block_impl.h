@@ -47,10 +47,7 @@ ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t
     for (int64_t step = 0; step < whole; ++step) {
       // One fetch in as many steps as there are blocks.
       const int64_t place = block / C * whole + step;
-      if (place % kBlocks == 0) {
-        fetch_keys<kStepUnits<kKind>, kStepBytes<kKind>, kKind == TileKind::kQ3>(tile,
-                                                                                 place / kBlocks);
-      }
+      if (place % kBlocks == 0) fetch_keys<kKind>(tile, place / kBlocks);
       score_step<kKind, N, C>(b, tile, block, step, kElements, a);
     }
     if (whole * kElements < dim) {

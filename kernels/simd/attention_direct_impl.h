@@ -164,56 +164,60 @@ class DirectTiles {
 
   /// `next`: the tile after it, whose lines are to be fetched meanwhile; null: none.
   void load(const TilePlace& place, const TilePlace* next, Tile& tile) {
-    if (place.run != index_) {
-      if (place.run != other_) runs_[1 - active_] = DirectRun(kv_.run(place.run), task_);
-      active_ = 1 - active_;
-      other_ = index_;
-      index_ = place.run;
-    }
-    const DirectRun& run = runs_[active_];
-    const Sixteens at = place.index == known_ ? ahead_ : run.sixteens(place);
-    run.load(place, at, task_.value_dim, tile);
-    tile.at = run.rows(at);
-    tile.ahead = next != nullptr && next->run == place.run;
-    known_ = -1;
-    if (next == nullptr || !direct(kv_, *next)) return;
-    if (!tile.ahead && next->run != other_) {
-      runs_[1 - active_] = DirectRun(kv_.run(next->run), task_);
-      other_ = next->run;
-    }
-    const DirectRun& following = runs_[tile.ahead ? active_ : 1 - active_];
-    known_ = next->index;
-    ahead_ = following.sixteens(*next);
+    if (place.index != index_) find(place);
+    run_.load(place, at_, task_.value_dim, tile);
+    tile.at = run_.rows(at_);
+    const bool more = next != nullptr && direct(kv_, *next);
+    tile.ahead = more && next->run == place.run;
+    if (!more) return;
+    find(*next);
     if (tile.ahead) {
-      tile.next = run.rows(ahead_);
-      run.fetch_parameters(*next, ahead_);
+      tile.next = run_.rows(at_);
+      run_.fetch_parameters(*next, at_);
     } else {
-      following.fetch_tile(*next, ahead_);
+      run_.fetch_tile(*next, at_);
     }
   }
 
  private:
+  void find(const TilePlace& place) {
+    if (place.run != run_index_) run_ = DirectRun(kv_.run(place.run), task_);
+    run_index_ = place.run;
+    index_ = place.index;
+    at_ = run_.sixteens(place);
+  }
+
   const KvHeadView& kv_;
   const AttentionTask& task_;
-  DirectRun runs_[2];                // the run of this tile and another
-  int active_ = 0;                   // which is which
-  int64_t index_ = -1, other_ = -1;  // their runs; −1: none yet
-  int64_t known_ = -1;               // the tile whose place is known already
-  Sixteens ahead_;                   // its place
+  int64_t run_index_ = -1, index_ = -1;  // of the tile whose place is known; −1: none
+  DirectRun run_;                        // its run
+  Sixteens at_;                          // its place
 };
 
-/// The lines of the next tile's keys that lie where step `step` of this one's does: kUnits units of
-/// their first plane, kBytes bytes of sixteen rows; kHigh: one of the second beside.
-template <int kUnits, int kBytes, bool kHigh>
+/// Units of the first plane per step of keys, and bytes of sixteen rows of it.
+template <TileKind kKind>
+constexpr int kStepUnits = kKind == TileKind::kQ8 || kKind == TileKind::kQ3 ? 2 : 1;
+template <TileKind kKind>
+constexpr int kStepBytes = kLanes*(kKind == TileKind::kF32 || kKind == TileKind::kPairs ? 4
+                                   : TileTag<kKind>::numbers || kKind == TileKind::kQ8 ||
+                                           kKind == TileKind::kQ3
+                                       ? 2
+                                       : 1);
+
+/// The lines of the next tile's keys that lie where step `step` of this one's does.
+template <TileKind kKind>
 ASHLAR_INLINE void fetch_keys(const Tile& tile, int64_t step) {
+  constexpr int kBytes = kStepBytes<kKind>;
   if (!tile.ahead) return;
-  const int64_t offset = step * kUnits * tile.key_stride;
+  const int64_t offset = step * kStepUnits<kKind> * tile.key_stride;
   if (tile.wide) {
 #pragma GCC unroll 16
     for (int c = 0; c < kTileBlocks * kBytes; c += 64) {
       fetch(tile.next.keys[0].plane[0] + offset + c, tile.past);
     }
-    if (kHigh) fetch(tile.next.keys[0].plane[1] + step * tile.key_stride, tile.past);
+    if constexpr (kKind == TileKind::kQ3) {
+      fetch(tile.next.keys[0].plane[1] + step * tile.key_stride, tile.past);
+    }
   } else if (offset % 64 < kBytes) {
     for (int c = 0; c < kTileBlocks; ++c) {
       fetch(tile.next.keys[c].plane[0] + offset, tile.past);

@@ -17,17 +17,7 @@ ASHLAR_INLINE Vf product(const Tile& tile, int64_t j, Vi sum, float unit, float 
   return vfma(vload(tile.key.step + j), vmul(vfrom_int(sum), vset(unit)), base);
 }
 
-/// Units of the first plane per step of keys.
-template <TileKind kKind>
-constexpr int kStepUnits = kKind == TileKind::kQ8 || kKind == TileKind::kQ3 ? 2 : 1;
-/// Bytes of a step of sixteen keys in their first plane.
-template <TileKind kKind>
-constexpr int kStepBytes = kLanes*(kKind == TileKind::kF32 || kKind == TileKind::kPairs ? 4
-                                   : TileTag<kKind>::numbers || kKind == TileKind::kQ8 ||
-                                           kKind == TileKind::kQ3
-                                       ? 2
-                                       : 1);
-/// Likewise of a register of numbers, or a step of codes, of one value.
+/// Bytes of a register of numbers, or a step of codes, of one value.
 template <TileKind kKind>
 constexpr int kValueBytes = kLanes*(kKind == TileKind::kF32 || kKind == TileKind::kPairs ? 4
                                     : TileTag<kKind>::numbers                            ? 2

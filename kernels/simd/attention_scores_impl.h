@@ -52,46 +52,32 @@ void finish_factors(const Kept& kept, int64_t query, int64_t first, int64_t end,
   }
 }
 
-/// n ≤ 16 slots of the probabilities of a row's heads, a tile and max_query apart, into scores and
-/// counts (null: not wanted); heads in ascending order.
-ASHLAR_INLINE void collect_span(const AttentionTask& task, const Kept& kept, const float* p,
-                                const float* factor, int64_t n, float* scores, float* counts,
-                                Vf level) {
-  Vf total = vzero();
-  Vf score = scores != nullptr ? vload_span(scores, n) : vzero();
-  for (int64_t h = 0; h < task.group; ++h, p += kAttentionTile, factor += kept.max_query) {
-    const Vf probability = vmul(vload_span(p, n), vset(*factor));
-    score = vadd(score, probability);
-    total = vadd(total, probability);
-  }
-  if (scores != nullptr) vstore_span(scores, n, score);
-  if (counts != nullptr) vstore_span(counts, n, vadd(vload_span(counts, n), vless(total, level)));
-}
-
-/// Likewise of a whole tile.
-ASHLAR_INLINE void collect_tile(const AttentionTask& task, const Kept& kept, const float* p,
-                                const float* factor, float* scores, float* counts, Vf level) {
-  constexpr int kBlocks = kAttentionTile / kLanes;
-  Vf total[kBlocks], score[kBlocks];
+/// C registers of n slots (of 16, if there are several) of the probabilities of a row's heads, a
+/// tile and max_query apart, into scores and counts (null: not wanted); heads in ascending order.
+template <int C>
+ASHLAR_INLINE void collect(const AttentionTask& task, const Kept& kept, const float* p,
+                           const float* factor, int64_t n, float* scores, float* counts, Vf level) {
+  Vf total[C], score[C];
 #pragma GCC unroll 16
-  for (int c = 0; c < kBlocks; ++c) {
+  for (int c = 0; c < C; ++c) {
     total[c] = vzero();
-    score[c] = scores != nullptr ? vload(scores + c * kLanes) : vzero();
+    score[c] = scores != nullptr ? vload_span(scores + c * kLanes, n) : vzero();
   }
   for (int64_t h = 0; h < task.group; ++h, p += kAttentionTile, factor += kept.max_query) {
     const Vf to_probability = vset(*factor);
 #pragma GCC unroll 16
-    for (int c = 0; c < kBlocks; ++c) {
-      const Vf probability = vmul(vload(p + c * kLanes), to_probability);
+    for (int c = 0; c < C; ++c) {
+      const Vf probability = vmul(vload_span(p + c * kLanes, n), to_probability);
       score[c] = vadd(score[c], probability);
       total[c] = vadd(total[c], probability);
     }
   }
 #pragma GCC unroll 16
-  for (int c = 0; c < kBlocks; ++c) {
-    if (scores != nullptr) vstore(scores + c * kLanes, score[c]);
+  for (int c = 0; c < C; ++c) {
+    if (scores != nullptr) vstore_span(scores + c * kLanes, n, score[c]);
     if (counts == nullptr) continue;
-    vstore(counts + c * kLanes, vadd(vload(counts + c * kLanes), vless(total[c], level)));
+    float* const count = counts + c * kLanes;
+    vstore_span(count, n, vadd(vload_span(count, n), vless(total[c], level)));
   }
 }
 
@@ -127,12 +113,13 @@ void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept
       return sums != nullptr ? sums + from + j : nullptr;
     };
     if (live.begin == 0 && live.end == kAttentionTile) {
-      collect_tile(task, kept, p, factor, of(task.scores, 0), of(task.counts, 0), level);
+      collect<kTileBlocks>(task, kept, p, factor, kLanes, of(task.scores, 0), of(task.counts, 0),
+                           level);
       continue;
     }
     for_spans(live.end - live.begin, [&](int64_t i, int64_t n) {
       const int64_t j = live.begin + i;
-      collect_span(task, kept, p + j, factor, n, of(task.scores, j), of(task.counts, j), level);
+      collect<1>(task, kept, p + j, factor, n, of(task.scores, j), of(task.counts, j), level);
     });
   }
 }
