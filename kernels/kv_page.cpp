@@ -1,5 +1,6 @@
 #include "kernels/kv_page.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/base/error.h"
@@ -47,11 +48,11 @@ void copy_side_row(const KvSide& side, const std::byte* from, int64_t from_row, 
     std::memcpy(to + l.step + 2 * to_row, from + l.step + 2 * from_row, 2);
   }
   for (int p = 0; p < l.planes; ++p) {
-    const std::byte* a = from + l.code[p] + from_row * l.row_stride[p];
-    std::byte* b = to + l.code[p] + to_row * l.row_stride[p];
-    for (int64_t u = 0; u < l.units[p]; ++u) {
-      std::memcpy(b + u * l.unit_stride[p], a + u * l.unit_stride[p],
-                  static_cast<size_t>(l.unit_bytes));
+    for (int64_t u = 0; u < l.units[p];) {
+      const int64_t n = std::min(l.together(p, from_row, u), l.together(p, to_row, u));
+      std::memcpy(to + l.at(p, to_row, u), from + l.at(p, from_row, u),
+                  static_cast<size_t>(n * l.unit_bytes));
+      u += n;
     }
   }
 }
@@ -88,12 +89,10 @@ KvLayout kv_layout(const KvSide& side) {
       l.units[0] = (dim + 3) / 4;
       break;
   }
-  const int64_t row = (l.units[0] + l.units[1]) * l.unit_bytes;
-  l.code[1] = l.code[0] + (side.by_column ? rows : 1) * l.units[0] * l.unit_bytes;
-  for (int p = 0; p < 2; ++p) {
-    l.row_stride[p] = side.by_column ? l.unit_bytes : row;
-    l.unit_stride[p] = side.by_column ? rows * l.unit_bytes : l.unit_bytes;
-  }
+  l.by_column = side.by_column;
+  l.page_rows = rows;
+  const int64_t before = side.by_column ? rows : l.cell_rows() > 0 ? kCellUnits : 1;
+  l.code[1] = l.code[0] + before * l.units[0] * l.unit_bytes;
   return l;
 }
 

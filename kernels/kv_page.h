@@ -8,11 +8,17 @@
 
 // How encoded keys and values lie in a page. A page holds `page_rows` rows (cached entries) of some
 // KV heads of one lane, head by head:
-//   keys:   min [P] fp16, step [P] fp16 (affine codecs only), then the codes column by column: code
-//           unit u of all P rows side by side, so that a register holds one unit of sixteen rows;
-//   values: min [P], step [P], then the codes of row 0, of row 1, ...
+//   keys:   min [P] fp16, step [P] fp16 (affine codecs only), then units column by column: unit u
+//           of all P rows side by side, so that a register holds one unit of sixteen rows;
+//   values: min [P], step [P], then the units of row 0, of row 1, ...
 // A unit is the smallest whole number of bytes of one row: one element of fp32, fp16, bf16 and q8,
 // two of q4 (low nibble first), four of q2; q3 is a q2 plane followed by a plane of eighths.
+// Codes, whose units are bytes, come in cells of four, so that a register holds a cell in each lane:
+//   keys:   units 4g … 4g + 3 of row 0, of row 1, ...; a plane's last one to three units, which
+//           fill no cell, one after another as above;
+//   values: unit u of rows 4h, 4h + 2, 4h + 1 and 4h + 3 (whose 16-bit halves mask to neighbours),
+//           then their unit u + 1, ..., the second plane behind the first; the last one to three
+//           rows of a page, which fill no cell, one after another as above.
 // Pages of a channelwise shape hold codes of q4 or q2 whose keys' parameters are those of channels
 // and lie elsewhere (kernels/kv_zip.h): nothing but the keys' min and step is missing.
 // Where the value lies in the key (latent attention) a page holds keys alone, row by row.

@@ -68,7 +68,7 @@ class RowCodes {
       : layout_(kv_layout(side)),
         per_unit_(side.codec == kZipSalient ? 2 : 4),
         dim_(side.dim),
-        at_(layout_.code[0] + row * layout_.row_stride[0]) {}
+        row_(row) {}
 
   template <typename Code>
   void write(std::byte* side, const Code& code) const {
@@ -77,18 +77,18 @@ class RowCodes {
       for (int64_t e = 0; e < per_unit_ && u * per_unit_ + e < dim_; ++e) {
         unit |= unsigned{code(u * per_unit_ + e)} << (e * 8 / per_unit_);
       }
-      side[at_ + u * layout_.unit_stride[0]] = static_cast<std::byte>(unit);
+      side[layout_.at(0, row_, u)] = static_cast<std::byte>(unit);
     }
   }
   float read(const std::byte* side, int64_t i) const {
-    const auto unit = static_cast<unsigned>(side[at_ + i / per_unit_ * layout_.unit_stride[0]]);
+    const auto unit = static_cast<unsigned>(side[layout_.at(0, row_, i / per_unit_)]);
     const unsigned mask = per_unit_ == 2 ? 15u : 3u;
     return static_cast<float>(unit >> (i % per_unit_ * 8 / per_unit_) & mask);
   }
 
  private:
   KvLayout layout_;
-  int64_t per_unit_, dim_, at_;
+  int64_t per_unit_, dim_, row_;
 };
 
 void check_rows(const KvPageShape& shape, int64_t first, int64_t rows) {

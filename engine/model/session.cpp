@@ -14,7 +14,7 @@ namespace {
 // A text, and a text with a transcript.
 constexpr const char* kFormat = "ashlar-session";
 constexpr const char* kChatFormat = "ashlar-chat";
-constexpr const char* kVersion = "4";
+constexpr const char* kVersion = "5";
 
 std::string describe(const SessionOrigin& origin) {
   return write_json(Node::Map{{"model", origin.model},

@@ -48,7 +48,9 @@ ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t
       // One fetch in as many steps as there are blocks.
       const int64_t place = block / C * whole + step;
       if (place % kBlocks == 0) fetch_keys<kKind>(tile, place / kBlocks);
-      score_step<kKind, N, C>(b, tile, block, step, kElements, a);
+      // Cells of eighths may end before those of the first plane do.
+      const int64_t left = kKind == TileKind::kQ3 ? dim - step * kElements : kElements;
+      score_step<kKind, N, C>(b, tile, block, step, left, a);
     }
     if (whole * kElements < dim) {
       score_step<kKind, N, C>(b, tile, block, whole, dim - whole * kElements, a);

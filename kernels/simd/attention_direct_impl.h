@@ -90,9 +90,11 @@ class DirectRun {
     TileRows t;
     for (int64_t c = 0; c < kTileBlocks; ++c) {
       const std::byte* keys = at.page[c] + run_->key_offset;
-      t.keys[c].plane[0] = keys + k_.code[0] + at.row[c] * k_.row_stride[0];
-      t.keys[c].plane[1] = keys + k_.code[1] + at.row[c] * k_.row_stride[1];
-      t.values[c] = at.page[c] + run_->value_offset + v_.code[0] + at.row[c] * v_.row_stride[0];
+      for (int p = 0; p < 2; ++p) {
+        t.keys[c].plane[p] = keys + k_.at(p, at.row[c], 0);
+        t.keys[c].rest[p] = keys + k_.at(p, at.row[c], k_.cell_units(p));
+      }
+      t.values[c] = at.page[c] + run_->value_offset + v_.code[0] + at.row[c] * value_bytes();
     }
     return t;
   }
@@ -106,9 +108,9 @@ class DirectRun {
     tile.key.affine = is_affine(run_->key_codec);
     tile.value.affine = is_affine(run_->value_codec);
     tile.wide = at.row[0] % kAttentionTile == 0 && run_->page_rows % kAttentionTile == 0;
-    tile.key_stride = k_.unit_stride[0];
-    tile.value_stride = v_.row_stride[0];
-    tile.value_high = v_.code[1] - v_.code[0];
+    tile.key_stride = key_stride();
+    tile.value_stride = value_bytes();
+    tile.value_high = v_.units[0] * kCellUnits;
     tile.value_dim = value_dim;
     for (int64_t c = 0; c < kTileBlocks; ++c) {
       const int64_t j = c * kLanes, left = place.rows - j;
@@ -141,17 +143,21 @@ class DirectRun {
   ASHLAR_INLINE void fetch_tile(const TilePlace& place, const Sixteens& at) const {
     fetch_parameters(place, at);
     const TileRows tile = rows(at);
-    const int64_t stride = k_.unit_stride[0], bytes = k_.units[0] * stride;
-    const int64_t row = v_.row_stride[0];
+    const int64_t stride = key_stride(), bytes = k_.units[0] * k_.unit_bytes * run_->page_rows;
     for (int64_t c = 0; c * kLanes < place.rows; ++c) {
       for (int64_t i = 0; i < bytes; i += stride < 64 ? 64 : stride) {
         fetch(tile.keys[c].plane[0] + i, past_);
       }
-      for (int64_t i = 0; i < kLanes * row; i += 64) fetch(tile.values[c] + i, past_);
+      for (int64_t i = 0; i < kLanes * value_bytes(); i += 64) fetch(tile.values[c] + i, past_);
     }
   }
 
  private:
+  /// Bytes between elements or cells of keys.
+  int64_t key_stride() const { return run_->page_rows * (k_.cells() ? kCellUnits : k_.unit_bytes); }
+  /// Bytes of a value, which those of four in cells take as well.
+  int64_t value_bytes() const { return v_.row_units() * v_.unit_bytes; }
+
   const KvRun* run_ = nullptr;
   KvLayout k_, v_;
   bool past_ = false;
@@ -194,38 +200,32 @@ class DirectTiles {
   Sixteens at_;                          // its place
 };
 
-/// Units of the first plane per step of keys, and bytes of sixteen rows of it.
-template <TileKind kKind>
-constexpr int kStepUnits = kKind == TileKind::kQ8 || kKind == TileKind::kQ3 ? 2 : 1;
-template <TileKind kKind>
-constexpr int kStepBytes = kLanes*(kKind == TileKind::kF32 || kKind == TileKind::kPairs ? 4
-                                   : TileTag<kKind>::numbers || kKind == TileKind::kQ8 ||
-                                           kKind == TileKind::kQ3
-                                       ? 2
-                                       : 1);
-
 /// The lines of the next tile's keys that lie where step `step` of this one's does.
 template <TileKind kKind>
 ASHLAR_INLINE void fetch_keys(const Tile& tile, int64_t step) {
-  constexpr int kBytes = kStepBytes<kKind>;
+  constexpr int kBytes = kLanes * (kKind == TileKind::kF16 || kKind == TileKind::kBF16 ? 2 : 4);
   if (!tile.ahead) return;
-  const int64_t offset = step * kStepUnits<kKind> * tile.key_stride;
-  if (tile.wide) {
+  const int64_t offset = step * tile.key_stride;
+  if (TileTag<kKind>::numbers && tile.wide) {
 #pragma GCC unroll 16
     for (int c = 0; c < kTileBlocks * kBytes; c += 64) {
       fetch(tile.next.keys[0].plane[0] + offset + c, tile.past);
-    }
-    if constexpr (kKind == TileKind::kQ3) {
-      fetch(tile.next.keys[0].plane[1] + step * tile.key_stride, tile.past);
     }
   } else if (offset % 64 < kBytes) {
     for (int c = 0; c < kTileBlocks; ++c) {
       fetch(tile.next.keys[c].plane[0] + offset, tile.past);
     }
   }
+  if constexpr (kKind == TileKind::kQ3) {
+    if (step % 2 != 0) return;
+    for (int c = 0; c < kTileBlocks; ++c) {
+      fetch(tile.next.keys[c].plane[1] + offset / 2, tile.past);
+    }
+  }
 }
 
-/// Likewise of its values: `bytes` bytes of row j from `offset` on.
+/// Likewise of its values: kBytes bytes of row j, or the cells of four from there, from `offset`
+/// on.
 template <int kBytes>
 ASHLAR_INLINE void fetch_value(const Tile& tile, int64_t j, int64_t offset) {
   if (!tile.ahead || offset % 64 != 0) return;

@@ -95,7 +95,7 @@ void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQuer
 
 /// One split of a few rows from beginning to end.
 void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& map, int64_t split,
-               const SoftmaxState& s, const Kept& kept, const SplitScratch& scratch) {
+               const SoftmaxState& s, const Kept& kept, SplitScratch& scratch) {
   const int64_t queries = task.rows * task.group;
   const bool sinks = task.sinks != nullptr && split == 0;
   for (int64_t i = 0; i < queries; ++i) {
@@ -117,12 +117,13 @@ void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& m
   for (; t < end; ++t) {
     tile.place = next;
     next = tile_behind(map, tile.place);
-    const PackedQueries& packed = segments.enter(tile.place);
+    PackedQueries& packed = segments.enter(tile.place);
     if (few && direct(kv, tile.place)) {
       direct_tiles.load(tile.place, t + 1 < map.tiles ? &next : nullptr, tile);
     } else {
       scratch_tile(kv, task, scratch.tiles, tile);
     }
+    if (tile.key.affine) arrange(packed, task.key_dim, tile.key_kind);
     attend_tile(task, map, packed, s, kept, split, t - begin, tile);
   }
   segments.finish();
@@ -211,7 +212,7 @@ void attention_kernel(const KvHeadView& kv, const AttentionTask& whole, std::byt
   for_row_chunks(whole, [&](int64_t, const AttentionTask& task) {
     const TileMap map = map_tiles(kv, task);
     float* p = reinterpret_cast<float*>(scratch);
-    const SplitScratch work = split_scratch(kv, task, p);
+    SplitScratch work = split_scratch(kv, task, p);
     const SoftmaxState first = softmax_state(task, p), later = softmax_state(task, p);
     const Kept kept = kept_in_scratch(task, map, p);
     const int64_t per_split = split_tiles(task, map);
@@ -230,7 +231,7 @@ void attention_split_kernel(const KvHeadView& kv, const AttentionTask& whole, in
   const Kept kept = kept_in_partial(whole, map_tiles(kv, whole), p, 0);
   for_row_chunks(whole, [&](int64_t row, const AttentionTask& task) {
     float* buffer = reinterpret_cast<float*>(scratch);
-    const SplitScratch work = split_scratch(kv, task, buffer);
+    SplitScratch work = split_scratch(kv, task, buffer);
     const int64_t query = row * whole.group;
     Kept part = kept;
     if (kept.p != nullptr) {

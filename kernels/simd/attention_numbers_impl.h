@@ -17,11 +17,9 @@ ASHLAR_INLINE Vf product(const Tile& tile, int64_t j, Vi sum, float unit, float 
   return vfma(vload(tile.key.step + j), vmul(vfrom_int(sum), vset(unit)), base);
 }
 
-/// Bytes of a register of numbers, or a step of codes, of one value.
+/// Bytes of a register of numbers of one value, or a step of the codes of several.
 template <TileKind kKind>
-constexpr int kValueBytes = kLanes*(kKind == TileKind::kF32 || kKind == TileKind::kPairs ? 4
-                                    : TileTag<kKind>::numbers                            ? 2
-                                                                                         : 1);
+constexpr int kValueBytes = kLanes*(kKind == TileKind::kF16 || kKind == TileKind::kBF16 ? 2 : 4);
 
 /// a[n][c] ← q_n·element, one step of C registers of keys.
 template <TileKind kKind, int N, int C>

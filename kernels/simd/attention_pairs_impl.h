@@ -49,26 +49,31 @@ ASHLAR_INLINE void accumulate_codes(const QueryBlock& b, int n0, const Tile& til
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) clear(a[n][c]);
   }
-  for (int64_t j = b.live.begin & ~int64_t{1}; j < b.live.end;) {
-    const std::byte* row = tile.at.values[j / kLanes] + j % kLanes * tile.value_stride;
+  constexpr int kRows = kValueRows<kKind>;
+  for (int64_t j = b.live.begin & ~int64_t{kRows - 1}; j < b.live.end;) {
+    const std::byte* rows = tile.at.values[j / kLanes] + j % kLanes * tile.value_stride;
     const int64_t border = (j / kLanes + 1) * kLanes;
     const int64_t end = border < b.live.end ? border : b.live.end;
-    for (; j < end; j += 2, row += 2 * tile.value_stride) {
+    for (; j < end; j += kRows, rows += kRows * tile.value_stride) {
       fetch_value<S * kValueBytes<kKind>>(tile, j, step * kValueBytes<kKind>);
-      if (tile.value_stride > 32) {
-        fetch_value<S * kValueBytes<kKind>>(tile, j + 1, step * kValueBytes<kKind>);
-      }
-      Vi v[C];
+      ValueStep<kKind> values[S];
 #pragma GCC unroll 16
-      for (int s = 0; s < S; ++s) {
-        value_pairs<kKind>(row, tile.value_stride, tile.value_high, step + s, left, &v[s * R]);
-      }
+      for (int s = 0; s < S; ++s) values[s].load(rows, tile.value_high, step + s, left);
+      unrolled<kRows / 2>([&](auto pair) {
+        Vi v[C];
+        unrolled<R>([&](auto r) {
 #pragma GCC unroll 16
-      for (int n = 0; n < N; ++n) {
-        const Vi weights = weight_pair(b.weights[n0 + n] + j);
+          for (int s = 0; s < S; ++s) {
+            v[s * R + r.value] = values[s].template pair<pair.value, r.value>();
+          }
+        });
 #pragma GCC unroll 16
-        for (int c = 0; c < C; ++c) a[n][c] = idot2(a[n][c], v[c], weights);
-      }
+        for (int n = 0; n < N; ++n) {
+          const Vi weights = weight_pair(b.weights[n0 + n] + j + 2 * pair.value);
+#pragma GCC unroll 16
+          for (int c = 0; c < C; ++c) a[n][c] = idot2(a[n][c], v[c], weights);
+        }
+      });
     }
   }
 #pragma GCC unroll 16

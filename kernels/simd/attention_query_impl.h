@@ -24,16 +24,44 @@ struct SoftmaxState {
 
 /// The queries of a chunk of rows, element by element, so that one pointer serves a block of them.
 struct PackedQueries {
-  float* q;        ///< [key_dim, stride]
-  int32_t* pairs;  ///< Q in pairs of elements, [pad16(key_dim) / 2, stride], zeros behind key_dim
-  int64_t stride;  ///< queries
-  float* sum;      ///< Σ_i q_i of each
-  float* unit;     ///< u of each
+  float* q;           ///< [key_dim, stride]
+  int16_t* rounded;   ///< Q, [stride, pad16(key_dim)], zeros behind key_dim
+  int32_t* pairs;     ///< Q as keys of kind `arranged` are multiplied, [pad16(key_dim) / 2, stride]
+  TileKind arranged;  ///< a kind of numbers: Q has not been arranged yet
+  int64_t stride;     ///< queries
+  float* sum;         ///< Σ_i q_i of each
+  float* unit;        ///< u of each
 };
+
+/// Q of every query in the pairs of elements of KeyStep<kKind>.
+template <TileKind kKind>
+void arrange_pairs(const PackedQueries& packed, int64_t dim) {
+  constexpr int kPairs = kKeyPairs<kKind>;
+  const int64_t width = pad16(dim);
+  for (int64_t query = 0; query < packed.stride; ++query) {
+    const int16_t* x = packed.rounded + query * width;
+    int32_t* out = packed.pairs + query;
+    for (int64_t i = 0; i < width; i += 2 * kPairs, x += 2 * kPairs) {
+      for (int e = 0; e < kPairs; ++e, out += packed.stride) {
+        const int16_t pair[2] = {x[e], x[e + kPairs]};
+        __builtin_memcpy(out, pair, sizeof(pair));
+      }
+    }
+  }
+}
+
+/// Arranges Q for keys of a kind of codes.
+void arrange(PackedQueries& packed, int64_t dim, TileKind kind) {
+  if (packed.arranged == kind) return;
+  packed.arranged = kind;
+  with_tile(kind, [&](auto tag) {
+    if constexpr (!decltype(tag)::numbers) arrange_pairs<decltype(tag)::value>(packed, dim);
+  });
+}
 
 struct QueryBlock {
   const float* q;        ///< element 0 of the first query; element i is i·q_stride floats on
-  const int32_t* pairs;  ///< likewise
+  const int32_t* pairs;  ///< likewise, in PackedQueries' order
   int64_t q_stride;
   float sum[kQueryBlock];   ///< Σ_i q_i
   float unit[kQueryBlock];  ///< u

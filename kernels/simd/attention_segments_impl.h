@@ -28,32 +28,32 @@ PackedQueries query_scratch(const AttentionTask& task, float*& p, float* packed 
   PackedQueries q;
   q.stride = queries;
   q.q = packed != nullptr ? packed : take(p, pad16(task.key_dim * queries));
-  q.pairs = reinterpret_cast<int32_t*>(take(p, pad16(pad16(task.key_dim) / 2 * queries)));
+  const int64_t halves = pad16(pad16(task.key_dim) / 2 * queries);
+  q.rounded = reinterpret_cast<int16_t*>(take(p, halves));
+  q.pairs = reinterpret_cast<int32_t*>(take(p, halves));
+  q.arranged = TileKind::kF32;
   q.sum = take(p, pad16(queries));
   q.unit = take(p, pad16(queries));
   return q;
 }
 
 /// Q and u of one query.
-void round_query(const float* q, int64_t dim, const PackedQueries& packed, int64_t query) {
+void round_query(const float* q, int64_t dim, PackedQueries& packed, int64_t query) {
   Vf top = vzero();
   for_spans(dim, [&](int64_t i, int64_t n) { top = vmax(top, vabs(vload_span(q + i, n))); });
   const float levels = query_levels(dim);
   const Rounding r = rounding_of(vmax_all(top), levels);
   packed.unit[query] = r.unit;
-  int32_t* out = packed.pairs + query;
+  packed.arranged = TileKind::kF32;
+  int16_t* out = packed.rounded + query * pad16(dim);
   for_spans(dim, [&](int64_t i, int64_t n) {
     const Vf scaled = vmul(vload_span(q + i, n), vset(r.inverse));
-    int16_t rounded[kLanes];
-    istore_i16(rounded, iround(vmax(vmin(scaled, vset(levels)), vset(-levels))));
-    for (int64_t j = 0; j < kLanes; j += 2, out += packed.stride) {
-      __builtin_memcpy(out, rounded + j, sizeof(*out));
-    }
+    istore_i16(out + i, iround(vmax(vmin(scaled, vset(levels)), vset(-levels))));
   });
 }
 
 /// codes: the keys of some run are codes.
-void pack_queries(const AttentionTask& task, const PackedQueries& packed, bool codes) {
+void pack_queries(const AttentionTask& task, PackedQueries& packed, bool codes) {
   for (int64_t query = 0; query < packed.stride; ++query) {
     const float* q =
         task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
@@ -72,8 +72,7 @@ ASHLAR_INLINE Vf vload_half_span(const std::byte* p, int64_t n) {
 
 /// Queries as the keys of a run with channels are multiplied: Q and u of q_i·step_i, Σ q_i·min_i.
 /// row: scratch for [pad16(key_dim)].
-void scale_queries(const AttentionTask& task, const KvRun& run, const PackedQueries& packed,
-                   float* row) {
+void scale_queries(const AttentionTask& task, const KvRun& run, PackedQueries& packed, float* row) {
   const std::byte *min = run.key_channels, *step = min + 2 * task.key_dim;
   for (int64_t query = 0; query < packed.stride; ++query) {
     const float* q =
@@ -167,7 +166,7 @@ SplitScratch split_scratch(const KvHeadView& kv, const AttentionTask& task, floa
 class Segments {
  public:
   Segments(const KvHeadView& kv, const AttentionTask& task, const SoftmaxState& s,
-           const SplitScratch& scratch)
+           SplitScratch& scratch)
       : kv_(kv), task_(task), s_(s), scratch_(scratch), any_(has_channels(kv)) {
     if (!any_) return;
     const int64_t queries = task.rows * task.group;
@@ -175,7 +174,7 @@ class Segments {
     for (int64_t i = 0; i < queries * s.stride; ++i) scratch.total.acc[i] = 0.0f;
   }
   /// The queries for a tile, which may begin another run.
-  const PackedQueries& enter(const TilePlace& at) {
+  PackedQueries& enter(const TilePlace& at) {
     if (!any_) return scratch_.packed;
     const std::byte* factors = factors_of(kv_, at);
     if (begun_ && factors != factors_) fold_segment(task_, s_, scratch_.total, factors_);
@@ -205,7 +204,7 @@ class Segments {
   const KvHeadView& kv_;
   const AttentionTask& task_;
   const SoftmaxState& s_;
-  const SplitScratch& scratch_;
+  SplitScratch& scratch_;
   const bool any_;
   bool begun_ = false;
   int64_t run_ = -1;

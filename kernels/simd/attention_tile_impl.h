@@ -132,9 +132,9 @@ struct Tile {
   bool ahead;            ///< the next tile lies in its pages like this one
   bool past;             ///< its lines are fetched past the second-level cache
   bool wide;             ///< a unit of all 64 rows lies side by side
-  int64_t key_stride;    ///< bytes between units
-  int64_t value_stride;  ///< bytes between rows
-  int64_t value_high;    ///< from a row to its second plane
+  int64_t key_stride;    ///< bytes between elements, pairs or cells
+  int64_t value_stride;  ///< bytes of a row; four rows of codes lie in cells
+  int64_t value_high;    ///< from the cells of four rows to those of their second plane
   int64_t value_dim;     ///< elements that may be read of each value
   TileParameters key, value;
 };

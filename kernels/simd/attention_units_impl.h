@@ -1,9 +1,9 @@
 #pragma once
 
-// Included after one ISA header. How attention reads the elements of sixteen keys (one unit of
-// each) or of values, straight from a page: layouts of kernels/kv_page.h. Numbers become floats;
-// packed codes become pairs: a lane holds two of them as 16-bit integers, two neighbouring elements
-// of one key or the same element of two neighbouring values, as idot2 multiplies them.
+// Included after one ISA header. How attention reads the elements of sixteen keys or of values,
+// straight from a page: layouts of kernels/kv_page.h. Numbers become floats. A cell of packed codes
+// fills a lane; masks make pairs of it, two codes as 16-bit integers, two elements of one key or
+// the same element of two neighbouring values, as idot2 multiplies them.
 
 #include "kernels/simd/kv_page_impl.h"
 
@@ -75,10 +75,12 @@ ASHLAR_INLINE void with_tile(TileKind kind, F f) {
   }
 }
 
-/// Sixteen keys of one page: unit u of plane p is at plane[p] + u·stride, sixteen rows of it side
-/// by side. Numbers and pairs have one plane.
+/// Sixteen keys of one page: element (pair, cell) i of plane p is at plane[p] + i·stride, sixteen
+/// rows of it side by side; units that fill no cell from rest[p] on, a quarter of the stride apart.
+/// Numbers and pairs have one plane and no rest.
 struct KeyColumns {
   const std::byte* plane[2];
+  const std::byte* rest[2];
 };
 
 /// Element `i` of sixteen keys.
@@ -90,61 +92,73 @@ ASHLAR_INLINE Vf key_numbers(const KeyColumns& k, int64_t stride, int64_t i) {
   return vload_bfloat(p);
 }
 
-/// Pairs of elements per step of sixteen keys: whole units of every plane.
+/// Codes in a byte (q3: of its first plane).
 template <TileKind kKind>
-constexpr int kKeyPairs = kKind == TileKind::kQ2   ? 2
-                          : kKind == TileKind::kQ3 ? 4
-                                                   : 1;
+constexpr int kByteCodes = kKind == TileKind::kQ4                             ? 2
+                           : kKind == TileKind::kQ2 || kKind == TileKind::kQ3 ? 4
+                                                                              : 1;
+/// Pairs of elements per step of sixteen keys: of a cell. Pair e of a cell with n = 2·kKeyPairs
+/// elements is e and e + n/2.
+template <TileKind kKind>
+constexpr int kKeyPairs = kKind == TileKind::kPairs ? 1 : 2 * kByteCodes<kKind>;
 
-/// Two pairs of 2-bit codes in a byte: e0 at bit 0, e1 at 16, e2 at 4, e3 at 20.
-ASHLAR_INLINE Vi spread_pairs(Vi unit) { return ijoin<14>(unit, unit, iset(0x00330033)); }
+/// Codes `kCode` of bytes 0 and 2 (`kByte` 0) or 1 and 3 (1) of each lane.
+template <TileKind kKind, int kByte, int kCode>
+ASHLAR_INLINE Vi byte_codes(Vi x) {
+  constexpr int kBits = 8 / kByteCodes<kKind>, kMask = (1 << kBits) - 1;
+  return iand(ishr<8 * kByte + kBits * kCode>(x), iset(kMask | kMask << 16));
+}
 
 /// One step, that is 2·kKeyPairs elements, of sixteen keys.
 template <TileKind kKind>
 struct KeyStep {
-  Vi x[2], high;
+  Vi x, eighths;
 
   /// `left` elements of the row remain, this step included.
   ASHLAR_INLINE void load(const KeyColumns& k, int64_t stride, int64_t step, int64_t left) {
-    const std::byte* p = k.plane[0] + step * stride;
-    if constexpr (kKind == TileKind::kPairs) x[0] = iload(p);
-    if constexpr (kKind == TileKind::kQ8) {
-      p += step * stride;
-      x[0] = iload_u8(p);
-      if (left > 1) x[0] = iadd(x[0], ishl<16>(iload_u8(p + stride)));
+    if constexpr (kKind == TileKind::kPairs) {
+      x = iload(k.plane[0] + step * stride);
+      return;
     }
-    if constexpr (kKind == TileKind::kQ4) {
-      const Vi unit = iload_u8(p);
-      x[0] = ijoin<12>(unit, unit, iset(0x000f000f));
-    }
-    if constexpr (kKind == TileKind::kQ2) x[0] = spread_pairs(iload_u8(p));
+    constexpr int n = kByteCodes<kKind>;
+    x = cell(k, 0, stride, step, (left + n - 1) / n);
     if constexpr (kKind == TileKind::kQ3) {
-      p += step * stride;
-      x[0] = spread_pairs(iload_u8(p));
-      x[1] = left > 4 ? spread_pairs(iload_u8(p + stride)) : iset(0);
-      const Vi eighths = iload_u8(k.plane[1] + step * stride);
-      high = ijoin<15>(eighths, eighths, iset(-1));  // pair i: bits 2i and 2i + 16
+      // A cell of eighths serves two steps.
+      const int64_t second = step % 2;
+      const Vi both = cell(k, 1, stride, step / 2, (left + 16 * second + 7) / 8);
+      const Vi own = second != 0 ? ishr<16>(both) : iand(both, iset(0xffff));
+      eighths = ijoin<8>(own, own, iset(0x00ff00ff));  // pair e: bits e and e + 16
     }
   }
   template <int kPair>
   ASHLAR_INLINE Vi pair() const {
-    if constexpr (kKind == TileKind::kQ2) {
-      return iand(ishr<4 * kPair>(x[0]), iset(0x00030003));
-    } else if constexpr (kKind == TileKind::kQ3) {
-      const Vi low = iand(ishr<4 * (kPair % 2)>(x[kPair / 2]), iset(0x00030003));
-      return iadd(low, ishl<2>(iand(ishr<2 * kPair>(high), iset(0x00010001))));
-    } else {
-      return x[0];
-    }
+    if constexpr (kKind == TileKind::kPairs) return x;
+    constexpr int n = kByteCodes<kKind>;
+    const Vi low = byte_codes<kKind, kPair / n, kPair % n>(x);
+    if constexpr (kKind != TileKind::kQ3) return low;
+    return iadd(low, ishl<2>(iand(ishr<kPair>(eighths), iset(0x00010001))));
+  }
+
+ private:
+  /// `units` units of the row remain, this cell's included.
+  ASHLAR_INLINE static Vi cell(const KeyColumns& k, int plane, int64_t stride, int64_t index,
+                               int64_t units) {
+    if (units >= kCellUnits) return iload(k.plane[plane] + index * stride);
+    const std::byte* const rest = k.rest[plane];
+    Vi x = iload_u8(rest);
+    if (units > 1) x = iadd(x, ishl<8>(iload_u8(rest + stride / kCellUnits)));
+    if (units > 2) x = iadd(x, ishl<16>(iload_u8(rest + stride / kCellUnits * 2)));
+    return x;
   }
 };
 
 /// Registers of one step of values: lane l of register e holds element l·kRegisters + e, since a
-/// lane takes one byte of packed codes.
+/// lane takes the cell of one byte of packed codes.
 template <TileKind kKind>
-constexpr int kValueRegisters = kKind == TileKind::kQ4                             ? 2
-                                : kKind == TileKind::kQ2 || kKind == TileKind::kQ3 ? 4
-                                                                                   : 1;
+constexpr int kValueRegisters = kByteCodes<kKind>;
+/// Rows of one step of values.
+template <TileKind kKind>
+constexpr int kValueRows = kKind == TileKind::kPairs ? 2 : kCellUnits;
 
 /// Sixteen elements of one value from step `step` on, of which `left` are the row's.
 template <TileKind kKind>
@@ -162,43 +176,44 @@ ASHLAR_INLINE Vf value_numbers(const std::byte* row, int64_t step, int64_t left)
   return vload_bfloat(p);
 }
 
-ASHLAR_INLINE Vi bytes_of(const std::byte* p, int64_t n) {
-  return n < kLanes ? iload_u8_n(p, n) : iload_u8(p);
+/// n ≤ 16 cells side by side, zeros beyond.
+ASHLAR_INLINE Vi load_cells(const std::byte* p, int64_t n) {
+  if (n >= kLanes) return iload(p);
+  alignas(64) std::byte cells[kLanes * kCellUnits] = {};
+  __builtin_memcpy(cells, p, static_cast<size_t>(n * kCellUnits));
+  return iload(cells);
 }
 
-/// Step `step` of the values of two neighbouring rows, `stride` apart, in pairs; `high`: from a row
-/// to its second plane. Pairs already made are at `row`, sixteen lanes a step.
+/// Step `step` of values, `left` elements of each row remaining: of the pairs at `rows`, or of the
+/// four rows whose cells are there, `high` bytes before those of the second plane.
 template <TileKind kKind>
-ASHLAR_INLINE void value_pairs(const std::byte* row, int64_t stride, int64_t high, int64_t step,
-                               int64_t left, Vi* out) {
-  if constexpr (kKind == TileKind::kPairs) {
-    out[0] = iload(row + step * 64);
-    return;
+struct ValueStep {
+  Vi x, eighths;
+
+  ASHLAR_INLINE void load(const std::byte* rows, int64_t high, int64_t step, int64_t left) {
+    if constexpr (kKind == TileKind::kPairs) {
+      x = iload(rows + step * kLanes * 4);
+      return;
+    }
+    constexpr int R = kValueRegisters<kKind>, kBytes = kLanes * kCellUnits;
+    x = load_cells(rows + step * kBytes, (left + R - 1) / R);
+    if constexpr (kKind == TileKind::kQ3) {
+      // A byte of eighths serves two lanes: its low nibble the even one.
+      const int64_t bytes = (left + 7) / 8;
+      eighths = spread_nibbles(
+          load_cells(rows + high + step * kBytes / 2, bytes < kLanes / 2 ? bytes : kLanes / 2));
+    }
   }
-  constexpr int R = kValueRegisters<kKind>;
-  const std::byte* p = row + step * kLanes;
-  const int64_t n = (left + R - 1) / R;
-  const Vi x = iadd(bytes_of(p, n), ishl<16>(bytes_of(p + stride, n)));
-  if constexpr (kKind == TileKind::kQ8) out[0] = x;
-  if constexpr (kKind == TileKind::kQ4) {
-    out[0] = iand(x, iset(0x000f000f));
-    out[1] = iand(ishr<4>(x), iset(0x000f000f));
+  /// Rows 2·kPair and 2·kPair + 1.
+  template <int kPair, int kRegister>
+  ASHLAR_INLINE Vi pair() const {
+    if constexpr (kKind == TileKind::kPairs) return x;
+    const Vi low = byte_codes<kKind, kPair, kRegister>(x);
+    if constexpr (kKind != TileKind::kQ3) return low;
+    const Vi high = iand(ishr<8 * kPair + kRegister>(eighths), iset(0x00010001));
+    return iadd(low, ishl<2>(high));
   }
-  if constexpr (kKind == TileKind::kQ2) {
-    unrolled<4>([&](auto e) { out[e.value] = iand(ishr<2 * e.value>(x), iset(0x00030003)); });
-  }
-  if constexpr (kKind == TileKind::kQ3) {
-    // A byte of eighths serves two lanes: its low nibble the even one.
-    const int64_t bytes = (left + 7) / 8, m = bytes < 8 ? bytes : 8;
-    const std::byte* q = row + high + step * 8;
-    const Vi eighths =
-        iadd(spread_nibbles(iload_u8_n(q, m)), ishl<16>(spread_nibbles(iload_u8_n(q + stride, m))));
-    unrolled<4>([&](auto e) {
-      const Vi low = iand(ishr<2 * e.value>(x), iset(0x00030003));
-      out[e.value] = iadd(low, ishl<2>(iand(ishr<e.value>(eighths), iset(0x00010001))));
-    });
-  }
-}
+};
 
 /// Elements in the order of value_pairs to their own.
 template <int kRegisters>

@@ -219,8 +219,9 @@ ASHLAR_INLINE Vf vnibble(Vi w) {
 }
 
 ASHLAR_INLINE Vi spread_nibbles(Vi v) {
-  const __m256i low = _mm256_and_si256(v.a, _mm256_set1_epi32(15));
-  const __m256i high = _mm256_srli_epi32(v.a, 4);
+  const __m256i nibbles = _mm256_set1_epi32(0x0f0f0f0f);
+  const __m256i low = _mm256_and_si256(v.a, nibbles);
+  const __m256i high = _mm256_and_si256(_mm256_srli_epi32(v.a, 4), nibbles);
   const __m256i x = _mm256_unpacklo_epi32(low, high), y = _mm256_unpackhi_epi32(low, high);
   return {_mm256_permute2x128_si256(x, y, 0x20), _mm256_permute2x128_si256(x, y, 0x31)};
 }

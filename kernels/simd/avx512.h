@@ -165,7 +165,7 @@ ASHLAR_INLINE Vi spread_nibbles(Vi a) {
   const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
   const __m512i shift = _mm512_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4);
   const __m512i v = _mm512_srlv_epi32(_mm512_permutexvar_epi32(twice, a.v), shift);
-  return {_mm512_and_si512(v, _mm512_set1_epi32(15))};
+  return {_mm512_and_si512(v, _mm512_set1_epi32(0x0f0f0f0f))};
 }
 ASHLAR_INLINE void vzip(Vf a, Vf b, Vf& lo, Vf& hi) {
   const __m512i l = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);

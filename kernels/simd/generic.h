@@ -309,12 +309,12 @@ ASHLAR_INLINE Vf vnibble(Vi w) {
   return vfrom_int(iand(ishr<kShift>(w), iset(15)));
 }
 
-/// Lanes 2i and 2i + 1 take the low and the high nibble of lane i < 8.
+/// Lanes 2i and 2i + 1 take the low and the high nibbles of the bytes of lane i < 8.
 ASHLAR_INLINE Vi spread_nibbles(Vi a) {
   Vi r;
   for (int i = 0; i < kLanes; ++i) {
     const int32_t b = a.q[i / 8][i / 2 % 4];
-    r.q[i / 4][i % 4] = i % 2 == 0 ? b & 15 : b >> 4;
+    r.q[i / 4][i % 4] = (i % 2 == 0 ? b : b >> 4) & 0x0f0f0f0f;
   }
   return r;
 }

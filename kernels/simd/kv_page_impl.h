@@ -3,28 +3,46 @@
 // Included after one ISA header. Encodes and decodes rows of one head's keys or values in a page.
 // Contracts: kernels/kv_page.h.
 
+#include <type_traits>
+
 #include "kernels/simd/codec_impl.h"
 
 namespace ashlar {
 namespace {
 
-/// Copies `count` units of kBytes each between strided places.
-template <int kBytes>
-ASHLAR_INLINE void copy_units(std::byte* to, int64_t to_stride, const std::byte* from,
-                              int64_t from_stride, int64_t count) {
-  if (to_stride == kBytes && from_stride == kBytes) {
-    __builtin_memcpy(to, from, static_cast<size_t>(count * kBytes));
-    return;
-  }
+/// Copies `count` pieces of kBytes that lie `stride` apart in a page from or to `units`, where they
+/// lie side by side. Byte: const where the page is read.
+template <int kBytes, typename Byte>
+ASHLAR_INLINE void copy_pieces(Byte* page, int64_t stride, int64_t count, std::byte* units) {
   for (int64_t u = 0; u < count; ++u) {
-    __builtin_memcpy(to + u * to_stride, from + u * from_stride, kBytes);
+    if constexpr (std::is_const_v<Byte>) {
+      __builtin_memcpy(units + u * kBytes, page + u * stride, kBytes);
+    } else {
+      __builtin_memcpy(page + u * stride, units + u * kBytes, kBytes);
+    }
   }
 }
-ASHLAR_INLINE void copy_units(int64_t bytes, std::byte* to, int64_t to_stride,
-                              const std::byte* from, int64_t from_stride, int64_t count) {
-  if (bytes == 1) return copy_units<1>(to, to_stride, from, from_stride, count);
-  if (bytes == 2) return copy_units<2>(to, to_stride, from, from_stride, count);
-  copy_units<4>(to, to_stride, from, from_stride, count);
+/// Likewise units [first, first + count) of plane p of a row; first is a whole number of cells.
+template <typename Byte>
+ASHLAR_INLINE void copy_units(const KvLayout& l, Byte* side, int p, int64_t row, int64_t first,
+                              int64_t count, std::byte* units) {
+  Byte* const from = side + l.at(p, row, first);
+  if (!l.cells()) {
+    const int64_t stride = l.by_column ? l.page_rows * l.unit_bytes : l.unit_bytes;
+    if (l.unit_bytes == 2) return copy_pieces<2>(from, stride, count, units);
+    return copy_pieces<4>(from, stride, count, units);
+  }
+  if (!l.by_column) {
+    return copy_pieces<1>(from, row < l.cell_rows() ? kCellUnits : 1, count, units);
+  }
+  const int64_t left = l.cell_units(p) - first, whole = left < count ? left : count;
+  if (whole > 0) {
+    copy_pieces<kCellUnits>(from, kCellUnits * l.page_rows, whole / kCellUnits, units);
+    units += whole;
+    first += whole;
+    count -= whole;
+  }
+  if (count > 0) copy_pieces<1>(side + l.at(p, row, first), l.page_rows, count, units);
 }
 
 /// Units of plane p that elements [i, i + n) of a row fill, i a multiple of 64.
@@ -86,9 +104,7 @@ void kv_encode_kernel(const KvSide& side, std::byte* base, int64_t first, int64_
       encode_chunk(side.codec, x + i, n, row, chunk);
       for (int p = 0; p < l.planes; ++p) {
         const Units u = units_of(side.codec, p, i, n);
-        copy_units(l.unit_bytes,
-                   base + l.code[p] + r * l.row_stride[p] + u.first * l.unit_stride[p],
-                   l.unit_stride[p], chunk.plane[p], l.unit_bytes, u.count);
+        copy_units(l, base, p, r, u.first, u.count, chunk.plane[p]);
       }
     }
   }
@@ -127,9 +143,7 @@ void decode_rows(const KvSide& side, const std::byte* base, int64_t first, int64
       const int64_t n = side.dim - i < kCodecChunk ? side.dim - i : kCodecChunk;
       for (int p = 0; p < l.planes; ++p) {
         const Units u = units_of(side.codec, p, i, n);
-        copy_units(l.unit_bytes, chunk.plane[p], l.unit_bytes,
-                   base + l.code[p] + r * l.row_stride[p] + u.first * l.unit_stride[p],
-                   l.unit_stride[p], u.count);
+        copy_units(l, base, p, r, u.first, u.count, chunk.plane[p]);
       }
       if (affine) unpack_codes(side.codec, chunk, code);
       for_spans(n, [&](int64_t j, int64_t m) {

@@ -32,11 +32,13 @@ class PageReader {
     const std::byte* codes = base(head, value) + 4 * shape_.page_rows;
     const int64_t dim = value ? shape_.value_dim : shape_.key_dim;
     const auto bits = [&](int64_t plane, int64_t per_byte) {
-      // Bytes of one row before and in this plane.
+      // Bytes of one row before this plane, in it, and in all.
       const int64_t before = plane == 0 ? 0 : (dim + 3) / 4, u = i / per_byte;
+      const int64_t units = (dim + per_byte - 1) / per_byte;
+      const int64_t all = codec_vector_bytes(codec(value), dim) - 4;
       const bool by_column = !value && !shape_.value_in_key;
-      const int64_t at = by_column ? (before + u) * shape_.page_rows + row
-                                   : row * (codec_vector_bytes(codec(value), dim) - 4) + before + u;
+      const int64_t at =
+          by_column ? key_byte(before, units, row, u) : value_byte(all, row, before + u);
       return static_cast<int64_t>(codes[at]) >> (i % per_byte * (8 / per_byte));
     };
     switch (codec(value)) {
@@ -70,6 +72,19 @@ class PageReader {
   }
 
  private:
+  // By column four bytes of a row are neighbours, and then the next row's; what is left over of the
+  // plane lies byte by byte.
+  int64_t key_byte(int64_t before, int64_t units, int64_t row, int64_t u) const {
+    const int64_t P = shape_.page_rows, plane = before * P;
+    if (u >= units - units % 4) return plane + u * P + row;
+    return plane + u / 4 * 4 * P + 4 * row + u % 4;
+  }
+  // By row each byte of four rows, 0 2 1 3; what is left over of the page lies row by row.
+  int64_t value_byte(int64_t all, int64_t row, int64_t byte) const {
+    constexpr int64_t kPlace[] = {0, 2, 1, 3};
+    if (row >= shape_.page_rows - shape_.page_rows % 4) return row * all + byte;
+    return row / 4 * 4 * all + 4 * byte + kPlace[row % 4];
+  }
   CodecKind codec(bool value) const { return value ? shape_.value_codec : shape_.key_codec; }
   const std::byte* base(int64_t head, bool value) const {
     const int64_t key = codec_vector_bytes(shape_.key_codec, shape_.key_dim);

@@ -192,26 +192,28 @@ TEST(KvZip, FrozenRowsNeverChange) {
   }
 }
 
-// Pages by the words of kv_page.h: keys column by column without parameters, then min and step of
-// the values' rows, then their codes.
+// Pages by the words of kv_page.h: cells of keys column by column without parameters, then min and
+// step of the values' rows, then their cells.
 TEST(KvZip, PagesLieAsDocumented) {
-  const ZipShape shape{5, 7};
+  const ZipShape shape{11, 7};
   const int64_t P = 16;
   const Rows in(shape, 16, 3);
   for (const int list : {0, 1}) {
     ZipPages pages(shape, P);
     pages.append(in.keys.data(), in.values.data(), 16, list == 0 ? 16 : 0);
     const int per_byte = list == 0 ? 2 : 4, bits = 8 / per_byte;
-    const int64_t key_units = (5 + per_byte - 1) / per_byte,
+    const int64_t key_units = (11 + per_byte - 1) / per_byte,
                   value_units = (7 + per_byte - 1) / per_byte;
     ASSERT_EQ(kv_page_bytes(pages.shape(list)), P * (key_units + 4 + value_units));
     const std::byte* page = pages.page(list, 0);
     const SlowSegment slow(shape, in.keys.data(), in.values.data(), 16, list == 0 ? 16 : 0);
     for (int64_t r = 0; r < 16; ++r) {
-      for (int64_t i = 0; i < 5; ++i) {
-        const auto unit = static_cast<int64_t>(page[i / per_byte * P + r]);
+      for (int64_t i = 0; i < 11; ++i) {
+        const int64_t u = i / per_byte;
+        const bool in_cell = u < key_units / 4 * 4;
+        const auto unit = static_cast<int64_t>(page[in_cell ? 4 * r + u : u * P + r]);
         const int64_t code = unit >> (i % per_byte * bits) & ((1 << bits) - 1);
-        EXPECT_EQ(static_cast<double>(code), slow.key_code[static_cast<size_t>(r * 5 + i)]);
+        EXPECT_EQ(static_cast<double>(code), slow.key_code[static_cast<size_t>(r * 11 + i)]);
       }
     }
   }

@@ -1,0 +1,63 @@
+#pragma once
+
+// Included at the end of an ISA header. Products of cells of codes (kernels/kv_page.h) with whole
+// numbers of sixteen bits, exact in int32: a lane's four bytes as two pairs of sixteen bits, for
+// processors that multiply those at once (idot2).
+
+namespace ashlar {
+namespace {
+
+/// Registers of one sum.
+constexpr int kCellSums = 1;
+
+/// One code of each byte of a lane: of bytes 0 and 2, of 1 and 3.
+struct CellCodes {
+  Vi even, odd;
+};
+/// Those at bit kShift of each byte, under a mask.
+template <int kShift, int kMask>
+ASHLAR_INLINE CellCodes cell_codes(Vi x) {
+  const Vi mask = iset(kMask | kMask << 16);
+  return {iand(ishr<kShift>(x), mask), iand(ishr<8 + kShift>(x), mask)};
+}
+ASHLAR_INLINE CellCodes cell_add(CellCodes a, CellCodes b) {
+  return {iadd(a.even, b.even), iadd(a.odd, b.odd)};
+}
+
+struct CellSum {
+  Vi v;
+};
+ASHLAR_INLINE CellSum cell_zero() { return {iset(0)}; }
+/// a + Σ over a lane's bytes of code · number; the words of cell_words or cell_weights.
+ASHLAR_INLINE void cell_dot(CellSum& a, CellCodes x, Vi first, Vi second) {
+  a.v = idot2(idot2(a.v, x.even, first), x.odd, second);
+}
+ASHLAR_INLINE Vi cell_total(CellSum a) { return a.v; }
+
+/// The words of the numbers of a cell of keys whose bytes hold kCodes codes each, two for each code
+/// of a byte: x[b·kCodes + s] multiplies code s of byte b. Words are `stride` apart.
+template <int kCodes>
+ASHLAR_INLINE void cell_words(const int16_t* x, int32_t* out, int64_t stride) {
+  for (int s = 0; s < kCodes; ++s, out += 2 * stride) {
+    const int16_t even[2] = {x[s], x[2 * kCodes + s]};
+    const int16_t odd[2] = {x[kCodes + s], x[3 * kCodes + s]};
+    __builtin_memcpy(out, even, sizeof(even));
+    __builtin_memcpy(out + stride, odd, sizeof(odd));
+  }
+}
+
+/// Keeps the numbers, none negative, of rows 16c … 16c + 15 as cells of values are multiplied; rows
+/// of a cell lie in the order 0 2 1 3.
+ASHLAR_INLINE void store_weights(int16_t* weights, int64_t c, Vi x) {
+  istore_i16(weights + kLanes * c, x);
+}
+/// The words of rows j … j + 3.
+ASHLAR_INLINE void cell_weights(const int16_t* weights, int64_t j, Vi& first, Vi& second) {
+  int32_t words[2];
+  __builtin_memcpy(words, weights + j, sizeof(words));
+  first = iset(words[0]);
+  second = iset(words[1]);
+}
+
+}  // namespace
+}  // namespace ashlar
