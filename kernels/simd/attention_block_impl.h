@@ -16,25 +16,21 @@
 namespace ashlar {
 namespace {
 
-/// Elements of keys per step.
-template <TileKind kKind>
-constexpr int kKeyElements = TileTag<kKind>::numbers ? 1 : 2 * kKeyPairs<kKind>;
-
-/// Products with numbers add up in floats, those with codes in integers.
-template <bool kNumbers>
-struct SumOf {
-  using Type = Vf;
-};
-template <>
-struct SumOf<false> {
-  using Type = Vi;
-};
+/// Of a power of two of registers, as many as N queries may have.
+template <TileKind kKind, int N>
+constexpr int columns_of() {
+  int columns = kQueryColumns;
+  while (columns > 1 && N * columns * SumOf<kKind>::registers > kQueryBlock * kQueryColumns) {
+    columns /= 2;
+  }
+  return columns;
+}
 
 /// Scaled scores of N queries against the tile, C sixteens of keys at a time; of sixteens without
 /// rows, which nobody sees, none.
 template <TileKind kKind, int N, int C>
 ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t dim, float scale) {
-  using Sum = typename SumOf<TileTag<kKind>::numbers>::Type;
+  using Sum = typename SumOf<kKind>::Type;
   constexpr int kElements = kKeyElements<kKind>, kBlocks = kTileBlocks / C;
   for (int64_t block = 0; block * kLanes < tile.place.rows; block += C) {
     Sum a[N][C];
@@ -68,11 +64,12 @@ ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t
 
 template <TileKind kKind, int N>
 ASHLAR_INLINE void tile_scores(const QueryBlock& b, const Tile& tile, int64_t dim, float scale) {
-  if constexpr (kQueryColumns > 1) {
+  constexpr int C = columns_of<kKind, N>();
+  if constexpr (C > 1) {
     // The few rows that a run may end with.
     if (tile.place.rows <= kLanes) return tile_scores_by<kKind, N, 1>(b, tile, dim, scale);
   }
-  tile_scores_by<kKind, N, kQueryColumns>(b, tile, dim, scale);
+  tile_scores_by<kKind, N, C>(b, tile, dim, scale);
 }
 
 /// Scores that a query does not see.
@@ -97,7 +94,7 @@ class Hidden {
   }
   /// e^x of sixteen scores less the largest.
   ASHLAR_INLINE Vf exp(int64_t c, Vf x) const {
-    return c < blocks_ ? vmul(vexp(vmax(least_[c], x)), seen_[c]) : vzero();
+    return c < blocks_ ? vmul(vexp_below(vmax(least_[c], x)), seen_[c]) : vzero();
   }
 
  private:
@@ -106,9 +103,23 @@ class Hidden {
 };
 
 /// Σ over the tile in a fixed order: four registers, then their tree.
-ASHLAR_INLINE float sum_blocks(const Vf (&v)[kTileBlocks]) {
-  return vsum(vadd(vadd(v[0], v[1]), vadd(v[2], v[3])));
+ASHLAR_INLINE Vf sum_blocks(const Vf (&v)[kTileBlocks]) {
+  return vadd(vadd(v[0], v[1]), vadd(v[2], v[3]));
 }
+/// Sums and largest lanes of N registers, of several at once; room for kReduced numbers.
+template <int N>
+constexpr int kReduced = N > 2 ? 4 : N;
+template <int N>
+ASHLAR_INLINE void sums_of(const Vf (&v)[N], float* out) {
+  if constexpr (N > 2) return vsum4({v[0], v[1], v[2], v[N - 1]}, out);
+  for (int n = 0; n < N; ++n) out[n] = vsum(v[n]);
+}
+template <int N>
+ASHLAR_INLINE void tops_of(const Vf (&v)[N], float* out) {
+  if constexpr (N > 2) return vmax4({v[0], v[1], v[2], v[N - 1]}, out);
+  for (int n = 0; n < N; ++n) out[n] = vmax_all(v[n]);
+}
+static_assert(kTileBlocks == 4 && kQueryBlock <= 4);
 
 /// W and w of N queries whose probabilities before normalisation are b.p.
 template <int N>
@@ -117,18 +128,24 @@ ASHLAR_INLINE void round_weights(const Tile& tile, QueryBlock& b) {
   const auto weight = [&](int n, int64_t c) {
     return vmul(vload(b.p[n] + c * kLanes), vload(tile.value.step + c * kLanes));
   };
-  Rounding rounding[N];
+  Vf top[N];
+  float tops[kReduced<N>];
   for (int n = 0; n < N; ++n) {
-    Vf top = vzero();
-    for (int64_t c = 0; c < kTileBlocks; ++c) top = vmax(top, weight(n, c));
-    rounding[n] = rounding_of(vmax_all(top), levels);
-    b.weight_unit[n] = rounding[n].unit;
+    top[n] = vmax(vmax(weight(n, 0), weight(n, 1)), vmax(weight(n, 2), weight(n, 3)));
   }
+  tops_of(top, tops);
   for (int n = 0; n < N; ++n) {
+    const Rounding rounding = rounding_of(tops[n], levels);
+    b.weight_unit[n] = rounding.unit;
+    Vi rounded[kTileBlocks];
     for (int64_t c = 0; c < kTileBlocks; ++c) {
-      const Vf rounded = vmin(vmul(weight(n, c), vset(rounding[n].inverse)), vset(levels));
-      istore_i16(b.weights[n] + c * kLanes, iround(rounded));
+      rounded[c] = iround(vmin(vmul(weight(n, c), vset(rounding.inverse)), vset(levels)));
     }
+    if (tile.value_kind != TileKind::kPairs) {
+      store_weights(b.weights[n], rounded);
+      continue;
+    }
+    for (int64_t c = 0; c < kTileBlocks; ++c) istore_i16(b.weights[n] + c * kLanes, rounded[c]);
   }
 }
 
@@ -143,12 +160,18 @@ ASHLAR_INLINE void add_bases(const SoftmaxState& s, const Tile& tile, const Quer
     }
     min = seen_min;
   }
+  Vf sum[N];
+  float sums[kReduced<N>];
   for (int n = 0; n < N; ++n) {
     Vf v[kTileBlocks];
     for (int64_t c = 0; c < kTileBlocks; ++c) {
       v[c] = vmul(vload(b.p[n] + c * kLanes), vload(min + c * kLanes));
     }
-    s.base[b.first + n] = s.base[b.first + n] * b.alpha[n] + sum_blocks(v);
+    sum[n] = sum_blocks(v);
+  }
+  sums_of(sum, sums);
+  for (int n = 0; n < N; ++n) {
+    s.base[b.first + n] = s.base[b.first + n] * b.alpha[n] + sums[n];
   }
 }
 
@@ -156,6 +179,8 @@ ASHLAR_INLINE void add_bases(const SoftmaxState& s, const Tile& tile, const Quer
 /// Hidden::exp.
 template <int N, typename Exp>
 ASHLAR_INLINE void probabilities(const SoftmaxState& s, const QueryBlock& b, Exp exp) {
+  Vf sum[N];
+  float sums[kReduced<N>];
   for (int n = 0; n < N; ++n) {
     const Vf max = vset(s.max[b.first + n]);
     Vf v[kTileBlocks];
@@ -163,7 +188,11 @@ ASHLAR_INLINE void probabilities(const SoftmaxState& s, const QueryBlock& b, Exp
       v[c] = exp(c, vsub(vload(b.p[n] + c * kLanes), max));
       vstore(b.p[n] + c * kLanes, v[c]);
     }
-    s.sum[b.first + n] = s.sum[b.first + n] * b.alpha[n] + sum_blocks(v);
+    sum[n] = sum_blocks(v);
+  }
+  sums_of(sum, sums);
+  for (int n = 0; n < N; ++n) {
+    s.sum[b.first + n] = s.sum[b.first + n] * b.alpha[n] + sums[n];
   }
 }
 
@@ -174,18 +203,22 @@ ASHLAR_INLINE void block_softmax(const SoftmaxState& s, const Tile& tile, QueryB
   // One exponential for the factors of all queries.
   alignas(64) float drop[kLanes] = {};
   float* state = s.max + b.first;
+  Vf top[N];
+  float tops[kReduced<N>];
   for (int n = 0; n < N; ++n) {
-    Vf top = vload(b.p[n]);
-    for (int64_t c = 1; c < kTileBlocks; ++c) top = vmax(top, vload(b.p[n] + c * kLanes));
-    const float tile_max = vmax_all(top), old_max = state[n];
-    const float new_max = tile_max > old_max ? tile_max : old_max;
+    const auto score = [&](int64_t c) { return vload(b.p[n] + c * kLanes); };
+    top[n] = vmax(vmax(score(0), score(1)), vmax(score(2), score(3)));
+  }
+  tops_of(top, tops);
+  for (int n = 0; n < N; ++n) {
+    const float old_max = state[n], new_max = tops[n] > old_max ? tops[n] : old_max;
     drop[n] = old_max - new_max;
     state[n] = new_max;
   }
   vstore(drop, vexp(vload(drop)));
   for (int n = 0; n < N; ++n) b.alpha[n] = drop[n];
   if (b.live.begin == 0 && b.live.end == kAttentionTile) {
-    probabilities<N>(s, b, [](int64_t, Vf x) { return vexp(x); });
+    probabilities<N>(s, b, [](int64_t, Vf x) { return vexp_below(x); });
   } else {
     const Hidden hidden(b.live);
     probabilities<N>(s, b, [&](int64_t c, Vf x) { return hidden.exp(c, x); });
@@ -214,7 +247,7 @@ template <TileKind kKind, int N>
 ASHLAR_INLINE void accumulate_all(const QueryBlock& b, int n0, const Tile& tile, float* acc,
                                   int64_t stride) {
   constexpr int R = kValueRegisters<kKind>, kElements = R * kLanes;
-  constexpr int S = R < kQueryColumns ? kQueryColumns / R : 1;
+  constexpr int S = R < columns_of<kKind, N>() ? columns_of<kKind, N>() / R : 1;
   const int64_t whole = tile.value_dim / kElements;
   int64_t step = 0;
   for (; step + S <= whole; step += S) {
@@ -228,11 +261,16 @@ ASHLAR_INLINE void accumulate_all(const QueryBlock& b, int n0, const Tile& tile,
   }
 }
 
-/// The most of n queries, a divisor of n, whose steps of `registers` fit the register block.
-constexpr int queries_at_once(int n, int registers) {
-  int m = n;
-  while (m > 1 && (n % m != 0 || m * registers > kQueryBlock * kQueryColumns)) --m;
-  return m;
+/// N values' accumulators, M at a time while there are so many.
+template <TileKind kKind, int N, int M>
+ASHLAR_INLINE void accumulate_block(const QueryBlock& b, const Tile& tile, float* acc,
+                                    int64_t stride) {
+  for (int n = 0; n + M <= N; n += M)
+    accumulate_all<kKind, M>(b, n, tile, acc + n * stride, stride);
+  constexpr int kLeft = N % M, kDone = N - kLeft;
+  if constexpr (kLeft > 0) {
+    accumulate_all<kKind, kLeft>(b, kDone, tile, acc + kDone * stride, stride);
+  }
 }
 
 /// N queries against one tile.
@@ -246,12 +284,11 @@ void attend_block(const AttentionTask& task, const SoftmaxState& s, const Tile& 
   block_softmax<N>(s, tile, b);
   with_tile(tile.value_kind, [&](auto tag) {
     constexpr TileKind kKind = decltype(tag)::value;
-    // Where one step fills more registers than a query may have, one query at a time.
-    constexpr int M = kValueRegisters < kKind >> kQueryColumns ? 1 : N;
-    float* acc = s.acc + b.first * s.stride;
-    for (int n = 0; n < N; n += M) {
-      accumulate_all<kKind, M>(b, n, tile, acc + n * s.stride, s.stride);
-    }
+    // As many as have registers for a step.
+    constexpr int kFit =
+        kQueryBlock * kQueryColumns / (kValueRegisters<kKind> * SumOf<kKind>::registers);
+    constexpr int M = kFit < 1 ? 1 : kFit < N ? kFit : N;
+    accumulate_block<kKind, N, M>(b, tile, s.acc + b.first * s.stride, s.stride);
   });
 }
 

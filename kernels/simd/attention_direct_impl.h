@@ -36,12 +36,20 @@ ASHLAR_INLINE bool direct(const KvHeadView& kv, const TilePlace& at) {
   return !run.value_in_key && run.page_rows % kLanes == 0 && (run.first + at.row) % kLanes == 0;
 }
 
-/// Parameters of sixteen rows from row `row` of a page on, of which `live` count.
-ASHLAR_INLINE void direct_parameters(const std::byte* side, const KvLayout& l, int64_t row,
-                                     int64_t live, int64_t j, TileParameters& p) {
-  vstore(p.min + j, vload_half(side + l.min + 2 * row));
-  vstore(p.step + j, vload_half(side + l.step + 2 * row));
-  for (int64_t i = live; i < kLanes; ++i) p.min[j + i] = p.step[j + i] = 0.0f;
+/// Fetches the parameters of sixteen rows.
+ASHLAR_INLINE void fetch_parameters(const std::byte* side, const KvLayout& l, bool past) {
+  fetch(side + l.min, past);
+  fetch(side + l.step, past);
+}
+/// Loads them as those of rows j … j + 15 of a tile; `side`: of a page, 2 bytes per row further.
+ASHLAR_INLINE void load_sixteen(const std::byte* side, const KvLayout& l, int64_t j,
+                                TileParameters& p) {
+  vstore(p.min + j, vload_half(side + l.min));
+  vstore(p.step + j, vload_half(side + l.step));
+}
+/// What rows behind a tile's have for parameters.
+ASHLAR_INLINE void clear_behind(int64_t rows, TileParameters& p) {
+  for (int64_t j = rows; j < kAttentionTile; ++j) p.min[j] = p.step[j] = 0.0f;
 }
 
 /// Queries and accumulators carry what channels do: keys have min 1 and step 1; rows in front of
@@ -53,13 +61,6 @@ ASHLAR_INLINE void unit_parameters(const TilePlace& place, Tile& tile) {
   for (int64_t j = 0; j < place.lead; ++j) tile.value.min[j] = tile.value.step[j] = 0.0f;
 }
 
-/// Where the sixteens of a tile's rows lie; those beyond its rows repeat the first: nobody sees
-/// them.
-struct Sixteens {
-  const std::byte* page[kTileBlocks];
-  int64_t row[kTileBlocks];  ///< in the page
-};
-
 /// A run whose tiles are read where they lie.
 class DirectRun {
  public:
@@ -68,99 +69,112 @@ class DirectRun {
       : run_(&run),
         k_(kv_layout(run_keys(run, task.key_dim))),
         v_(kv_layout(run_values(run, task.value_dim))),
+        key_bytes_(k_.cells() ? kCellUnits : k_.unit_bytes),
+        value_bytes_(v_.row_units() * v_.unit_bytes),
+        value_dim_(task.value_dim),
+        keys_have_(is_affine(run.key_codec) && run.key_channels == nullptr),
+        values_have_(is_affine(run.value_codec)),
         past_(fetches_past(k_, v_)) {}
 
-  Sixteens sixteens(const TilePlace& place) const {
-    Sixteens at;
-    int64_t page = (run_->first + place.row) / run_->page_rows;
-    int64_t row = (run_->first + place.row) % run_->page_rows;
-    for (int64_t c = 0; c < kTileBlocks; ++c) {
-      const bool filled = c * kLanes < place.rows;
-      at.page[c] = filled ? run_->pages[page] : at.page[0];
-      at.row[c] = filled ? row : at.row[0];
-      row += kLanes;
-      if (row < run_->page_rows) continue;
-      row = 0;
-      ++page;
+  /// Where the rows of a tile lie. Sixteens beyond its rows repeat the first: nobody sees them.
+  void rows(const TilePlace& place, TileRows& at) {
+    if (place.row != behind_) {
+      const int64_t first = run_->first + place.row;
+      open(first / run_->page_rows, first % run_->page_rows);
     }
-    return at;
-  }
-
-  TileRows rows(const Sixteens& at) const {
-    TileRows t;
+    behind_ = place.row + kAttentionTile;
     for (int64_t c = 0; c < kTileBlocks; ++c) {
-      const std::byte* keys = at.page[c] + run_->key_offset;
-      for (int p = 0; p < 2; ++p) {
-        t.keys[c].plane[p] = keys + k_.at(p, at.row[c], 0);
-        t.keys[c].rest[p] = keys + k_.at(p, at.row[c], k_.cell_units(p));
+      if (c * kLanes >= place.rows) {
+        at.keys[c] = at.keys[0];
+        at.values[c] = at.values[0];
+        at.row[c] = at.row[0];
+        at.page[c] = at.page[0];
+        continue;
       }
-      t.values[c] = at.page[c] + run_->value_offset + v_.code[0] + at.row[c] * value_bytes();
+      if (row_ == run_->page_rows) open(page_ + 1, 0);
+      at.keys[c] = keys_;
+      at.values[c] = values_;
+      at.row[c] = row_;
+      at.page[c] = run_->pages[page_];
+      row_ += kLanes;
+      keys_ += kLanes * key_bytes_;
+      values_ += kLanes * value_bytes_;
     }
-    return t;
   }
 
-  /// Everything but rows, those of the next tile, and `ahead`.
-  void load(const TilePlace& place, const Sixteens& at, int64_t value_dim, Tile& tile) const {
-    tile.place = place;
+  /// Everything but the tile's place, its rows, those of the next one, and `ahead`.
+  void load(const TileRows& at, Tile& tile) const {
     tile.past = past_;
     tile.key_kind = tile_kind(run_->key_codec);
     tile.value_kind = tile_kind(run_->value_codec);
     tile.key.affine = is_affine(run_->key_codec);
     tile.value.affine = is_affine(run_->value_codec);
     tile.wide = at.row[0] % kAttentionTile == 0 && run_->page_rows % kAttentionTile == 0;
-    tile.key_stride = key_stride();
-    tile.value_stride = value_bytes();
+    const int64_t plane = k_.code[1] - k_.code[0];
+    tile.key_form = {
+        run_->page_rows * key_bytes_,
+        plane,
+        {k_.cell_units(0) * run_->page_rows, plane + k_.cell_units(1) * run_->page_rows}};
+    tile.value_stride = value_bytes_;
     tile.value_high = v_.units[0] * kCellUnits;
-    tile.value_dim = value_dim;
+    tile.value_dim = value_dim_;
     for (int64_t c = 0; c < kTileBlocks; ++c) {
-      const int64_t j = c * kLanes, left = place.rows - j;
-      const int64_t live = left < 0 ? 0 : left < kLanes ? left : kLanes;
-      if (tile.key.affine && run_->key_channels == nullptr) {
-        direct_parameters(at.page[c] + run_->key_offset, k_, at.row[c], live, j, tile.key);
-      }
-      if (tile.value.affine) {
-        direct_parameters(at.page[c] + run_->value_offset, v_, at.row[c], live, j, tile.value);
-      }
+      if (keys_have_) load_sixteen(key_parameters(at, c), k_, c * kLanes, tile.key);
+      if (values_have_) load_sixteen(value_parameters(at, c), v_, c * kLanes, tile.value);
     }
-    if (run_->key_channels != nullptr) unit_parameters(place, tile);
+    if (tile.place.rows < kAttentionTile) {
+      if (keys_have_) clear_behind(tile.place.rows, tile.key);
+      if (values_have_) clear_behind(tile.place.rows, tile.value);
+    }
+    if (run_->key_channels != nullptr) unit_parameters(tile.place, tile);
   }
 
   /// Fetches what `load` reads of a tile's parameters.
-  ASHLAR_INLINE void fetch_parameters(const TilePlace& place, const Sixteens& at) const {
-    const bool keys = is_affine(run_->key_codec) && run_->key_channels == nullptr;
-    const bool values = is_affine(run_->value_codec);
-    for (int64_t c = 0; c * kLanes < place.rows; ++c) {
-      const std::byte* k = at.page[c] + run_->key_offset + 2 * at.row[c];
-      const std::byte* v = at.page[c] + run_->value_offset + 2 * at.row[c];
-      if (keys) fetch(k + k_.min, past_);
-      if (keys) fetch(k + k_.step, past_);
-      if (values) fetch(v + v_.min, past_);
-      if (values) fetch(v + v_.step, past_);
+  ASHLAR_INLINE void fetch_ahead(const TileRows& at) const {
+    for (int64_t c = 0; c < kTileBlocks; ++c) {
+      if (keys_have_) fetch_parameters(key_parameters(at, c), k_, past_);
+      if (values_have_) fetch_parameters(value_parameters(at, c), v_, past_);
     }
   }
 
-  /// Fetches a whole tile that another run's stands before, laid out in another way.
-  ASHLAR_INLINE void fetch_tile(const TilePlace& place, const Sixteens& at) const {
-    fetch_parameters(place, at);
-    const TileRows tile = rows(at);
-    const int64_t stride = key_stride(), bytes = k_.units[0] * k_.unit_bytes * run_->page_rows;
-    for (int64_t c = 0; c * kLanes < place.rows; ++c) {
+  /// Fetches the rows of a tile that another run's stands before, laid out in another way.
+  ASHLAR_INLINE void fetch_rows(const TileRows& tile) const {
+    const int64_t stride = run_->page_rows * key_bytes_;
+    const int64_t bytes = k_.units[0] * k_.unit_bytes * run_->page_rows;
+    for (int64_t c = 0; c < kTileBlocks; ++c) {
       for (int64_t i = 0; i < bytes; i += stride < 64 ? 64 : stride) {
-        fetch(tile.keys[c].plane[0] + i, past_);
+        fetch(tile.keys[c] + i, past_);
       }
-      for (int64_t i = 0; i < kLanes * value_bytes(); i += 64) fetch(tile.values[c] + i, past_);
+      for (int64_t i = 0; i < kLanes * value_bytes_; i += 64) fetch(tile.values[c] + i, past_);
     }
   }
 
  private:
-  /// Bytes between elements or cells of keys.
-  int64_t key_stride() const { return run_->page_rows * (k_.cells() ? kCellUnits : k_.unit_bytes); }
-  /// Bytes of a value, which those of four in cells take as well.
-  int64_t value_bytes() const { return v_.row_units() * v_.unit_bytes; }
+  /// The next sixteen begin at a row of a page.
+  void open(int64_t page, int64_t row) {
+    page_ = page;
+    row_ = row;
+    keys_ = run_->pages[page] + run_->key_offset + k_.code[0] + row * key_bytes_;
+    values_ = run_->pages[page] + run_->value_offset + v_.code[0] + row * value_bytes_;
+  }
+  ASHLAR_INLINE const std::byte* key_parameters(const TileRows& at, int64_t c) const {
+    return at.page[c] + run_->key_offset + 2 * at.row[c];
+  }
+  ASHLAR_INLINE const std::byte* value_parameters(const TileRows& at, int64_t c) const {
+    return at.page[c] + run_->value_offset + 2 * at.row[c];
+  }
 
   const KvRun* run_ = nullptr;
   KvLayout k_, v_;
+  int64_t key_bytes_ = 0;    // between keys of a row
+  int64_t value_bytes_ = 0;  // of a value, which those of four in cells take as well
+  int64_t value_dim_ = 0;
+  bool keys_have_ = false, values_have_ = false;  // parameters in their pages
   bool past_ = false;
+  // Where the sixteen behind the last one begin, which are those of run row behind_.
+  static constexpr int64_t kUnknown = -kLanes;  // no tile begins there
+  int64_t behind_ = kUnknown, page_ = 0, row_ = 0;
+  const std::byte *keys_ = nullptr, *values_ = nullptr;
 };
 
 /// Tiles where they lie, one behind another.
@@ -168,20 +182,22 @@ class DirectTiles {
  public:
   DirectTiles(const KvHeadView& kv, const AttentionTask& task) : kv_(kv), task_(task) {}
 
-  /// `next`: the tile after it, whose lines are to be fetched meanwhile; null: none.
-  void load(const TilePlace& place, const TilePlace* next, Tile& tile) {
-    if (place.index != index_) find(place);
-    run_.load(place, at_, task_.value_dim, tile);
-    tile.at = run_.rows(at_);
-    const bool more = next != nullptr && direct(kv_, *next);
-    tile.ahead = more && next->run == place.run;
-    if (!more) return;
+  /// Loads the tile at tile.place. `next`: the one after it, whose lines are to be fetched
+  /// meanwhile; null: none.
+  void load(const TilePlace* next, Tile& tile) {
+    if (tile.place.index != index_) find(tile.place);
+    tile.at = &rows_[index_ % 2];
+    run_.load(*tile.at, tile);
+    const int64_t run = run_index_;
+    tile.ahead = false;
+    if (next == nullptr || !direct(kv_, *next)) return;
     find(*next);
-    if (tile.ahead) {
-      tile.next = run_.rows(at_);
-      run_.fetch_parameters(*next, at_);
+    tile.next = &rows_[index_ % 2];
+    run_.fetch_ahead(*tile.next);
+    if (run_index_ == run) {
+      tile.ahead = true;
     } else {
-      run_.fetch_tile(*next, at_);
+      run_.fetch_rows(*tile.next);
     }
   }
 
@@ -190,14 +206,14 @@ class DirectTiles {
     if (place.run != run_index_) run_ = DirectRun(kv_.run(place.run), task_);
     run_index_ = place.run;
     index_ = place.index;
-    at_ = run_.sixteens(place);
+    run_.rows(place, rows_[index_ % 2]);
   }
 
   const KvHeadView& kv_;
   const AttentionTask& task_;
   int64_t run_index_ = -1, index_ = -1;  // of the tile whose place is known; −1: none
   DirectRun run_;                        // its run
-  Sixteens at_;                          // its place
+  TileRows rows_[2];                     // its rows, and those of the one before
 };
 
 /// The lines of the next tile's keys that lie where step `step` of this one's does.
@@ -205,21 +221,21 @@ template <TileKind kKind>
 ASHLAR_INLINE void fetch_keys(const Tile& tile, int64_t step) {
   constexpr int kBytes = kLanes * (kKind == TileKind::kF16 || kKind == TileKind::kBF16 ? 2 : 4);
   if (!tile.ahead) return;
-  const int64_t offset = step * tile.key_stride;
+  const int64_t offset = step * tile.key_form.stride;
   if (TileTag<kKind>::numbers && tile.wide) {
 #pragma GCC unroll 16
     for (int c = 0; c < kTileBlocks * kBytes; c += 64) {
-      fetch(tile.next.keys[0].plane[0] + offset + c, tile.past);
+      fetch(tile.next->keys[0] + offset + c, tile.past);
     }
   } else if (offset % 64 < kBytes) {
     for (int c = 0; c < kTileBlocks; ++c) {
-      fetch(tile.next.keys[c].plane[0] + offset, tile.past);
+      fetch(tile.next->keys[c] + offset, tile.past);
     }
   }
   if constexpr (kKind == TileKind::kQ3) {
     if (step % 2 != 0) return;
     for (int c = 0; c < kTileBlocks; ++c) {
-      fetch(tile.next.keys[c].plane[1] + offset / 2, tile.past);
+      fetch(tile.next->keys[c] + tile.key_form.second + offset / 2, tile.past);
     }
   }
 }
@@ -229,7 +245,7 @@ ASHLAR_INLINE void fetch_keys(const Tile& tile, int64_t step) {
 template <int kBytes>
 ASHLAR_INLINE void fetch_value(const Tile& tile, int64_t j, int64_t offset) {
   if (!tile.ahead || offset % 64 != 0) return;
-  const std::byte* p = tile.next.values[j / kLanes] + j % kLanes * tile.value_stride + offset;
+  const std::byte* p = tile.next->values[j / kLanes] + j % kLanes * tile.value_stride + offset;
 #pragma GCC unroll 16
   for (int c = 0; c < kBytes; c += 64) fetch(p + c, tile.past);
 }

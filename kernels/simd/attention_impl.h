@@ -71,7 +71,7 @@ void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQuer
     b.live = live;
     b.first = row * task.group + head;
     b.q = packed.q + b.first;
-    b.pairs = packed.pairs + b.first;
+    b.words = packed.words + b.first;
     b.q_stride = packed.stride;
     float* top[kQueryBlock];  // where a query's largest score is kept
     int n = 0;
@@ -112,6 +112,7 @@ void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& m
   Segments segments(kv, task, s, scratch);
   DirectTiles direct_tiles(kv, task);
   Tile tile;
+  TileRows scratch_rows;
   int64_t t = oldest > begin ? oldest : begin;
   TilePlace next = tile_at(map, t);
   for (; t < end; ++t) {
@@ -119,9 +120,9 @@ void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& m
     next = tile_behind(map, tile.place);
     PackedQueries& packed = segments.enter(tile.place);
     if (few && direct(kv, tile.place)) {
-      direct_tiles.load(tile.place, t + 1 < map.tiles ? &next : nullptr, tile);
+      direct_tiles.load(t + 1 < map.tiles ? &next : nullptr, tile);
     } else {
-      scratch_tile(kv, task, scratch.tiles, tile);
+      scratch_tile(kv, task, scratch.tiles, scratch_rows, tile);
     }
     if (tile.key.affine) arrange(packed, task.key_dim, tile.key_kind);
     attend_tile(task, map, packed, s, kept, split, t - begin, tile);

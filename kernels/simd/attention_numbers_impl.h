@@ -7,14 +7,12 @@
 namespace ashlar {
 namespace {
 
-ASHLAR_INLINE void clear(Vf& a) { a = vzero(); }
-ASHLAR_INLINE void clear(Vi& a) { a = iset(0); }
-
 /// q·k of the keys from slot j on, of what a loop over their elements has summed up.
 ASHLAR_INLINE Vf product(const Tile&, int64_t, Vf sum, float, float) { return sum; }
-ASHLAR_INLINE Vf product(const Tile& tile, int64_t j, Vi sum, float unit, float query_sum) {
+template <typename Sum>
+ASHLAR_INLINE Vf product(const Tile& tile, int64_t j, Sum sum, float unit, float query_sum) {
   const Vf base = vmul(vload(tile.key.min + j), vset(query_sum));
-  return vfma(vload(tile.key.step + j), vmul(vfrom_int(sum), vset(unit)), base);
+  return vfma(vload(tile.key.step + j), vmul(vfrom_int(total(sum)), vset(unit)), base);
 }
 
 /// Bytes of a register of numbers of one value, or a step of the codes of several.
@@ -29,7 +27,7 @@ ASHLAR_INLINE void score_step(const QueryBlock& b, const Tile& tile, int64_t blo
   Vf k[C];
 #pragma GCC unroll 16
   for (int c = 0; c < C; ++c) {
-    k[c] = key_numbers<kKind>(tile.at.keys[block + c], tile.key_stride, step);
+    k[c] = key_numbers<kKind>(tile.at->keys[block + c], tile.key_form.stride, step);
   }
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
@@ -54,7 +52,7 @@ ASHLAR_INLINE void accumulate_numbers(const QueryBlock& b, int n0, const Tile& t
     }
   }
   for (int64_t j = b.live.begin; j < b.live.end;) {
-    const std::byte* row = tile.at.values[j / kLanes] + j % kLanes * tile.value_stride;
+    const std::byte* row = tile.at->values[j / kLanes] + j % kLanes * tile.value_stride;
     const int64_t border = (j / kLanes + 1) * kLanes;
     const int64_t end = border < b.live.end ? border : b.live.end;
     for (; j < end; ++j, row += tile.value_stride) {

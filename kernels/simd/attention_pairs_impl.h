@@ -7,33 +7,52 @@
 namespace ashlar {
 namespace {
 
+/// The words of one query for one code of each byte, or a pair.
+template <TileKind kKind>
+ASHLAR_INLINE auto query_words(const int32_t* words, int64_t stride) {
+  if constexpr (kKind == TileKind::kPairs) {
+    return PairWords{iset(words[0])};
+  } else {
+    return CellWords{iset(words[0]), iset(words[stride])};
+  }
+}
+
 /// a[n][c] ← Q_n·codes, one step of C registers of keys; `left` elements remain.
-template <TileKind kKind, int N, int C>
+template <TileKind kKind, int N, int C, typename Sum>
 ASHLAR_INLINE void score_step(const QueryBlock& b, const Tile& tile, int64_t block, int64_t step,
-                              int64_t left, Vi (&a)[N][C]) {
-  constexpr int kPairs = kKeyPairs<kKind>;
-  KeyStep<kKind> keys[C];
+                              int64_t left, Sum (&a)[N][C]) {
+  constexpr int kCodes = kByteCodes<kKind>;
+  Cells<kKind> keys[C];
 #pragma GCC unroll 16
-  for (int c = 0; c < C; ++c) keys[c].load(tile.at.keys[block + c], tile.key_stride, step, left);
-  unrolled<kPairs>([&](auto e) {
-    const int32_t* query = b.pairs + (step * kPairs + e.value) * b.q_stride;
-    Vi k[C];
+  for (int c = 0; c < C; ++c) {
+    const int64_t sixteen = block + c;
+    keys[c] =
+        key_cells<kKind>(tile.at->keys[sixteen], tile.at->row[sixteen], tile.key_form, step, left);
+  }
+  unrolled<kCodes>([&](auto code) {
+    const int64_t word = (step * kCodes + code.value) * kWords<kKind>;
+    decltype(keys[0].template codes<0>()) k[C];
 #pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) k[c] = keys[c].template pair<e.value>();
+    for (int c = 0; c < C; ++c) k[c] = keys[c].template codes<code.value>();
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
-      const Vi q = iset(query[n]);
+      const auto w = query_words<kKind>(b.words + word * b.q_stride + n, b.q_stride);
 #pragma GCC unroll 16
-      for (int c = 0; c < C; ++c) a[n][c] = idot2(a[n][c], k[c], q);
+      for (int c = 0; c < C; ++c) a[n][c] = dot(a[n][c], k[c], w);
     }
   });
 }
 
-/// Two weights of a query for two neighbouring rows.
-ASHLAR_INLINE Vi weight_pair(const int16_t* weights) {
-  int32_t pair = 0;
-  __builtin_memcpy(&pair, weights, sizeof(pair));
-  return iset(pair);
+/// The weights of the rows of one step from row j on: of a pair, or of a cell.
+template <TileKind kKind>
+ASHLAR_INLINE auto value_weights(const int16_t* weights, int64_t j) {
+  if constexpr (kKind == TileKind::kPairs) {
+    int32_t pair = 0;
+    __builtin_memcpy(&pair, weights + j, sizeof(pair));
+    return PairWords{iset(pair)};
+  } else {
+    return load_weights(weights, j);
+  }
 }
 
 /// acc_n ← acc_n·alpha_n + w_n·Σ_j W_{n,j}·code_j, for N queries (from query n0 of the block on)
@@ -42,38 +61,32 @@ template <TileKind kKind, int N, int S, bool kTail>
 ASHLAR_INLINE void accumulate_codes(const QueryBlock& b, int n0, const Tile& tile, int64_t step,
                                     float* acc, int64_t stride) {
   constexpr int R = kValueRegisters<kKind>, C = S * R, kElements = R * kLanes;
+  constexpr int kRows = kValueRows<kKind>;
   const int64_t left = kTail ? tile.value_dim - step * kElements : kElements;
-  Vi a[N][C];
+  typename SumOf<kKind>::Type a[N][C];
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) clear(a[n][c]);
   }
-  constexpr int kRows = kValueRows<kKind>;
   for (int64_t j = b.live.begin & ~int64_t{kRows - 1}; j < b.live.end;) {
-    const std::byte* rows = tile.at.values[j / kLanes] + j % kLanes * tile.value_stride;
+    const std::byte* rows = tile.at->values[j / kLanes] + j % kLanes * tile.value_stride;
     const int64_t border = (j / kLanes + 1) * kLanes;
     const int64_t end = border < b.live.end ? border : b.live.end;
     for (; j < end; j += kRows, rows += kRows * tile.value_stride) {
       fetch_value<S * kValueBytes<kKind>>(tile, j, step * kValueBytes<kKind>);
-      ValueStep<kKind> values[S];
+      decltype(Cells<kKind>{}.template codes<0>()) v[C];
 #pragma GCC unroll 16
-      for (int s = 0; s < S; ++s) values[s].load(rows, tile.value_high, step + s, left);
-      unrolled<kRows / 2>([&](auto pair) {
-        Vi v[C];
-        unrolled<R>([&](auto r) {
+      for (int s = 0; s < S; ++s) {
+        const auto cells = value_cells<kKind>(rows, tile.value_high, step + s, left);
+        unrolled<R>([&](auto r) { v[s * R + r.value] = cells.template codes<r.value>(); });
+      }
 #pragma GCC unroll 16
-          for (int s = 0; s < S; ++s) {
-            v[s * R + r.value] = values[s].template pair<pair.value, r.value>();
-          }
-        });
+      for (int n = 0; n < N; ++n) {
+        const auto w = value_weights<kKind>(b.weights[n0 + n], j);
 #pragma GCC unroll 16
-        for (int n = 0; n < N; ++n) {
-          const Vi weights = weight_pair(b.weights[n0 + n] + j + 2 * pair.value);
-#pragma GCC unroll 16
-          for (int c = 0; c < C; ++c) a[n][c] = idot2(a[n][c], v[c], weights);
-        }
-      });
+        for (int c = 0; c < C; ++c) a[n][c] = dot(a[n][c], v[c], w);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -83,7 +96,7 @@ ASHLAR_INLINE void accumulate_codes(const QueryBlock& b, int n0, const Tile& til
     for (int c = 0; c < C; c += R) {
       Vf sum[R];
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) sum[r] = vfrom_int(a[n][c + r]);
+      for (int r = 0; r < R; ++r) sum[r] = vfrom_int(total(a[n][c + r]));
       from_lanes<R>(sum);
       float* to = acc + n * stride + c * kLanes;
 #pragma GCC unroll 16

@@ -26,26 +26,31 @@ struct SoftmaxState {
 struct PackedQueries {
   float* q;           ///< [key_dim, stride]
   int16_t* rounded;   ///< Q, [stride, pad16(key_dim)], zeros behind key_dim
-  int32_t* pairs;     ///< Q as keys of kind `arranged` are multiplied, [pad16(key_dim) / 2, stride]
+  int32_t* words;     ///< Q as keys of kind `arranged` are multiplied, [pad16(key_dim) / 2, stride]
   TileKind arranged;  ///< a kind of numbers: Q has not been arranged yet
   int64_t stride;     ///< queries
   float* sum;         ///< Σ_i q_i of each
   float* unit;        ///< u of each
 };
 
-/// Q of every query in the pairs of elements of KeyStep<kKind>.
+/// Words of the numbers of one step of keys: a pair, or a cell.
 template <TileKind kKind>
-void arrange_pairs(const PackedQueries& packed, int64_t dim) {
-  constexpr int kPairs = kKeyPairs<kKind>;
+ASHLAR_INLINE void step_words(const int16_t* x, int32_t* out, int64_t stride) {
+  if constexpr (kKind == TileKind::kPairs) {
+    __builtin_memcpy(out, x, sizeof(*out));
+  } else {
+    cell_words<kByteCodes<kKind>>(x, out, stride);
+  }
+}
+template <TileKind kKind>
+void arrange_words(const PackedQueries& packed, int64_t dim) {
+  constexpr int kElements = kKeyElements<kKind>;
   const int64_t width = pad16(dim);
   for (int64_t query = 0; query < packed.stride; ++query) {
     const int16_t* x = packed.rounded + query * width;
-    int32_t* out = packed.pairs + query;
-    for (int64_t i = 0; i < width; i += 2 * kPairs, x += 2 * kPairs) {
-      for (int e = 0; e < kPairs; ++e, out += packed.stride) {
-        const int16_t pair[2] = {x[e], x[e + kPairs]};
-        __builtin_memcpy(out, pair, sizeof(pair));
-      }
+    int32_t* out = packed.words + query;
+    for (int64_t i = 0; i < width; i += kElements, out += kElements / 2 * packed.stride) {
+      step_words<kKind>(x + i, out, packed.stride);
     }
   }
 }
@@ -55,26 +60,27 @@ void arrange(PackedQueries& packed, int64_t dim, TileKind kind) {
   if (packed.arranged == kind) return;
   packed.arranged = kind;
   with_tile(kind, [&](auto tag) {
-    if constexpr (!decltype(tag)::numbers) arrange_pairs<decltype(tag)::value>(packed, dim);
+    if constexpr (!decltype(tag)::numbers) arrange_words<decltype(tag)::value>(packed, dim);
   });
 }
 
 struct QueryBlock {
   const float* q;        ///< element 0 of the first query; element i is i·q_stride floats on
-  const int32_t* pairs;  ///< likewise, in PackedQueries' order
+  const int32_t* words;  ///< likewise
   int64_t q_stride;
   float sum[kQueryBlock];   ///< Σ_i q_i
   float unit[kQueryBlock];  ///< u
   float* p[kQueryBlock];    ///< 64 each: scaled scores, then probabilities before normalisation
   float alpha[kQueryBlock];
   float weight_unit[kQueryBlock];                            ///< w
-  alignas(64) int16_t weights[kQueryBlock][kAttentionTile];  ///< W
+  alignas(64) int16_t weights[kQueryBlock][kAttentionTile];  ///< W as the values are multiplied
   int64_t first;  ///< index of the first query; the others follow
   Span live;
 };
 
-/// Codes are multiplied with numbers of this size at most.
-constexpr int64_t kLevels = 32767;
+/// Codes are multiplied with numbers of this size at most: 127·256 + 127, the largest whose two
+/// bytes are both signed ones.
+constexpr int64_t kLevels = 32639;
 /// Sums of q8 codes and queries stay below 2^31 for keys of any width.
 ASHLAR_INLINE float query_levels(int64_t dim) {
   const int64_t most = 0x7fffffff / (255 * dim);

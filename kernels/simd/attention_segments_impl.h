@@ -30,7 +30,7 @@ PackedQueries query_scratch(const AttentionTask& task, float*& p, float* packed 
   q.q = packed != nullptr ? packed : take(p, pad16(task.key_dim * queries));
   const int64_t halves = pad16(pad16(task.key_dim) / 2 * queries);
   q.rounded = reinterpret_cast<int16_t*>(take(p, halves));
-  q.pairs = reinterpret_cast<int32_t*>(take(p, halves));
+  q.words = reinterpret_cast<int32_t*>(take(p, halves));
   q.arranged = TileKind::kF32;
   q.sum = take(p, pad16(queries));
   q.unit = take(p, pad16(queries));

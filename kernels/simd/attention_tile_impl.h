@@ -118,8 +118,10 @@ struct TileParameters {
 
 /// Where the sixteens of rows of a tile lie.
 struct TileRows {
-  KeyColumns keys[kTileBlocks];
+  const std::byte* keys[kTileBlocks];
   const std::byte* values[kTileBlocks];
+  int64_t row[kTileBlocks];            ///< in their pages
+  const std::byte* page[kTileBlocks];  ///< null: in scratch
 };
 
 /// A tile as the blocks of queries read it: straight from its pages, or from scratch, where it lies
@@ -127,12 +129,12 @@ struct TileRows {
 struct Tile {
   TilePlace place;
   TileKind key_kind, value_kind;
-  TileRows at;
-  TileRows next;         ///< of the tile after it, to be fetched meanwhile, if `ahead`
+  const TileRows* at;
+  const TileRows* next;  ///< of the tile after it, to be fetched meanwhile, if `ahead`
   bool ahead;            ///< the next tile lies in its pages like this one
   bool past;             ///< its lines are fetched past the second-level cache
   bool wide;             ///< a unit of all 64 rows lies side by side
-  int64_t key_stride;    ///< bytes between elements, pairs or cells
+  KeyForm key_form;
   int64_t value_stride;  ///< bytes of a row; four rows of codes lie in cells
   int64_t value_high;    ///< from the cells of four rows to those of their second plane
   int64_t value_dim;     ///< elements that may be read of each value
@@ -201,14 +203,16 @@ ASHLAR_INLINE void copy_rows(const float* from, int64_t from_stride, int64_t n, 
   }
 }
 
-/// Brings a tile into scratch. Columns of keys beyond the tile's rows are zero: what lay there
-/// before may be denormal as floats, which are slow.
+/// Brings a tile into scratch. Columns of keys beyond the tile's rows are zero, for what lay there
+/// before may be denormal as floats, which are slow; where sixteen columns hold all, no others are
+/// read.
 void copy_tile(const KvHeadView& kv, const AttentionTask& task, const TileScratch& s, Tile& tile) {
   const TilePlace& at = tile.place;
   const int64_t key_pad = pad16(task.key_dim), value_pad = pad16(task.value_dim);
   const KvRun* run = at.run < 0 ? nullptr : &kv.run(at.run);
   const bool shared = run != nullptr && run->value_in_key;
-  for (int64_t j = pad16(at.rows); j < kAttentionTile; j += kLanes) {
+  const int64_t columns = at.rows <= kLanes ? kLanes : kAttentionTile;
+  for (int64_t j = pad16(at.rows); j < columns; j += kLanes) {
     for (int64_t i = 0; i < key_pad; ++i) vstore(s.keys_t + i * kAttentionTile + j, vzero());
   }
   for (int64_t j = 0; j < at.rows; j += kLanes) {
@@ -263,7 +267,7 @@ void parameters_of(const KvHeadView& kv, const AttentionTask& task, Tile& tile) 
 
 /// A tile in scratch, for many queries and for rows that no register can be filled with.
 void scratch_tile(const KvHeadView& kv, const AttentionTask& task, const TileScratch& s,
-                  Tile& tile) {
+                  TileRows& rows, Tile& tile) {
   const int64_t key_pad = pad16(task.key_dim), value_pad = pad16(task.value_dim);
   if (tile.place.rows % 2 != 0) {  // the other half of the last pair of values
     for (int64_t i = 0; i < value_pad; ++i) s.values[tile.place.rows * value_pad + i] = 0.0f;
@@ -274,17 +278,18 @@ void scratch_tile(const KvHeadView& kv, const AttentionTask& task, const TileScr
   if (tile.value.affine) join_rows(s.values, tile.place.rows, value_pad);
   tile.key_kind = tile.key.affine ? TileKind::kPairs : TileKind::kF32;
   tile.value_kind = tile.value.affine ? TileKind::kPairs : TileKind::kF32;
-  tile.key_stride = kAttentionTile * 4;
+  tile.key_form = {kAttentionTile * 4, 0, {}};
   tile.value_dim = value_pad;
   tile.value_stride = value_pad * (tile.value.affine ? 2 : 4);
   tile.value_high = 0;
   tile.ahead = false;
   for (int64_t c = 0; c < kTileBlocks; ++c) {
-    tile.at.keys[c].plane[0] = tile.at.keys[c].plane[1] =
-        reinterpret_cast<const std::byte*>(s.keys_t + c * kLanes);
-    tile.at.values[c] =
-        reinterpret_cast<const std::byte*>(s.values) + c * kLanes * tile.value_stride;
+    rows.keys[c] = reinterpret_cast<const std::byte*>(s.keys_t + c * kLanes);
+    rows.values[c] = reinterpret_cast<const std::byte*>(s.values) + c * kLanes * tile.value_stride;
+    rows.row[c] = 0;
+    rows.page[c] = nullptr;
   }
+  tile.at = &rows;
 }
 
 }  // namespace

@@ -2,8 +2,9 @@
 
 // Included after one ISA header. How attention reads the elements of sixteen keys or of values,
 // straight from a page: layouts of kernels/kv_page.h. Numbers become floats. A cell of packed codes
-// fills a lane; masks make pairs of it, two codes as 16-bit integers, two elements of one key or
-// the same element of two neighbouring values, as idot2 multiplies them.
+// fills a lane: four units of one key, or the same unit of four values.
+
+#include <type_traits>
 
 #include "kernels/simd/kv_page_impl.h"
 
@@ -75,18 +76,18 @@ ASHLAR_INLINE void with_tile(TileKind kind, F f) {
   }
 }
 
-/// Sixteen keys of one page: element (pair, cell) i of plane p is at plane[p] + i·stride, sixteen
-/// rows of it side by side; units that fill no cell from rest[p] on, a quarter of the stride apart.
-/// Numbers and pairs have one plane and no rest.
-struct KeyColumns {
-  const std::byte* plane[2];
-  const std::byte* rest[2];
+/// How the elements, pairs or cells of sixteen keys lie from the first one on, sixteen rows of each
+/// side by side. Numbers and pairs have one plane, and nothing that fills no cell.
+struct KeyForm {
+  int64_t stride;   ///< bytes from one to the next
+  int64_t second;   ///< to the first cell of the second plane
+  int64_t rest[2];  ///< of row 0: to the units that fill no cell, a quarter of the stride apart
 };
 
 /// Element `i` of sixteen keys.
 template <TileKind kKind>
-ASHLAR_INLINE Vf key_numbers(const KeyColumns& k, int64_t stride, int64_t i) {
-  const std::byte* p = k.plane[0] + i * stride;
+ASHLAR_INLINE Vf key_numbers(const std::byte* keys, int64_t stride, int64_t i) {
+  const std::byte* p = keys + i * stride;
   if constexpr (kKind == TileKind::kF32) return vload(reinterpret_cast<const float*>(p));
   if constexpr (kKind == TileKind::kF16) return vload_half(p);
   return vload_bfloat(p);
@@ -97,60 +98,98 @@ template <TileKind kKind>
 constexpr int kByteCodes = kKind == TileKind::kQ4                             ? 2
                            : kKind == TileKind::kQ2 || kKind == TileKind::kQ3 ? 4
                                                                               : 1;
-/// Pairs of elements per step of sixteen keys: of a cell. Pair e of a cell with n = 2·kKeyPairs
-/// elements is e and e + n/2.
+/// Elements of sixteen keys per step: one number, one pair, one cell.
 template <TileKind kKind>
-constexpr int kKeyPairs = kKind == TileKind::kPairs ? 1 : 2 * kByteCodes<kKind>;
-
-/// Codes `kCode` of bytes 0 and 2 (`kByte` 0) or 1 and 3 (1) of each lane.
-template <TileKind kKind, int kByte, int kCode>
-ASHLAR_INLINE Vi byte_codes(Vi x) {
-  constexpr int kBits = 8 / kByteCodes<kKind>, kMask = (1 << kBits) - 1;
-  return iand(ishr<8 * kByte + kBits * kCode>(x), iset(kMask | kMask << 16));
-}
-
-/// One step, that is 2·kKeyPairs elements, of sixteen keys.
+constexpr int kKeyElements = TileTag<kKind>::numbers     ? 1
+                             : kKind == TileKind::kPairs ? 2
+                                                         : kCellUnits* kByteCodes<kKind>;
+/// Words of whole numbers that one code of each byte of a lane, or a pair, is multiplied with.
 template <TileKind kKind>
-struct KeyStep {
-  Vi x, eighths;
+constexpr int kWords = kKind == TileKind::kPairs ? 1 : 2;
 
-  /// `left` elements of the row remain, this step included.
-  ASHLAR_INLINE void load(const KeyColumns& k, int64_t stride, int64_t step, int64_t left) {
+/// A lane's codes and their sums: pairs of sixteen bits as idot2 multiplies them, or cells.
+struct PairCodes {
+  Vi v;
+};
+struct PairSum {
+  Vi v;
+};
+struct PairWords {
+  Vi v;
+};
+ASHLAR_INLINE void clear(Vf& a) { a = vzero(); }
+ASHLAR_INLINE void clear(PairSum& a) { a = {iset(0)}; }
+ASHLAR_INLINE void clear(CellSum& a) { a = cell_zero(); }
+ASHLAR_INLINE PairSum dot(PairSum a, PairCodes x, PairWords w) { return {idot2(a.v, x.v, w.v)}; }
+ASHLAR_INLINE CellSum dot(CellSum a, CellCodes x, CellWords w) { return cell_dot(a, x, w); }
+ASHLAR_INLINE Vi total(PairSum a) { return a.v; }
+ASHLAR_INLINE Vi total(CellSum a) { return cell_total(a); }
+
+/// What products of a kind add up in, and the registers it takes.
+template <TileKind kKind>
+struct SumOf {
+  using Type = std::conditional_t<TileTag<kKind>::numbers, Vf,
+                                  std::conditional_t<kKind == TileKind::kPairs, PairSum, CellSum>>;
+  static constexpr int registers = std::is_same_v<Type, CellSum> ? kCellSums : 1;
+};
+
+/// Sixteen cells (and, of q3, the high bits of their codes, a nibble a byte), or pairs.
+template <TileKind kKind>
+struct Cells {
+  Vi x, high;
+
+  /// Code kCode of each byte.
+  template <int kCode>
+  ASHLAR_INLINE auto codes() const {
     if constexpr (kKind == TileKind::kPairs) {
-      x = iload(k.plane[0] + step * stride);
-      return;
+      return PairCodes{x};
+    } else {
+      constexpr int kBits = 8 / kByteCodes<kKind>;
+      const CellCodes low = cell_codes<kBits * kCode, (1 << kBits) - 1>(x);
+      if constexpr (kKind != TileKind::kQ3) {
+        return low;
+      } else {
+        return cell_add(low, cell_codes<kCode, 4>(high));
+      }
     }
-    constexpr int n = kByteCodes<kKind>;
-    x = cell(k, 0, stride, step, (left + n - 1) / n);
-    if constexpr (kKind == TileKind::kQ3) {
-      // A cell of eighths serves two steps.
-      const int64_t second = step % 2;
-      const Vi both = cell(k, 1, stride, step / 2, (left + 16 * second + 7) / 8);
-      const Vi own = second != 0 ? ishr<16>(both) : iand(both, iset(0xffff));
-      eighths = ijoin<8>(own, own, iset(0x00ff00ff));  // pair e: bits e and e + 16
-    }
-  }
-  template <int kPair>
-  ASHLAR_INLINE Vi pair() const {
-    if constexpr (kKind == TileKind::kPairs) return x;
-    constexpr int n = kByteCodes<kKind>;
-    const Vi low = byte_codes<kKind, kPair / n, kPair % n>(x);
-    if constexpr (kKind != TileKind::kQ3) return low;
-    return iadd(low, ishl<2>(iand(ishr<kPair>(eighths), iset(0x00010001))));
-  }
-
- private:
-  /// `units` units of the row remain, this cell's included.
-  ASHLAR_INLINE static Vi cell(const KeyColumns& k, int plane, int64_t stride, int64_t index,
-                               int64_t units) {
-    if (units >= kCellUnits) return iload(k.plane[plane] + index * stride);
-    const std::byte* const rest = k.rest[plane];
-    Vi x = iload_u8(rest);
-    if (units > 1) x = iadd(x, ishl<8>(iload_u8(rest + stride / kCellUnits)));
-    if (units > 2) x = iadd(x, ishl<16>(iload_u8(rest + stride / kCellUnits * 2)));
-    return x;
   }
 };
+
+/// Cell `index` of a plane of sixteen keys from row `row` of a page on, `units` units of the rows
+/// remaining, its own included.
+ASHLAR_INLINE Vi key_cell(const std::byte* keys, int64_t row, const KeyForm& form, int plane,
+                          int64_t index, int64_t units) {
+  if (units >= kCellUnits) {
+    return iload(keys + (plane == 0 ? 0 : form.second) + index * form.stride);
+  }
+  const std::byte* const rest = keys - row * kCellUnits + form.rest[plane] + row;
+  Vi x = iload_u8(rest);
+  if (units > 1) x = iadd(x, ishl<8>(iload_u8(rest + form.stride / kCellUnits)));
+  if (units > 2) x = iadd(x, ishl<16>(iload_u8(rest + form.stride / kCellUnits * 2)));
+  return x;
+}
+
+/// One step of sixteen keys; `left` elements of the row remain, this step included.
+template <TileKind kKind>
+ASHLAR_INLINE Cells<kKind> key_cells(const std::byte* keys, int64_t row, const KeyForm& form,
+                                     int64_t step, int64_t left) {
+  Cells<kKind> cells;
+  if constexpr (kKind == TileKind::kPairs) {
+    cells.x = iload(keys + step * form.stride);
+  } else {
+    constexpr int n = kByteCodes<kKind>;
+    cells.x = key_cell(keys, row, form, 0, step, (left + n - 1) / n);
+  }
+  if constexpr (kKind == TileKind::kQ3) {
+    // A cell of eighths serves two steps; nibble i of its half belongs to byte i.
+    const int64_t second = step % 2;
+    const Vi both = key_cell(keys, row, form, 1, step / 2, (left + 16 * second + 7) / 8);
+    const Vi half = second != 0 ? ishr<16>(both) : iand(both, iset(0xffff));
+    const Vi apart = ijoin<8>(half, half, iset(0x00ff00ff));
+    cells.high = ishl<2>(ijoin<4>(apart, apart, iset(0x0f0f0f0f)));
+  }
+  return cells;
+}
 
 /// Registers of one step of values: lane l of register e holds element l·kRegisters + e, since a
 /// lane takes the cell of one byte of packed codes.
@@ -185,35 +224,25 @@ ASHLAR_INLINE Vi load_cells(const std::byte* p, int64_t n) {
 }
 
 /// Step `step` of values, `left` elements of each row remaining: of the pairs at `rows`, or of the
-/// four rows whose cells are there, `high` bytes before those of the second plane.
+/// four rows whose cells are there, `second` bytes before those of the second plane.
 template <TileKind kKind>
-struct ValueStep {
-  Vi x, eighths;
-
-  ASHLAR_INLINE void load(const std::byte* rows, int64_t high, int64_t step, int64_t left) {
-    if constexpr (kKind == TileKind::kPairs) {
-      x = iload(rows + step * kLanes * 4);
-      return;
-    }
-    constexpr int R = kValueRegisters<kKind>, kBytes = kLanes * kCellUnits;
-    x = load_cells(rows + step * kBytes, (left + R - 1) / R);
-    if constexpr (kKind == TileKind::kQ3) {
-      // A byte of eighths serves two lanes: its low nibble the even one.
-      const int64_t bytes = (left + 7) / 8;
-      eighths = spread_nibbles(
-          load_cells(rows + high + step * kBytes / 2, bytes < kLanes / 2 ? bytes : kLanes / 2));
-    }
+ASHLAR_INLINE Cells<kKind> value_cells(const std::byte* rows, int64_t second, int64_t step,
+                                       int64_t left) {
+  Cells<kKind> cells;
+  constexpr int R = kValueRegisters<kKind>, kBytes = kLanes * kCellUnits;
+  if constexpr (kKind == TileKind::kPairs) {
+    cells.x = iload(rows + step * kBytes);
+  } else {
+    cells.x = load_cells(rows + step * kBytes, (left + R - 1) / R);
   }
-  /// Rows 2·kPair and 2·kPair + 1.
-  template <int kPair, int kRegister>
-  ASHLAR_INLINE Vi pair() const {
-    if constexpr (kKind == TileKind::kPairs) return x;
-    const Vi low = byte_codes<kKind, kPair, kRegister>(x);
-    if constexpr (kKind != TileKind::kQ3) return low;
-    const Vi high = iand(ishr<8 * kPair + kRegister>(eighths), iset(0x00010001));
-    return iadd(low, ishl<2>(high));
+  if constexpr (kKind == TileKind::kQ3) {
+    // A byte of eighths serves two lanes: its low nibble the even one.
+    const int64_t bytes = (left + 7) / 8;
+    cells.high = ishl<2>(spread_nibbles(
+        load_cells(rows + second + step * kBytes / 2, bytes < kLanes / 2 ? bytes : kLanes / 2)));
   }
-};
+  return cells;
+}
 
 /// Elements in the order of value_pairs to their own.
 template <int kRegisters>

@@ -80,6 +80,12 @@ ASHLAR_INLINE float vmax_all(Vf v) {
   const __m128 e = _mm_max_ps(d, _mm_movehl_ps(d, d));
   return _mm_cvtss_f32(_mm_max_ss(e, _mm_movehdup_ps(e)));
 }
+ASHLAR_INLINE void vsum4(const Vf (&v)[4], float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = vsum(v[i]);
+}
+ASHLAR_INLINE void vmax4(const Vf (&v)[4], float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = vmax_all(v[i]);
+}
 template <int H>
 ASHLAR_INLINE __m256 swap8(__m256 v) {
   if constexpr (H == 4) return _mm256_permute2f128_ps(v, v, 0x01);
@@ -297,3 +303,5 @@ ASHLAR_INLINE Vi idot(Vi acc, DotWeights w, const std::byte* p) {
 
 }  // namespace
 }  // namespace ashlar
+
+#include "kernels/simd/cells_pairs.h"

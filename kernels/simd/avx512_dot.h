@@ -34,3 +34,5 @@ ASHLAR_INLINE Vi idot(Vi acc, DotWeights w, const std::byte* p) {
 
 }  // namespace
 }  // namespace ashlar
+
+#include "kernels/simd/cells_pairs.h"

@@ -12,8 +12,9 @@ constexpr int kCellSums = 2;
 
 /// acc + Σ over a lane's bytes of a·b, a unsigned and b signed. In assembly: GCC 12 copies the
 /// accumulators of the intrinsic from register to register.
-ASHLAR_INLINE void cell_dot4(Vi& acc, Vi a, Vi b) {
+ASHLAR_INLINE Vi cell_dot4(Vi acc, Vi a, Vi b) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc.v) : "v"(a.v), "v"(b.v));
+  return acc;
 }
 
 struct CellCodes {
@@ -21,8 +22,11 @@ struct CellCodes {
 };
 template <int kShift, int kMask>
 ASHLAR_INLINE CellCodes cell_codes(Vi x) {
-  if constexpr (kMask == 255) return {x};
-  return {iand(ishr<kShift>(x), iset(kMask * 0x01010101))};
+  if constexpr (kMask == 255) {
+    return {x};
+  } else {
+    return {iand(ishr<kShift>(x), iset(kMask * 0x01010101))};
+  }
 }
 ASHLAR_INLINE CellCodes cell_add(CellCodes a, CellCodes b) { return {iadd(a.bytes, b.bytes)}; }
 
@@ -30,9 +34,11 @@ struct CellSum {
   Vi high, low;
 };
 ASHLAR_INLINE CellSum cell_zero() { return {iset(0), iset(0)}; }
-ASHLAR_INLINE void cell_dot(CellSum& a, CellCodes x, Vi high, Vi low) {
-  cell_dot4(a.high, x.bytes, high);
-  cell_dot4(a.low, x.bytes, low);
+struct CellWords {
+  Vi high, low;
+};
+ASHLAR_INLINE CellSum cell_dot(CellSum a, CellCodes x, CellWords w) {
+  return {cell_dot4(a.high, x.bytes, w.high), cell_dot4(a.low, x.bytes, w.low)};
 }
 ASHLAR_INLINE Vi cell_total(CellSum a) { return iadd(ishl<8>(a.high), a.low); }
 
@@ -52,20 +58,28 @@ ASHLAR_INLINE void cell_words(const int16_t* x, int32_t* out, int64_t stride) {
   }
 }
 
-/// 64 high parts, then 64 low ones.
-ASHLAR_INLINE void store_weights(int16_t* weights, int64_t c, Vi x) {
-  auto* out = reinterpret_cast<std::byte*>(weights) + kLanes * c;
-  const Vi ordered = {_mm512_shuffle_epi32(x.v, _MM_PERM_DBCA)};
-  istore_u8(out, isar<8>(iadd(ordered, iset(128))));
-  istore_u8(out + 64, ordered);
+/// 64 high parts, then 64 low ones. Packing leaves in each quarter of a register four rows of every
+/// sixteen.
+ASHLAR_INLINE void store_weights(int16_t* weights, const Vi (&x)[4]) {
+  const __m512i a = _mm512_packs_epi32(x[0].v, x[1].v), b = _mm512_packs_epi32(x[2].v, x[3].v);
+  const __m512i half = _mm512_set1_epi16(128), low = _mm512_set1_epi16(255);
+  const __m512i high_parts = _mm512_packs_epi16(_mm512_srai_epi16(_mm512_add_epi16(a, half), 8),
+                                                _mm512_srai_epi16(_mm512_add_epi16(b, half), 8));
+  const __m512i low_parts = _mm512_packus_epi16(_mm512_and_si512(a, low), _mm512_and_si512(b, low));
+  const __m512i cells = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i places = _mm512_set4_epi32(0x0f0d0e0c, 0x0b090a08, 0x07050604, 0x03010200);
+  const auto store = [&](__m512i parts, int16_t * to) __attribute__((always_inline)) {
+    _mm512_storeu_si512(to, _mm512_shuffle_epi8(_mm512_permutexvar_epi32(cells, parts), places));
+  };
+  store(high_parts, weights);
+  store(low_parts, weights + 32);
 }
-ASHLAR_INLINE void cell_weights(const int16_t* weights, int64_t j, Vi& high, Vi& low) {
+ASHLAR_INLINE CellWords load_weights(const int16_t* weights, int64_t j) {
   const auto* from = reinterpret_cast<const std::byte*>(weights) + j;
   int32_t words[2];
   __builtin_memcpy(&words[0], from, sizeof(int32_t));
   __builtin_memcpy(&words[1], from + 64, sizeof(int32_t));
-  high = iset(words[0]);
-  low = iset(words[1]);
+  return {iset(words[0]), iset(words[1])};
 }
 
 }  // namespace

@@ -28,9 +28,13 @@ struct CellSum {
   Vi v;
 };
 ASHLAR_INLINE CellSum cell_zero() { return {iset(0)}; }
-/// a + Σ over a lane's bytes of code · number; the words of cell_words or cell_weights.
-ASHLAR_INLINE void cell_dot(CellSum& a, CellCodes x, Vi first, Vi second) {
-  a.v = idot2(idot2(a.v, x.even, first), x.odd, second);
+/// Four numbers, the same in all lanes: two words of cell_words or store_weights.
+struct CellWords {
+  Vi first, second;
+};
+/// a + Σ over a lane's bytes of code · number.
+ASHLAR_INLINE CellSum cell_dot(CellSum a, CellCodes x, CellWords w) {
+  return {idot2(idot2(a.v, x.even, w.first), x.odd, w.second)};
 }
 ASHLAR_INLINE Vi cell_total(CellSum a) { return a.v; }
 
@@ -46,17 +50,16 @@ ASHLAR_INLINE void cell_words(const int16_t* x, int32_t* out, int64_t stride) {
   }
 }
 
-/// Keeps the numbers, none negative, of rows 16c … 16c + 15 as cells of values are multiplied; rows
-/// of a cell lie in the order 0 2 1 3.
-ASHLAR_INLINE void store_weights(int16_t* weights, int64_t c, Vi x) {
-  istore_i16(weights + kLanes * c, x);
+/// Keeps the numbers, none negative, of 64 rows as cells of values are multiplied; rows of a cell
+/// lie in the order 0 2 1 3.
+ASHLAR_INLINE void store_weights(int16_t* weights, const Vi (&x)[4]) {
+  for (int c = 0; c < 4; ++c) istore_i16(weights + kLanes * c, x[c]);
 }
-/// The words of rows j … j + 3.
-ASHLAR_INLINE void cell_weights(const int16_t* weights, int64_t j, Vi& first, Vi& second) {
+/// Those of rows j … j + 3.
+ASHLAR_INLINE CellWords load_weights(const int16_t* weights, int64_t j) {
   int32_t words[2];
   __builtin_memcpy(words, weights + j, sizeof(words));
-  first = iset(words[0]);
-  second = iset(words[1]);
+  return {iset(words[0]), iset(words[1])};
 }
 
 }  // namespace

@@ -115,6 +115,13 @@ ASHLAR_INLINE float vmax_all(Vf a) {
   const float e = c[1] > c[3] ? c[1] : c[3];
   return d > e ? d : e;
 }
+/// The same of four registers.
+ASHLAR_INLINE void vsum4(const Vf (&v)[4], float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = vsum(v[i]);
+}
+ASHLAR_INLINE void vmax4(const Vf (&v)[4], float* out) {
+  for (int i = 0; i < 4; ++i) out[i] = vmax_all(v[i]);
+}
 /// Lane i takes lane i ^ H.
 template <int H>
 ASHLAR_INLINE Vf vswap(Vf a) {
@@ -373,3 +380,5 @@ ASHLAR_INLINE Vi idot(Vi acc, DotWeights w, const std::byte* p) {
 
 }  // namespace
 }  // namespace ashlar
+
+#include "kernels/simd/cells_pairs.h"

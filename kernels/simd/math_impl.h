@@ -5,12 +5,11 @@
 namespace ashlar {
 namespace {
 
-/// e^x. Cephes' expf polynomial after x = n·ln2 + r, |r| ≤ ln2/2, with ln2 split so that n·ln2_hi
-/// is exact. Error ≤ 2 ulp where the result is normal; subnormal results are rounded once more;
-/// overflow gives infinity, −infinity gives 0, NaN stays NaN. e^0 = 1 exactly.
-ASHLAR_INLINE Vf vexp(Vf x) {
+/// e^x for x ≤ 89. Cephes' expf polynomial after x = n·ln2 + r, |r| ≤ ln2/2, with ln2 split so that
+/// n·ln2_hi is exact. Error ≤ 2 ulp where the result is normal; subnormal results are rounded once
+/// more; −infinity gives 0, NaN stays NaN. e^0 = 1 exactly.
+ASHLAR_INLINE Vf vexp_below(Vf x) {
   x = vmax(vset(-105.0f), x);
-  x = vmin(vset(89.0f), x);
   const Vf magic = vset(0x1.8p23f);
   const Vf n = vsub(vfma(x, vset(1.44269504088896341f), magic), magic);
   Vf r = vfma(n, vset(-0.693359375f), x);
@@ -24,6 +23,8 @@ ASHLAR_INLINE Vf vexp(Vf x) {
   p = vadd(vfma(p, vmul(r, r), r), vset(1.0f));
   return vscale(p, n);
 }
+/// The same for any x; overflow gives infinity.
+ASHLAR_INLINE Vf vexp(Vf x) { return vexp_below(vmin(vset(89.0f), x)); }
 
 /// erf(x) within 2 ulp (3 without FMA), odd; ±1 beyond |x| = 3.95, NaN stays NaN. Both parts are
 /// minimax fits of relative error below 2e-9: erf(x) = x + x·P(x²) for |x| < 1, and

@@ -192,7 +192,7 @@ class Problem {
   /// Queries as codes are multiplied with them: 16 bits of the largest (kernels/attention.h).
   void round_queries() {
     const auto levels =
-        static_cast<float>(std::min<int64_t>(32767, INT32_MAX / (255 * c_.key_dim)));
+        static_cast<float>(std::min<int64_t>(32639, INT32_MAX / (255 * c_.key_dim)));
     rounded_.resize(q_.size());
     for (size_t first = 0; first < q_.size(); first += static_cast<size_t>(c_.key_dim)) {
       const std::span<const float> q(q_.data() + first, static_cast<size_t>(c_.key_dim));
@@ -285,7 +285,7 @@ inline Bound weights_bound(const AttentionCase& c) {
   for (const RunCase& run : c.runs) {
     codes = codes || codec_levels(c.latent ? run.key : run.value) > 0;
   }
-  return statistical(codes ? 6 * std::sqrt(64.0 / 12) * 10.0 / 32767 : 0, c.seed, 64);
+  return statistical(codes ? 6 * std::sqrt(64.0 / 12) * 10.0 / 32639 : 0, c.seed, 64);
 }
 
 /// Every codec, several runs, raw rows, windows, sinks, odd sizes.

@@ -149,7 +149,7 @@ class ZipProblem {
     const double terms = static_cast<double>(c_.key_dim) / 8 + largest_score / 4 + 64 +
                          static_cast<double>(slots()) / 64;
     Bound b = reordered<float>(terms, 5.0, 1);
-    b.absolute += 6 * std::sqrt(64.0 / 12) * 10.0 / 32767;
+    b.absolute += 6 * std::sqrt(64.0 / 12) * 10.0 / 32639;
     return b;
   }
 
@@ -182,7 +182,7 @@ class ZipProblem {
       largest = std::max(largest, std::abs(q[i] * step_[at + i]));
     }
     const double levels =
-        static_cast<double>(std::min<int64_t>(32767, INT32_MAX / (255 * c_.key_dim)));
+        static_cast<double>(std::min<int64_t>(32639, INT32_MAX / (255 * c_.key_dim)));
     for (size_t i = 0; i < static_cast<size_t>(c_.key_dim); ++i) {
       if (!codes) {
         total += static_cast<double>(q[i]) * keys_[at + i];
