@@ -7,12 +7,14 @@
 namespace ashlar {
 namespace {
 
-/// q·k of the keys from slot j on, of what a loop over their elements has summed up.
-ASHLAR_INLINE Vf product(const Tile&, int64_t, Vf sum, float, float) { return sum; }
+/// Scores of query n and the keys from slot j on, of what a loop over their elements has summed up.
+ASHLAR_INLINE Vf score_of(const QueryBlock&, const Tile&, int, int64_t, Vf sum, float scale) {
+  return vmul(sum, vset(scale));
+}
 template <typename Sum>
-ASHLAR_INLINE Vf product(const Tile& tile, int64_t j, Sum sum, float unit, float query_sum) {
-  const Vf base = vmul(vload(tile.key.min + j), vset(query_sum));
-  return vfma(vload(tile.key.step + j), vmul(vfrom_int(total(sum)), vset(unit)), base);
+ASHLAR_INLINE Vf score_of(const QueryBlock& b, const Tile& tile, int n, int64_t j, Sum sum, float) {
+  const Vf base = vmul(vload(tile.key.min + j), vset(b.sum[n]));
+  return vfma(vload(tile.key.step + j), vmul(vfrom_int(total(sum)), vset(b.unit[n])), base);
 }
 
 /// Bytes of a register of numbers of one value, or a step of the codes of several.

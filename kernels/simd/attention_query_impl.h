@@ -29,8 +29,8 @@ struct PackedQueries {
   int32_t* words;     ///< Q as keys of kind `arranged` are multiplied, [pad16(key_dim) / 2, stride]
   TileKind arranged;  ///< a kind of numbers: Q has not been arranged yet
   int64_t stride;     ///< queries
-  float* sum;         ///< Σ_i q_i of each
-  float* unit;        ///< u of each
+  float* sum;         ///< scale·Σ_i q_i of each
+  float* unit;        ///< scale·u of each
 };
 
 /// Words of the numbers of one step of keys: a pair, or a cell.
@@ -68,8 +68,8 @@ struct QueryBlock {
   const float* q;        ///< element 0 of the first query; element i is i·q_stride floats on
   const int32_t* words;  ///< likewise
   int64_t q_stride;
-  float sum[kQueryBlock];   ///< Σ_i q_i
-  float unit[kQueryBlock];  ///< u
+  float sum[kQueryBlock];   ///< scale·Σ_i q_i
+  float unit[kQueryBlock];  ///< scale·u
   float* p[kQueryBlock];    ///< 64 each: scaled scores, then probabilities before normalisation
   float alpha[kQueryBlock];
   float weight_unit[kQueryBlock];                            ///< w

@@ -37,13 +37,13 @@ PackedQueries query_scratch(const AttentionTask& task, float*& p, float* packed 
   return q;
 }
 
-/// Q and u of one query.
-void round_query(const float* q, int64_t dim, PackedQueries& packed, int64_t query) {
+/// Q and scale·u of one query.
+void round_query(const float* q, int64_t dim, float scale, PackedQueries& packed, int64_t query) {
   Vf top = vzero();
   for_spans(dim, [&](int64_t i, int64_t n) { top = vmax(top, vabs(vload_span(q + i, n))); });
   const float levels = query_levels(dim);
   const Rounding r = rounding_of(vmax_all(top), levels);
-  packed.unit[query] = r.unit;
+  packed.unit[query] = scale * r.unit;
   packed.arranged = TileKind::kF32;
   int16_t* out = packed.rounded + query * pad16(dim);
   for_spans(dim, [&](int64_t i, int64_t n) {
@@ -58,8 +58,8 @@ void pack_queries(const AttentionTask& task, PackedQueries& packed, bool codes) 
     const float* q =
         task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
     for (int64_t i = 0; i < task.key_dim; ++i) packed.q[i * packed.stride + query] = q[i];
-    packed.sum[query] = sum_elements(q, task.key_dim);
-    if (codes) round_query(q, task.key_dim, packed, query);
+    packed.sum[query] = task.scale * sum_elements(q, task.key_dim);
+    if (codes) round_query(q, task.key_dim, task.scale, packed, query);
   }
 }
 
@@ -83,8 +83,8 @@ void scale_queries(const AttentionTask& task, const KvRun& run, PackedQueries& p
       sum = vfma(x, vload_half_span(min + 2 * i, n), sum);
       vstore_span(row + i, n, vmul(x, vload_half_span(step + 2 * i, n)));
     });
-    packed.sum[query] = vsum(sum);
-    round_query(row, task.key_dim, packed, query);
+    packed.sum[query] = task.scale * vsum(sum);
+    round_query(row, task.key_dim, task.scale, packed, query);
   }
 }
 
