@@ -48,7 +48,8 @@ Shape shape_from(const std::string& text) {
   return s;
 }
 
-/// Seconds to read `bytes` once, by chunks of 1 MiB.
+/// Seconds to read `bytes` once, by chunks of 1 MiB: as fast as lines can be had, fetched ahead of
+/// their use, which a plain loop of loads need not reach.
 double read_seconds(const Clock& clock, const std::byte* data, int64_t bytes, ThreadPool& pool) {
   const int64_t chunk = int64_t{1} << 20, chunks = bytes / chunk;
   std::vector<uint64_t> sums(static_cast<size_t>(chunks));
@@ -57,6 +58,7 @@ double read_seconds(const Clock& clock, const std::byte* data, int64_t bytes, Th
       const auto* words = reinterpret_cast<const uint64_t*>(data + i * chunk);
       uint64_t s[8] = {};
       for (int64_t j = 0; j < chunk / 8; j += 8) {
+        __builtin_prefetch(words + j + 512, 0, 2);
         for (int l = 0; l < 8; ++l) s[l] += words[j + l];
       }
       for (const uint64_t v : s) sums[static_cast<size_t>(i)] += v;

@@ -31,7 +31,7 @@ constexpr int columns_of() {
 template <TileKind kKind, int N, int C>
 ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t dim, float scale) {
   using Sum = typename SumOf<kKind>::Type;
-  constexpr int kElements = kKeyElements<kKind>, kBlocks = kTileBlocks / C;
+  constexpr int kElements = kKeyElements<kKind>;
   for (int64_t block = 0; block * kLanes < tile.place.rows; block += C) {
     Sum a[N][C];
 #pragma GCC unroll 16
@@ -41,9 +41,7 @@ ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t
     }
     const int64_t whole = dim / kElements;
     for (int64_t step = 0; step < whole; ++step) {
-      // One fetch in as many steps as there are blocks.
-      const int64_t place = block / C * whole + step;
-      if (place % kBlocks == 0) fetch_keys<kKind>(tile, place / kBlocks);
+      fetch_keys<kKind, C>(tile, block, step);
       // Cells of eighths may end before those of the first plane do.
       const int64_t left = kKind == TileKind::kQ3 ? dim - step * kElements : kElements;
       score_step<kKind, N, C>(b, tile, block, step, left, a);

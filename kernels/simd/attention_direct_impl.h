@@ -216,38 +216,36 @@ class DirectTiles {
   TileRows rows_[2];                     // its rows, and those of the one before
 };
 
-/// The lines of the next tile's keys that lie where step `step` of this one's does.
-template <TileKind kKind>
-ASHLAR_INLINE void fetch_keys(const Tile& tile, int64_t step) {
-  constexpr int kBytes = kLanes * (kKind == TileKind::kF16 || kKind == TileKind::kBF16 ? 2 : 4);
+/// The lines of the next tile's keys that lie where step `step` of C sixteens of this one's does.
+template <TileKind kKind, int C>
+ASHLAR_INLINE void fetch_keys(const Tile& tile, int64_t block, int64_t step) {
   if (!tile.ahead) return;
   const int64_t offset = step * tile.key_form.stride;
-  if (TileTag<kKind>::numbers && tile.wide) {
+  // Two sixteens of half numbers share a line where all rows lie side by side, else two steps do.
+  constexpr bool kHalves = kKind == TileKind::kF16 || kKind == TileKind::kBF16;
+  if (kHalves && !tile.wide && offset % 64 >= 32) return;
 #pragma GCC unroll 16
-    for (int c = 0; c < kTileBlocks * kBytes; c += 64) {
-      fetch(tile.next->keys[0] + offset + c, tile.past);
-    }
-  } else if (offset % 64 < kBytes) {
-    for (int c = 0; c < kTileBlocks; ++c) {
-      fetch(tile.next->keys[c] + offset, tile.past);
-    }
-  }
-  if constexpr (kKind == TileKind::kQ3) {
-    if (step % 2 != 0) return;
-    for (int c = 0; c < kTileBlocks; ++c) {
+  for (int64_t c = block; c < block + C; ++c) {
+    if (kHalves && tile.wide && c % 2 != 0) continue;
+    fetch(tile.next->keys[c] + offset, tile.past);
+    if (kKind == TileKind::kQ3 && step % 2 == 0) {
       fetch(tile.next->keys[c] + tile.key_form.second + offset / 2, tile.past);
     }
   }
 }
 
-/// Likewise of its values: kBytes bytes of row j, or the cells of four from there, from `offset`
-/// on.
+/// Where the values of the next tile lie that take the places of row j's; null: not to be fetched.
+ASHLAR_INLINE const std::byte* values_ahead(const Tile& tile, int64_t j, int64_t offset) {
+  if (!tile.ahead || offset % 64 != 0) return nullptr;
+  return tile.next->values[j / kLanes] + j % kLanes * tile.value_stride + offset;
+}
+/// Fetches kBytes bytes there, and goes on to where `stride` bytes further do.
 template <int kBytes>
-ASHLAR_INLINE void fetch_value(const Tile& tile, int64_t j, int64_t offset) {
-  if (!tile.ahead || offset % 64 != 0) return;
-  const std::byte* p = tile.next->values[j / kLanes] + j % kLanes * tile.value_stride + offset;
+ASHLAR_INLINE void fetch_values(const Tile& tile, const std::byte*& ahead, int64_t stride) {
+  if (ahead == nullptr) return;
 #pragma GCC unroll 16
-  for (int c = 0; c < kBytes; c += 64) fetch(p + c, tile.past);
+  for (int c = 0; c < kBytes; c += 64) fetch(ahead + c, tile.past);
+  ahead += stride;
 }
 
 }  // namespace

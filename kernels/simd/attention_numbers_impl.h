@@ -57,8 +57,9 @@ ASHLAR_INLINE void accumulate_numbers(const QueryBlock& b, int n0, const Tile& t
     const std::byte* row = tile.at->values[j / kLanes] + j % kLanes * tile.value_stride;
     const int64_t border = (j / kLanes + 1) * kLanes;
     const int64_t end = border < b.live.end ? border : b.live.end;
+    const std::byte* ahead = values_ahead(tile, j, step * kValueBytes<kKind>);
     for (; j < end; ++j, row += tile.value_stride) {
-      fetch_value<C * kValueBytes<kKind>>(tile, j, step * kValueBytes<kKind>);
+      fetch_values<C * kValueBytes<kKind>>(tile, ahead, tile.value_stride);
       Vf v[C];
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c) v[c] = value_numbers<kKind>(row, step + c, left);

@@ -73,8 +73,9 @@ ASHLAR_INLINE void accumulate_codes(const QueryBlock& b, int n0, const Tile& til
     const std::byte* rows = tile.at->values[j / kLanes] + j % kLanes * tile.value_stride;
     const int64_t border = (j / kLanes + 1) * kLanes;
     const int64_t end = border < b.live.end ? border : b.live.end;
+    const std::byte* ahead = values_ahead(tile, j, step * kValueBytes<kKind>);
     for (; j < end; j += kRows, rows += kRows * tile.value_stride) {
-      fetch_value<S * kValueBytes<kKind>>(tile, j, step * kValueBytes<kKind>);
+      fetch_values<S * kValueBytes<kKind>>(tile, ahead, kRows * tile.value_stride);
       decltype(Cells<kKind>{}.template codes<0>()) v[C];
 #pragma GCC unroll 16
       for (int s = 0; s < S; ++s) {
