@@ -104,22 +104,31 @@ class Hidden {
 ASHLAR_INLINE Vf sum_blocks(const Vf (&v)[kTileBlocks]) {
   return vadd(vadd(v[0], v[1]), vadd(v[2], v[3]));
 }
-/// Sums and largest lanes of N registers, of several at once; room for kReduced numbers.
+/// Sums of N registers, or their largest lanes, in lanes 0 … N − 1.
 template <int N>
-constexpr int kReduced = N > 2 ? 4 : N;
-template <int N>
-ASHLAR_INLINE void sums_of(const Vf (&v)[N], float* out) {
-  if constexpr (N > 2) return vsum4({v[0], v[1], v[2], v[N - 1]}, out);
+ASHLAR_INLINE Vf sums_of(const Vf (&v)[N]) {
+  if constexpr (N > 2) return vsum4({v[0], v[1], v[2], v[N - 1]});
+  alignas(64) float out[kLanes] = {};
   for (int n = 0; n < N; ++n) out[n] = vsum(v[n]);
+  return vload(out);
 }
 template <int N>
-ASHLAR_INLINE void tops_of(const Vf (&v)[N], float* out) {
-  if constexpr (N > 2) return vmax4({v[0], v[1], v[2], v[N - 1]}, out);
+ASHLAR_INLINE Vf tops_of(const Vf (&v)[N]) {
+  if constexpr (N > 2) return vmax4({v[0], v[1], v[2], v[N - 1]});
+  alignas(64) float out[kLanes] = {};
   for (int n = 0; n < N; ++n) out[n] = vmax_all(v[n]);
+  return vload(out);
 }
 static_assert(kTileBlocks == 4 && kQueryBlock <= 4);
 
-/// W and w of N queries whose probabilities before normalisation are b.p.
+/// x_n ← x_n·alpha_n + y_n for the N queries of a block from x on.
+template <int N>
+ASHLAR_INLINE void drop_and_add(float* x, const QueryBlock& b, Vf y) {
+  vstore_n(x, N, vadd(vmul(vload_n(x, N), vload(b.alpha)), y));
+}
+
+/// W and w of N queries whose probabilities before normalisation are b.p. What is so small that it
+/// cannot divide counts as the smallest that can.
 template <int N>
 ASHLAR_INLINE void round_weights(const Tile& tile, QueryBlock& b) {
   constexpr auto levels = static_cast<float>(kLevels);
@@ -127,17 +136,17 @@ ASHLAR_INLINE void round_weights(const Tile& tile, QueryBlock& b) {
     return vmul(vload(b.p[n] + c * kLanes), vload(tile.value.step + c * kLanes));
   };
   Vf top[N];
-  float tops[kReduced<N>];
   for (int n = 0; n < N; ++n) {
     top[n] = vmax(vmax(weight(n, 0), weight(n, 1)), vmax(weight(n, 2), weight(n, 3)));
   }
-  tops_of(top, tops);
+  const Vf largest = vmax(tops_of(top), vset(kLeastRounded));
+  alignas(64) float inverse[kLanes];
+  vstore(inverse, vdiv(vset(levels), largest));
+  vstore(b.weight_unit, vmul(largest, vset(1 / levels)));
   for (int n = 0; n < N; ++n) {
-    const Rounding rounding = rounding_of(tops[n], levels);
-    b.weight_unit[n] = rounding.unit;
     Vi rounded[kTileBlocks];
     for (int64_t c = 0; c < kTileBlocks; ++c) {
-      rounded[c] = iround(vmul(weight(n, c), vset(rounding.inverse)));  // levels at most
+      rounded[c] = iround(vmul(weight(n, c), vset(inverse[n])));  // levels at most
     }
     if (tile.value_kind != TileKind::kPairs) {
       store_weights(b.weights[n], rounded);
@@ -159,7 +168,6 @@ ASHLAR_INLINE void add_bases(const SoftmaxState& s, const Tile& tile, const Quer
     min = seen_min;
   }
   Vf sum[N];
-  float sums[kReduced<N>];
   for (int n = 0; n < N; ++n) {
     Vf v[kTileBlocks];
     for (int64_t c = 0; c < kTileBlocks; ++c) {
@@ -167,64 +175,47 @@ ASHLAR_INLINE void add_bases(const SoftmaxState& s, const Tile& tile, const Quer
     }
     sum[n] = sum_blocks(v);
   }
-  sums_of(sum, sums);
-  for (int n = 0; n < N; ++n) {
-    s.base[b.first + n] = s.base[b.first + n] * b.alpha[n] + sums[n];
-  }
+  drop_and_add<N>(s.base + b.first, b, sums_of(sum));
 }
 
 /// Turns the scores of N queries into probabilities before normalisation and their sums; `exp` as
 /// Hidden::exp.
 template <int N, typename Exp>
-ASHLAR_INLINE void probabilities(const SoftmaxState& s, const QueryBlock& b, Exp exp) {
+ASHLAR_INLINE void probabilities(const SoftmaxState& s, const QueryBlock& b, const float* max,
+                                 Exp exp) {
   Vf sum[N];
-  float sums[kReduced<N>];
   for (int n = 0; n < N; ++n) {
-    const Vf max = vset(s.max[b.first + n]);
     Vf v[kTileBlocks];
     for (int64_t c = 0; c < kTileBlocks; ++c) {
-      v[c] = exp(c, vsub(vload(b.p[n] + c * kLanes), max));
+      v[c] = exp(c, vsub(vload(b.p[n] + c * kLanes), vset(max[n])));
       vstore(b.p[n] + c * kLanes, v[c]);
     }
     sum[n] = sum_blocks(v);
   }
-  sums_of(sum, sums);
-  for (int n = 0; n < N; ++n) {
-    s.sum[b.first + n] = s.sum[b.first + n] * b.alpha[n] + sums[n];
-  }
+  drop_and_add<N>(s.sum + b.first, b, sums_of(sum));
 }
 
 /// Turns the scores of N queries into probabilities before normalisation, the factors that rescale
 /// what came before, and the weights of the values.
 template <int N>
 ASHLAR_INLINE void block_softmax(const SoftmaxState& s, const Tile& tile, QueryBlock& b) {
-  // One exponential for the factors of all queries.
-  alignas(64) float drop[kLanes] = {};
-  float* state = s.max + b.first;
   Vf top[N];
-  float tops[kReduced<N>];
   for (int n = 0; n < N; ++n) {
     const auto score = [&](int64_t c) { return vload(b.p[n] + c * kLanes); };
     top[n] = vmax(vmax(score(0), score(1)), vmax(score(2), score(3)));
   }
-  tops_of(top, tops);
-  for (int n = 0; n < N; ++n) {
-    const float old_max = state[n], new_max = tops[n] > old_max ? tops[n] : old_max;
-    drop[n] = old_max - new_max;
-    state[n] = new_max;
-  }
-  vstore(drop, vexp(vload(drop)));
-  for (int n = 0; n < N; ++n) b.alpha[n] = drop[n];
+  const Vf before = vload_n(s.max + b.first, N), now = vmax(tops_of(top), before);
+  alignas(64) float max[kLanes];
+  vstore(max, now);
+  vstore_n(s.max + b.first, N, now);
+  vstore(b.alpha, vexp(vsub(before, now)));
   if (b.live.begin == 0 && b.live.end == kAttentionTile) {
-    probabilities<N>(s, b, [](int64_t, Vf x) { return vexp_below(x); });
+    probabilities<N>(s, b, max, [](int64_t, Vf x) { return vexp_below(x); });
   } else {
     const Hidden hidden(b.live);
-    probabilities<N>(s, b, [&](int64_t c, Vf x) { return hidden.exp(c, x); });
+    probabilities<N>(s, b, max, [&](int64_t c, Vf x) { return hidden.exp(c, x); });
   }
-  if (!tile.value.affine) {
-    for (int n = 0; n < N; ++n) s.base[b.first + n] *= drop[n];
-    return;
-  }
+  if (!tile.value.affine) return drop_and_add<N>(s.base + b.first, b, vzero());
   round_weights<N>(tile, b);
   add_bases<N>(s, tile, b);
 }

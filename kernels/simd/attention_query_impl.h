@@ -71,8 +71,8 @@ struct QueryBlock {
   float sum[kQueryBlock];   ///< scale·Σ_i q_i
   float unit[kQueryBlock];  ///< scale·u
   float* p[kQueryBlock];    ///< 64 each: scaled scores, then probabilities before normalisation
-  float alpha[kQueryBlock];
-  float weight_unit[kQueryBlock];                            ///< w
+  alignas(64) float alpha[kLanes];                           ///< the first kQueryBlock of them
+  alignas(64) float weight_unit[kLanes];                     ///< w, likewise
   alignas(64) int16_t weights[kQueryBlock][kAttentionTile];  ///< W as the values are multiplied
   int64_t first;  ///< index of the first query; the others follow
   Span live;
@@ -91,8 +91,9 @@ ASHLAR_INLINE float query_levels(int64_t dim) {
 struct Rounding {
   float unit, inverse;
 };
+constexpr float kLeastRounded = 1e-30f;
 ASHLAR_INLINE Rounding rounding_of(float largest, float levels) {
-  if (largest < 1e-30f) return {0.0f, 0.0f};
+  if (largest < kLeastRounded) return {0.0f, 0.0f};
   return {largest / levels, levels / largest};
 }
 

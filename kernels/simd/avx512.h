@@ -66,29 +66,22 @@ ASHLAR_INLINE float vmax_all(Vf a) {
   const __m128 e = _mm_max_ps(d, _mm_movehl_ps(d, d));
   return _mm_cvtss_f32(_mm_max_ss(e, _mm_movehdup_ps(e)));
 }
-/// The trees of four registers in one: f joins two registers.
+/// The trees of four registers in one; f joins two registers.
 template <typename F>
-ASHLAR_INLINE void reduce4(const Vf (&v)[4], float* out, F f) {
-  const auto halves = [&](__m512 a, __m512 b) {
-    return f(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-  };
-  const __m512 ab = halves(v[0].v, v[1].v), cd = halves(v[2].v, v[3].v);
-  const __m512 q = f(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
-  const __m512 d = f(q, _mm512_permute_ps(q, 0x4e));
-  const __m512 e = f(d, _mm512_movehdup_ps(d));
+ASHLAR_INLINE Vf reduce4(const Vf (&v)[4], F f) {
+  const Vf ab =
+      f({_mm512_shuffle_f32x4(v[0].v, v[1].v, 0x44)}, {_mm512_shuffle_f32x4(v[0].v, v[1].v, 0xee)});
+  const Vf cd =
+      f({_mm512_shuffle_f32x4(v[2].v, v[3].v, 0x44)}, {_mm512_shuffle_f32x4(v[2].v, v[3].v, 0xee)});
+  const Vf q =
+      f({_mm512_shuffle_f32x4(ab.v, cd.v, 0x88)}, {_mm512_shuffle_f32x4(ab.v, cd.v, 0xdd)});
+  const Vf d = f(q, {_mm512_permute_ps(q.v, 0x4e)});
+  const Vf e = f(d, {_mm512_movehdup_ps(d.v)});
   const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, e)));
+  return {_mm512_permutexvar_ps(firsts, e.v)};
 }
-ASHLAR_INLINE void vsum4(const Vf (&v)[4], float* out) {
-  reduce4(
-      v, out,
-      [](__m512 a, __m512 b) __attribute__((always_inline)) { return _mm512_add_ps(a, b); });
-}
-ASHLAR_INLINE void vmax4(const Vf (&v)[4], float* out) {
-  reduce4(
-      v, out,
-      [](__m512 a, __m512 b) __attribute__((always_inline)) { return _mm512_max_ps(a, b); });
-}
+ASHLAR_INLINE Vf vsum4(const Vf (&v)[4]) { return reduce4(v, vadd); }
+ASHLAR_INLINE Vf vmax4(const Vf (&v)[4]) { return reduce4(v, vmax); }
 template <int H>
 ASHLAR_INLINE Vf vswap(Vf a) {
   if constexpr (H == 8) return {_mm512_shuffle_f32x4(a.v, a.v, 0x4e)};
