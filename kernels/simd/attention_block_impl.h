@@ -26,6 +26,18 @@ constexpr int columns_of() {
   return columns;
 }
 
+/// The first query of a block as keys of a kind are multiplied, and its numbers in one step.
+template <TileKind kKind>
+ASHLAR_INLINE auto elements_of(const QueryBlock& b) {
+  if constexpr (TileTag<kKind>::numbers) {
+    return b.q;
+  } else {
+    return b.words;
+  }
+}
+template <TileKind kKind>
+constexpr int kStepWords = TileTag<kKind>::numbers ? 1 : kByteCodes<kKind>* kWords<kKind>;
+
 /// Scaled scores of N queries against the tile, C sixteens of keys at a time; of sixteens without
 /// rows, which nobody sees, none.
 template <TileKind kKind, int N, int C>
@@ -40,14 +52,17 @@ ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t
       for (int c = 0; c < C; ++c) clear(a[n][c]);
     }
     const int64_t whole = dim / kElements;
-    for (int64_t step = 0; step < whole; ++step) {
-      fetch_keys<kKind, C>(tile, block, step);
+    const KeyBlock<C> keys = key_block<C>(tile, block);
+    auto query = elements_of<kKind>(b);
+    for (int64_t step = 0; step < whole; ++step, query += kStepWords<kKind> * b.q_stride) {
+      fetch_keys<kKind>(keys, step);
       // Cells of eighths may end before those of the first plane do.
       const int64_t left = kKind == TileKind::kQ3 ? dim - step * kElements : kElements;
-      score_step<kKind, N, C>(b, tile, block, step, left, a);
+      score_step<kKind, N, C>(query, b.q_stride, keys, step, left, a);
     }
     if (whole * kElements < dim) {
-      score_step<kKind, N, C>(b, tile, block, whole, dim - whole * kElements, a);
+      const int64_t left = dim - whole * kElements;
+      score_step<kKind, N, C>(query, b.q_stride, keys, whole, left, a);
     }
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {

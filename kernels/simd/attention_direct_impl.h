@@ -10,9 +10,8 @@
 namespace ashlar {
 namespace {
 
-/// A line into the second-level cache, or past it into the first.
-ASHLAR_INLINE void fetch(const std::byte* p, bool past) {
-  if (past) {
+ASHLAR_INLINE void fetch(const std::byte* p, Ahead how) {
+  if (how == Ahead::kFirst) {
     __builtin_prefetch(p, 0, 0);
   } else {
     __builtin_prefetch(p, 0, 2);
@@ -20,13 +19,14 @@ ASHLAR_INLINE void fetch(const std::byte* p, bool past) {
 }
 /// Bytes of a tile of which two leave room in a first-level cache of 32 KiB.
 constexpr int64_t kFirstLevelTile = 20 << 10;
-/// Whether the lines of such tiles go past the second-level cache. On AMD's processors that one
-/// holds all that the first holds, the program too, and what streams through it drives that out.
-/// Intel's first level waits for fewer lines at once than memory needs.
-ASHLAR_INLINE bool fetches_past(const KvLayout& k, const KvLayout& v) {
+/// The lines of such tiles go past the second-level cache where that is better. On AMD's processors
+/// that one holds all that the first holds, the program too, and what streams through it drives
+/// that out. Intel's first level waits for fewer lines at once than memory needs.
+ASHLAR_INLINE Ahead ahead_of(const KvLayout& k, const KvLayout& v) {
   const int64_t row =
       k.unit_bytes * (k.units[0] + k.units[1]) + v.unit_bytes * (v.units[0] + v.units[1]);
-  return kAttentionTile * row <= kFirstLevelTile && __builtin_cpu_is("amd");
+  const bool past = kAttentionTile * row <= kFirstLevelTile && __builtin_cpu_is("amd");
+  return past ? Ahead::kFirst : Ahead::kSecond;
 }
 
 /// Whether the rows of a tile fill registers as they lie in their pages.
@@ -37,9 +37,9 @@ ASHLAR_INLINE bool direct(const KvHeadView& kv, const TilePlace& at) {
 }
 
 /// Fetches the parameters of sixteen rows.
-ASHLAR_INLINE void fetch_parameters(const std::byte* side, const KvLayout& l, bool past) {
-  fetch(side + l.min, past);
-  fetch(side + l.step, past);
+ASHLAR_INLINE void fetch_parameters(const std::byte* side, const KvLayout& l, Ahead how) {
+  fetch(side + l.min, how);
+  fetch(side + l.step, how);
 }
 /// Loads them as those of rows j … j + 15 of a tile; `side`: of a page, 2 bytes per row further.
 ASHLAR_INLINE void load_sixteen(const std::byte* side, const KvLayout& l, int64_t j,
@@ -74,7 +74,7 @@ class DirectRun {
         value_dim_(task.value_dim),
         keys_have_(is_affine(run.key_codec) && run.key_channels == nullptr),
         values_have_(is_affine(run.value_codec)),
-        past_(fetches_past(k_, v_)) {}
+        ahead_(ahead_of(k_, v_)) {}
 
   /// Where the rows of a tile lie. Sixteens beyond its rows repeat the first: nobody sees them.
   void rows(const TilePlace& place, TileRows& at) {
@@ -104,7 +104,6 @@ class DirectRun {
 
   /// Everything but the tile's place, its rows, those of the next one, and `ahead`.
   void load(const TileRows& at, Tile& tile) const {
-    tile.past = past_;
     tile.key_kind = tile_kind(run_->key_codec);
     tile.value_kind = tile_kind(run_->value_codec);
     tile.key.affine = is_affine(run_->key_codec);
@@ -129,11 +128,12 @@ class DirectRun {
     if (run_->key_channels != nullptr) unit_parameters(tile.place, tile);
   }
 
+  Ahead ahead() const { return ahead_; }
   /// Fetches what `load` reads of a tile's parameters.
   ASHLAR_INLINE void fetch_ahead(const TileRows& at) const {
     for (int64_t c = 0; c < kTileBlocks; ++c) {
-      if (keys_have_) fetch_parameters(key_parameters(at, c), k_, past_);
-      if (values_have_) fetch_parameters(value_parameters(at, c), v_, past_);
+      if (keys_have_) fetch_parameters(key_parameters(at, c), k_, ahead_);
+      if (values_have_) fetch_parameters(value_parameters(at, c), v_, ahead_);
     }
   }
 
@@ -143,9 +143,9 @@ class DirectRun {
     const int64_t bytes = k_.units[0] * k_.unit_bytes * run_->page_rows;
     for (int64_t c = 0; c < kTileBlocks; ++c) {
       for (int64_t i = 0; i < bytes; i += stride < 64 ? 64 : stride) {
-        fetch(tile.keys[c] + i, past_);
+        fetch(tile.keys[c] + i, ahead_);
       }
-      for (int64_t i = 0; i < kLanes * value_bytes_; i += 64) fetch(tile.values[c] + i, past_);
+      for (int64_t i = 0; i < kLanes * value_bytes_; i += 64) fetch(tile.values[c] + i, ahead_);
     }
   }
 
@@ -170,7 +170,7 @@ class DirectRun {
   int64_t value_bytes_ = 0;  // of a value, which those of four in cells take as well
   int64_t value_dim_ = 0;
   bool keys_have_ = false, values_have_ = false;  // parameters in their pages
-  bool past_ = false;
+  Ahead ahead_ = Ahead::kNot;
   // Where the sixteen behind the last one begin, which are those of run row behind_.
   static constexpr int64_t kUnknown = -kLanes;  // no tile begins there
   int64_t behind_ = kUnknown, page_ = 0, row_ = 0;
@@ -189,13 +189,13 @@ class DirectTiles {
     tile.at = &rows_[index_ % 2];
     run_.load(*tile.at, tile);
     const int64_t run = run_index_;
-    tile.ahead = false;
+    tile.ahead = Ahead::kNot;
     if (next == nullptr || !direct(kv_, *next)) return;
     find(*next);
     tile.next = &rows_[index_ % 2];
     run_.fetch_ahead(*tile.next);
     if (run_index_ == run) {
-      tile.ahead = true;
+      tile.ahead = run_.ahead();
     } else {
       run_.fetch_rows(*tile.next);
     }
@@ -216,35 +216,65 @@ class DirectTiles {
   TileRows rows_[2];                     // its rows, and those of the one before
 };
 
-/// The lines of the next tile's keys that lie where step `step` of C sixteens of this one's does.
+/// C sixteens of a tile's keys: what a loop over their elements reads and fetches. Copies, since
+/// the compiler takes a fetch for a change of memory.
+template <int C>
+struct KeyBlock {
+  const std::byte* keys[C];
+  const std::byte* next[C];  ///< those of the next tile
+  int64_t row[C];            ///< in their pages
+  KeyForm form;
+  Ahead ahead;
+  bool wide;
+};
+template <int C>
+ASHLAR_INLINE KeyBlock<C> key_block(const Tile& tile, int64_t block) {
+  KeyBlock<C> k;
+  for (int c = 0; c < C; ++c) {
+    k.keys[c] = tile.at->keys[block + c];
+    k.next[c] = tile.ahead != Ahead::kNot ? tile.next->keys[block + c] : nullptr;
+    k.row[c] = tile.at->row[block + c];
+  }
+  k.form = tile.key_form;
+  k.wide = tile.wide;
+  k.ahead = tile.ahead;
+  // Two sixteens of half numbers share a line where all rows lie side by side.
+  constexpr bool kOne = C == 1;
+  if (kOne && tile.wide && block % 2 != 0 &&
+      (tile.key_kind == TileKind::kF16 || tile.key_kind == TileKind::kBF16)) {
+    k.ahead = Ahead::kNot;
+  }
+  return k;
+}
+/// The lines of the next tile's keys that lie where step `step` of this one's does.
 template <TileKind kKind, int C>
-ASHLAR_INLINE void fetch_keys(const Tile& tile, int64_t block, int64_t step) {
-  if (!tile.ahead) return;
-  const int64_t offset = step * tile.key_form.stride;
-  // Two sixteens of half numbers share a line where all rows lie side by side, else two steps do.
+ASHLAR_INLINE void fetch_keys(const KeyBlock<C>& k, int64_t step) {
+  if (k.ahead == Ahead::kNot) return;
+  const int64_t offset = step * k.form.stride;
+  // Where they do not, two steps may.
   constexpr bool kHalves = kKind == TileKind::kF16 || kKind == TileKind::kBF16;
-  if (kHalves && !tile.wide && offset % 64 >= 32) return;
+  if (kHalves && !k.wide && offset % 64 >= 32) return;
 #pragma GCC unroll 16
-  for (int64_t c = block; c < block + C; ++c) {
-    if (kHalves && tile.wide && c % 2 != 0) continue;
-    fetch(tile.next->keys[c] + offset, tile.past);
+  for (int c = 0; c < C; ++c) {
+    if (kHalves && k.wide && c % 2 != 0) continue;
+    fetch(k.next[c] + offset, k.ahead);
     if (kKind == TileKind::kQ3 && step % 2 == 0) {
-      fetch(tile.next->keys[c] + tile.key_form.second + offset / 2, tile.past);
+      fetch(k.next[c] + k.form.second + offset / 2, k.ahead);
     }
   }
 }
 
 /// Where the values of the next tile lie that take the places of row j's; null: not to be fetched.
 ASHLAR_INLINE const std::byte* values_ahead(const Tile& tile, int64_t j, int64_t offset) {
-  if (!tile.ahead || offset % 64 != 0) return nullptr;
+  if (tile.ahead == Ahead::kNot || offset % 64 != 0) return nullptr;
   return tile.next->values[j / kLanes] + j % kLanes * tile.value_stride + offset;
 }
 /// Fetches kBytes bytes there, and goes on to where `stride` bytes further do.
 template <int kBytes>
-ASHLAR_INLINE void fetch_values(const Tile& tile, const std::byte*& ahead, int64_t stride) {
+ASHLAR_INLINE void fetch_values(Ahead how, const std::byte*& ahead, int64_t stride) {
   if (ahead == nullptr) return;
 #pragma GCC unroll 16
-  for (int c = 0; c < kBytes; c += 64) fetch(ahead + c, tile.past);
+  for (int c = 0; c < kBytes; c += 64) fetch(ahead + c, how);
   ahead += stride;
 }
 

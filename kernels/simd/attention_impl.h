@@ -86,7 +86,7 @@ void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQuer
       if (++head == task.group) next_row();
     }
     attend_queries(n, task, s, tile, b);
-    tile.ahead = false;  // once is enough
+    tile.ahead = Ahead::kNot;  // once is enough
     for (int i = 0; i < n; ++i) {
       if (top[i] != nullptr) *top[i] = s.max[b.first + i];
     }

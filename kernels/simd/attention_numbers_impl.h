@@ -23,13 +23,12 @@ constexpr int kValueBytes = kLanes*(kKind == TileKind::kF16 || kKind == TileKind
 
 /// a[n][c] ← q_n·element, one step of C registers of keys.
 template <TileKind kKind, int N, int C>
-ASHLAR_INLINE void score_step(const QueryBlock& b, const Tile& tile, int64_t block, int64_t step,
+ASHLAR_INLINE void score_step(const float* query, int64_t, const KeyBlock<C>& block, int64_t step,
                               int64_t, Vf (&a)[N][C]) {
-  const float* query = b.q + step * b.q_stride;
   Vf k[C];
 #pragma GCC unroll 16
   for (int c = 0; c < C; ++c) {
-    k[c] = key_numbers<kKind>(tile.at->keys[block + c], tile.key_form.stride, step);
+    k[c] = key_numbers<kKind>(block.keys[c], block.form.stride, step);
   }
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
@@ -45,6 +44,9 @@ template <TileKind kKind, int N, int C, bool kTail>
 ASHLAR_INLINE void accumulate_numbers(const QueryBlock& b, int n0, const Tile& tile, int64_t step,
                                       float* acc, int64_t stride) {
   const int64_t left = kTail ? tile.value_dim - step * kLanes : kLanes;
+  // Copies, as in KeyBlock.
+  const int64_t stride_of_row = tile.value_stride;
+  const Ahead how = tile.ahead;
   Vf a[N][C];
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
@@ -58,8 +60,8 @@ ASHLAR_INLINE void accumulate_numbers(const QueryBlock& b, int n0, const Tile& t
     const int64_t border = (j / kLanes + 1) * kLanes;
     const int64_t end = border < b.live.end ? border : b.live.end;
     const std::byte* ahead = values_ahead(tile, j, step * kValueBytes<kKind>);
-    for (; j < end; ++j, row += tile.value_stride) {
-      fetch_values<C * kValueBytes<kKind>>(tile, ahead, tile.value_stride);
+    for (; j < end; ++j, row += stride_of_row) {
+      fetch_values<C * kValueBytes<kKind>>(how, ahead, stride_of_row);
       Vf v[C];
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c) v[c] = value_numbers<kKind>(row, step + c, left);

@@ -17,26 +17,24 @@ ASHLAR_INLINE auto query_words(const int32_t* words, int64_t stride) {
   }
 }
 
-/// a[n][c] ← Q_n·codes, one step of C registers of keys; `left` elements remain.
+/// a[n][c] ← Q_n·codes, one step of C registers of keys; `left` elements remain. The step's words
+/// of the first query begin at `words`.
 template <TileKind kKind, int N, int C, typename Sum>
-ASHLAR_INLINE void score_step(const QueryBlock& b, const Tile& tile, int64_t block, int64_t step,
-                              int64_t left, Sum (&a)[N][C]) {
+ASHLAR_INLINE void score_step(const int32_t* words, int64_t stride, const KeyBlock<C>& block,
+                              int64_t step, int64_t left, Sum (&a)[N][C]) {
   constexpr int kCodes = kByteCodes<kKind>;
   Cells<kKind> keys[C];
 #pragma GCC unroll 16
   for (int c = 0; c < C; ++c) {
-    const int64_t sixteen = block + c;
-    keys[c] =
-        key_cells<kKind>(tile.at->keys[sixteen], tile.at->row[sixteen], tile.key_form, step, left);
+    keys[c] = key_cells<kKind>(block.keys[c], block.row[c], block.form, step, left);
   }
   unrolled<kCodes>([&](auto code) {
-    const int64_t word = (step * kCodes + code.value) * kWords<kKind>;
     decltype(keys[0].template codes<0>()) k[C];
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) k[c] = keys[c].template codes<code.value>();
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
-      const auto w = query_words<kKind>(b.words + word * b.q_stride + n, b.q_stride);
+      const auto w = query_words<kKind>(words + code.value * kWords<kKind> * stride + n, stride);
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c) a[n][c] = dot(a[n][c], k[c], w);
     }
@@ -63,6 +61,9 @@ ASHLAR_INLINE void accumulate_codes(const QueryBlock& b, int n0, const Tile& til
   constexpr int R = kValueRegisters<kKind>, C = S * R, kElements = R * kLanes;
   constexpr int kRows = kValueRows<kKind>;
   const int64_t left = kTail ? tile.value_dim - step * kElements : kElements;
+  // Copies, as in KeyBlock.
+  const int64_t stride_of_row = tile.value_stride, second = tile.value_high;
+  const Ahead how = tile.ahead;
   typename SumOf<kKind>::Type a[N][C];
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
@@ -74,12 +75,12 @@ ASHLAR_INLINE void accumulate_codes(const QueryBlock& b, int n0, const Tile& til
     const int64_t border = (j / kLanes + 1) * kLanes;
     const int64_t end = border < b.live.end ? border : b.live.end;
     const std::byte* ahead = values_ahead(tile, j, step * kValueBytes<kKind>);
-    for (; j < end; j += kRows, rows += kRows * tile.value_stride) {
-      fetch_values<S * kValueBytes<kKind>>(tile, ahead, kRows * tile.value_stride);
+    for (; j < end; j += kRows, rows += kRows * stride_of_row) {
+      fetch_values<S * kValueBytes<kKind>>(how, ahead, kRows * stride_of_row);
       decltype(Cells<kKind>{}.template codes<0>()) v[C];
 #pragma GCC unroll 16
       for (int s = 0; s < S; ++s) {
-        const auto cells = value_cells<kKind>(rows, tile.value_high, step + s, left);
+        const auto cells = value_cells<kKind>(rows, second, step + s, left);
         unrolled<R>([&](auto r) { v[s * R + r.value] = cells.template codes<r.value>(); });
       }
 #pragma GCC unroll 16

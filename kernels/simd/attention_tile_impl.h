@@ -116,6 +116,10 @@ struct TileParameters {
   alignas(64) float step[kAttentionTile];
 };
 
+/// Whether lines of the next tile are fetched: into the second-level cache, or past it into the
+/// first.
+enum class Ahead : uint8_t { kNot, kSecond, kFirst };
+
 /// Where the sixteens of rows of a tile lie.
 struct TileRows {
   const std::byte* keys[kTileBlocks];
@@ -130,9 +134,8 @@ struct Tile {
   TilePlace place;
   TileKind key_kind, value_kind;
   const TileRows* at;
-  const TileRows* next;  ///< of the tile after it, to be fetched meanwhile, if `ahead`
-  bool ahead;            ///< the next tile lies in its pages like this one
-  bool past;             ///< its lines are fetched past the second-level cache
+  const TileRows* next;  ///< of the tile after it, to be fetched meanwhile
+  Ahead ahead;           ///< how: only if the next tile lies in its pages like this one
   bool wide;             ///< a unit of all 64 rows lies side by side
   KeyForm key_form;
   int64_t value_stride;  ///< bytes of a row; four rows of codes lie in cells
@@ -282,7 +285,7 @@ void scratch_tile(const KvHeadView& kv, const AttentionTask& task, const TileScr
   tile.value_dim = value_pad;
   tile.value_stride = value_pad * (tile.value.affine ? 2 : 4);
   tile.value_high = 0;
-  tile.ahead = false;
+  tile.ahead = Ahead::kNot;
   for (int64_t c = 0; c < kTileBlocks; ++c) {
     rows.keys[c] = reinterpret_cast<const std::byte*>(s.keys_t + c * kLanes);
     rows.values[c] = reinterpret_cast<const std::byte*>(s.values) + c * kLanes * tile.value_stride;
