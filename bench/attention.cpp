@@ -83,12 +83,11 @@ std::unique_ptr<BenchCache> make_cache(const std::string& name, const Options& o
   return std::make_unique<SegmentCache>(shape, every, o.gib, o.slots, o.page_rows, memory);
 }
 
-void bench_decode(const Options& o, const Clock& clock, const Memory& memory, ThreadPool& pool) {
+void bench_decode(const Options& o, const std::vector<Shape>& shapes, const Clock& clock,
+                  const Memory& memory, ThreadPool& pool) {
   fmt::print("\n{:<12} {:<12} {:>12} {:>8} {:>12} {:>10} {:>10}\n", "KV x q x dim", "codec",
              "tokens/s", "GB/s", "of reading", "vs fp16", "scores");
   const auto bytes = static_cast<int64_t>(o.gib * 0x1p30);
-  std::vector<Shape> shapes = {{8, 4, 128}, {4, 8, 64}, {3, 3, 64}, {1, 8, 128}, {8, 1, 128}};
-  if (!o.shape.empty()) shapes = {shape_from(o.shape)};
   for (const Shape& shape : shapes) {
     double fp16 = 0;
     for (const std::string& name : o.codecs) {
@@ -166,6 +165,8 @@ void bench_prompt(const Options& o, const Clock& clock, ThreadPool& pool) {
 }
 
 void run(const Options& o) {
+  std::vector<Shape> shapes = {{8, 4, 128}, {4, 8, 64}, {3, 3, 64}, {1, 8, 128}, {8, 1, 128}};
+  if (!o.shape.empty()) shapes = {shape_from(o.shape)};
   ThreadPool pool(o.threads);
   const Clock clock(o.cpu_time, pool.size());
   const auto bytes = static_cast<int64_t>(o.gib * 0x1p30);
@@ -178,7 +179,7 @@ void run(const Options& o) {
       read = std::min(read, read_seconds(clock, memory.data(), bytes, pool));
     }
     fmt::print("reading: {:.2f} GB/s\n", static_cast<double>(bytes) / read * 1e-9);
-    bench_decode(o, clock, memory, pool);
+    bench_decode(o, shapes, clock, memory, pool);
   }
   if (o.only != "decode") bench_prompt(o, clock, pool);
 }
@@ -207,8 +208,8 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     ashlar::run(options);
-  } catch (const std::exception& error) {
+  } catch (const ashlar::Error& error) {
     std::cerr << "error: " << error.what() << '\n';
-    return 1;
+    return error.exit_status();
   }
 }

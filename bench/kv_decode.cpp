@@ -214,8 +214,8 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return ashlar::run(argc, argv);
-  } catch (const std::exception& error) {
-    std::cerr << error.what() << "\n";
-    return 1;
+  } catch (const ashlar::Error& error) {
+    std::cerr << "error: " << error.what() << "\n";
+    return error.exit_status();
   }
 }

@@ -53,6 +53,8 @@ struct KernelTable {
 
   void (*digest_dots)(bool half, int64_t numbers, const std::byte* rows, int64_t stride,
                       int64_t count, const float* weights, int64_t queries, float* scores);
+  void (*coded_dots)(const CodedDigests& shape, const std::byte* blocks, int64_t stride,
+                     int64_t count, const float* weights, float* dots, std::byte* scratch);
 
   LinearKernels linear;
 };
@@ -80,6 +82,9 @@ void kv_page_encode(const KernelTable& kernels, const KvPageShape& shape, std::b
 void kv_page_decode(const KernelTable& kernels, const KvPageShape& shape, const std::byte* page,
                     int64_t first, int64_t rows, float* keys, int64_t key_stride, float* values,
                     int64_t value_stride);
+void coded_dots(const KernelTable& kernels, const CodedDigests& shape, const std::byte* blocks,
+                int64_t stride, int64_t count, const float* weights, float* dots,
+                std::byte* scratch);
 void digest_dots(const KernelTable& kernels, bool half, int64_t numbers, const std::byte* rows,
                  int64_t stride, int64_t count, const float* weights, int64_t queries,
                  float* scores);

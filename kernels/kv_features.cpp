@@ -318,4 +318,46 @@ void digest_dots(bool half, int64_t numbers, const std::byte* rows, int64_t stri
   digest_dots(active_kernels(), half, numbers, rows, stride, count, weights, queries, dots);
 }
 
+namespace {
+
+void check(const CodedDigests& shape) { ASHLAR_CHECK(shape.vectors >= 1 && shape.dim >= 1); }
+
+/// Bytes of one vector of sixteen digests.
+int64_t coded_vector_bytes(const CodedDigests& shape) { return kCodedDigests * (shape.dim + 4); }
+
+}  // namespace
+
+int64_t coded_block_bytes(const CodedDigests& shape) {
+  check(shape);
+  return checked_mul(shape.vectors, coded_vector_bytes(shape), "coded digests");
+}
+
+void code_digest(const CodedDigests& shape, std::byte* block, int64_t i, const float* x) {
+  check(shape);
+  ASHLAR_CHECK(i >= 0 && i < kCodedDigests);
+  const KvSide side{CodecKind::kQ8, true, kCodedDigests, shape.dim};
+  for (int64_t v = 0; v < shape.vectors; ++v, x += shape.dim) {
+    active_kernels().kv_encode(side, block + v * coded_vector_bytes(shape), i, 1, x, shape.dim);
+  }
+}
+
+int64_t coded_scratch_bytes(const CodedDigests& shape) {
+  check(shape);
+  const int64_t words = 2 * ceil_div(shape.dim, kCellUnits);
+  const int64_t rounded = 2 * round_up(shape.dim, kCodedDigests);
+  return round_up(rounded + checked_mul(shape.vectors, 4 * words + 8, "coded digests"), 64);
+}
+
+void coded_dots(const KernelTable& kernels, const CodedDigests& shape, const std::byte* blocks,
+                int64_t stride, int64_t count, const float* weights, float* dots,
+                std::byte* scratch) {
+  check(shape);
+  kernels.coded_dots(shape, blocks, stride, count, weights, dots, scratch);
+}
+
+void coded_dots(const CodedDigests& shape, const std::byte* blocks, int64_t stride, int64_t count,
+                const float* weights, float* dots, std::byte* scratch) {
+  coded_dots(active_kernels(), shape, blocks, stride, count, weights, dots, scratch);
+}
+
 }  // namespace ashlar

@@ -75,4 +75,28 @@ void add_digest_weights(const DigestShape& shape, const float* q, float* weights
 void digest_dots(bool half, int64_t numbers, const std::byte* rows, int64_t stride, int64_t count,
                  const float* weights, int64_t queries, float* dots);
 
+/// Digests of a byte a number, in blocks of sixteen, so that a register holds one number of each:
+/// `vectors` vectors of `dim` numbers a digest (of cuboids the two corners of each KV head), each
+/// coded by q8 with its own min and step. Vector v of a block lies as the keys of a page of sixteen
+/// rows do, whose row is the digest (kernels/kv_page.h). A number is off by half a step at most,
+/// and what fp16 takes from min and step: for digests that do not bound.
+struct CodedDigests {
+  int64_t vectors = 0;
+  int64_t dim = 0;
+};
+inline constexpr int64_t kCodedDigests = 16;
+
+/// Bytes of one block: vectors · 16 · (dim + 4).
+int64_t coded_block_bytes(const CodedDigests& shape);
+/// Codes digest i of a block, 0 ≤ i < 16: x [vectors, dim].
+void code_digest(const CodedDigests& shape, std::byte* block, int64_t i, const float* x);
+/// Bytes of scratch for coded_dots, 64-byte aligned.
+int64_t coded_scratch_bytes(const CodedDigests& shape);
+/// dots[i] = Σ_v Σ_j weights[v, j]·x of the first `count` digests of blocks `stride` bytes apart.
+/// weights [vectors, dim] are rounded to 16 bits of each vector's largest and multiplied with codes
+/// in whole numbers, as queries are (kernels/simd/attention_block_impl.h). The bits depend on
+/// digest and weights alone.
+void coded_dots(const CodedDigests& shape, const std::byte* blocks, int64_t stride, int64_t count,
+                const float* weights, float* dots, std::byte* scratch);
+
 }  // namespace ashlar

@@ -13,7 +13,8 @@
 //   values: min [P], step [P], then the units of row 0, of row 1, ...
 // A unit is the smallest whole number of bytes of one row: one element of fp32, fp16, bf16 and q8,
 // two of q4 (low nibble first), four of q2; q3 is a q2 plane followed by a plane of eighths.
-// Codes, whose units are bytes, come in cells of four, so that a register holds a cell in each lane:
+// Codes, whose units are bytes, come in cells of four, so that a register holds a cell in each
+// lane:
 //   keys:   units 4g … 4g + 3 of row 0, of row 1, ...; a plane's last one to three units, which
 //           fill no cell, one after another as above;
 //   values: unit u of rows 4h, 4h + 2, 4h + 1 and 4h + 3 (whose 16-bit halves mask to neighbours),

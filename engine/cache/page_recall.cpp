@@ -1,7 +1,7 @@
 #include "engine/cache/page_recall.h"
 
 #include <algorithm>
-#include <limits>
+#include <memory>
 
 #include "core/base/checked.h"
 #include "core/base/error.h"
@@ -9,13 +9,39 @@
 
 namespace ashlar {
 
+namespace {
+
+// Corners that bound the keys are rounded outwards, a sphere's radius is no element of a vector:
+// they stay fp16.
+bool is_coded(DigestKind kind) {
+  return kind == DigestKind::kCuboidCentre || kind == DigestKind::kCuboidMean;
+}
+
+// Scratch of a kernel, aligned to 64 bytes.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) : space_(static_cast<size_t>(bytes) + 64) {
+    void* at = space_.data();
+    size_t room = space_.size();
+    data_ = static_cast<std::byte*>(std::align(64, room - 64, at, room));
+  }
+  std::byte* data() const { return data_; }
+
+ private:
+  std::vector<std::byte> space_;
+  std::byte* data_;
+};
+
+}  // namespace
+
 PageRecall::PageRecall(const RecallNeeds& needs, const KvPageShape& shape, BackupStore* store)
     : shape_(shape),
       store_(store),
-      digest_{needs.digest, DigestAbout::kCuboid, true, shape.key_dim},
+      coded_(is_coded(needs.digest)),
+      digest_{needs.digest, DigestAbout::kCuboid, !coded_, shape.key_dim},
       digest_rows_(needs.digest_rows),
       units_(shape.page_rows / needs.digest_rows),
-      digest_bytes_(ashlar::digest_bytes(digest_)) {
+      head_bytes_(coded_ ? coded_block_bytes({2, shape.key_dim}) : digest_bytes(digest_)) {
   ASHLAR_CHECK_EQ(needs.page_rows, shape.page_rows);
   ASHLAR_CHECK_EQ(units_ * digest_rows_, shape.page_rows);
 }
@@ -23,10 +49,11 @@ PageRecall::PageRecall(const RecallNeeds& needs, const KvPageShape& shape, Backu
 PageRecall::PageRecall(const PageRecall& other)
     : shape_(other.shape_),
       store_(other.store_),
+      coded_(other.coded_),
       digest_(other.digest_),
       digest_rows_(other.digest_rows_),
       units_(other.units_),
-      digest_bytes_(other.digest_bytes_),
+      head_bytes_(other.head_bytes_),
       backups_(copy_table(other.backups_)),
       digests_(copy_table(other.digests_)),
       resident_(copy_table(other.resident_)),
@@ -44,26 +71,23 @@ void PageRecall::set_query(std::span<const float> query) {
   }
 }
 
-void PageRecall::fit_tables(int64_t n) {
-  const int64_t per_page = digests_per_page() * digest_bytes_;
-  fit_table(backups_, n, kTablePages);
-  fit_table(resident_, n, kTablePages);
-  fit_table(digests_, n * per_page, kTablePages * per_page);
+int64_t PageRecall::digest_table_bytes(int64_t pages) const {
+  const int64_t blocks =
+      coded_ ? ceil_div(pages * units_, kCodedDigests) : round_up(pages, kTablePages) * units_;
+  return blocks * block_bytes();
 }
 
 // Digests are of what attention sees of the page, decoded.
 void PageRecall::add(const std::byte* page) {
   const auto bytes = static_cast<size_t>(kv_page_bytes(shape_));
   const auto number = static_cast<int32_t>(pages());
-  fit_tables(number + 1);
+  fit_table(backups_, number + 1, kTablePages);
+  fit_table(resident_, number + 1, kTablePages);
+  fit_table(digests_, digest_table_bytes(number + 1), 1);
   backups_.push_back(store_->add({page, bytes}));
-  const size_t at = digests_.size();
-  digests_.resize(at + static_cast<size_t>(digests_per_page() * digest_bytes_));
-  std::vector<std::byte> space(static_cast<size_t>(kv_features_scratch_bytes(shape_.key_dim, 0)) +
-                               64);
-  void* scratch = space.data();
-  size_t room = space.size();
-  std::align(64, room - 64, scratch, room);
+  digests_.resize(static_cast<size_t>(ceil_div(pages() * units_, block_units()) * block_bytes()));
+  const Scratch scratch(kv_features_scratch_bytes(shape_.key_dim, 0));
+  std::vector<float> corners(static_cast<size_t>(digest_numbers(digest_)));
   for (int64_t head = 0; head < shape_.heads; ++head) {
     KvHeadView view;
     view.runs[0] = kv_page_run(shape_, head);
@@ -71,12 +95,34 @@ void PageRecall::add(const std::byte* page) {
     view.runs[0].rows = shape_.page_rows;
     view.run_count = 1;
     for (int64_t unit = 0; unit < units_; ++unit) {
-      digest_keys(digest_, view, unit * digest_rows_, digest_rows_,
-                  digests_.data() + at + (unit * shape_.heads + head) * digest_bytes_,
-                  static_cast<std::byte*>(scratch));
+      const int64_t index = number * units_ + unit;
+      std::byte* const at =
+          digests_.data() + index / block_units() * block_bytes() + head * head_bytes_;
+      std::byte* const digest = coded_ ? reinterpret_cast<std::byte*>(corners.data()) : at;
+      digest_keys(digest_, view, unit * digest_rows_, digest_rows_, digest, scratch.data());
+      if (coded_) code_digest({2, shape_.key_dim}, at, index % kCodedDigests, corners.data());
     }
   }
   resident_.push_back(number);
+}
+
+// Estimates from `count` digests of `heads` heads, from the first digest of a block and head `head`
+// on: weights [queries, heads, numbers], dots [queries, count].
+void PageRecall::dots(int64_t first, int64_t count, int64_t head, int64_t heads,
+                      std::span<const float> weights, float* dots) const {
+  const int64_t numbers = heads * digest_numbers(digest_);
+  const std::byte* const at =
+      digests_.data() + first / block_units() * block_bytes() + head * head_bytes_;
+  const CodedDigests shape{2 * heads, shape_.key_dim};
+  const Scratch scratch(coded_ ? coded_scratch_bytes(shape) : 0);
+  for (const float* w = weights.data(); w < weights.data() + weights.size(); w += numbers) {
+    if (coded_) {
+      coded_dots(shape, at, block_bytes(), count, w, dots, scratch.data());
+    } else {
+      digest_dots(digest_.half, numbers, at, block_bytes(), count, w, 1, dots);
+    }
+    dots += count;
+  }
 }
 
 // Each thread takes one span of pages with all heads: memory is read fastest in long pieces. Where
@@ -86,7 +132,7 @@ void PageRecall::score(std::span<const float> query, ThreadPool* pool,
                        std::vector<float>& scores) const {
   constexpr int64_t kLeast = 64;  // pages that are worth a thread
   const int64_t threads = pool == nullptr ? 1 : pool->size();
-  const int64_t span_pages = std::max(kLeast, ceil_div(pages(), threads));
+  const int64_t span_pages = round_up(std::max(kLeast, ceil_div(pages(), threads)), kCodedDigests);
   const int64_t query_heads = static_cast<int64_t>(query.size()) / shape_.key_dim;
   const int64_t shared = query_heads / shape_.heads, numbers = digest_numbers(digest_);
   ASHLAR_CHECK_EQ(shared * shape_.heads * shape_.key_dim, static_cast<int64_t>(query.size()));
@@ -99,15 +145,13 @@ void PageRecall::score(std::span<const float> query, ThreadPool* pool,
   }
   const auto score_span = [&](int64_t span, int) {
     const int64_t first = span * span_pages, n = std::min(span_pages, pages() - first);
-    const std::byte* const digests = digests_.data() + first * digests_per_page() * digest_bytes_;
     if (units_ == 1) {
-      digest_dots(digest_.half, shape_.heads * numbers, digests, shape_.heads * digest_bytes_, n,
-                  weights.data(), 1, scores.data() + first);
+      dots(first, n, 0, shape_.heads, weights, scores.data() + first);
       for (int64_t page = first; page < first + n; ++page) {
         scores[static_cast<size_t>(page)] /= static_cast<float>(query_heads);
       }
     } else {
-      score_units(digests, n, weights, shared, scores.data() + first);
+      score_units(first, n, weights, shared, scores.data() + first);
     }
   };
   const int64_t spans = ceil_div(pages(), span_pages);
@@ -119,19 +163,19 @@ void PageRecall::score(std::span<const float> query, ThreadPool* pool,
 }
 
 // Of a page's digests a query head counts the largest estimate.
-void PageRecall::score_units(const std::byte* digests, int64_t pages,
-                             std::span<const float> weights, int64_t shared, float* scores) const {
-  const int64_t numbers = digest_numbers(digest_);
-  std::vector<float> of_units(static_cast<size_t>(pages * units_ * shared));
+void PageRecall::score_units(int64_t first, int64_t pages, std::span<const float> weights,
+                             int64_t shared, float* scores) const {
+  const int64_t of_head = shared * digest_numbers(digest_), units = pages * units_;
+  std::vector<float> of_units(static_cast<size_t>(units * shared));
   std::vector<double> sums(static_cast<size_t>(pages), 0.0);
   for (int64_t head = 0; head < shape_.heads; ++head) {
-    digest_dots(digest_.half, numbers, digests + head * digest_bytes_, shape_.heads * digest_bytes_,
-                pages * units_, weights.data() + head * shared * numbers, shared, of_units.data());
+    dots(first * units_, units, head, 1,
+         weights.subspan(static_cast<size_t>(head * of_head), static_cast<size_t>(of_head)),
+         of_units.data());
     for (int64_t page = 0; page < pages; ++page) {
-      const float* const of_page = of_units.data() + page * units_ * shared;
       for (int64_t h = 0; h < shared; ++h) {
-        float best = of_page[h];
-        for (int64_t u = 1; u < units_; ++u) best = std::max(best, of_page[u * shared + h]);
+        const float* const of_page = of_units.data() + h * units + page * units_;
+        const float best = *std::max_element(of_page, of_page + units_);
         sums[static_cast<size_t>(page)] += static_cast<double>(best);
       }
     }
@@ -169,16 +213,13 @@ int64_t PageRecall::table_bytes() const {
 
 int64_t PageRecall::backup_bytes() const { return pages() * kv_page_bytes(shape_); }
 
-int64_t PageRecall::page_table_bytes() const {
-  return static_cast<int64_t>(sizeof(Backup)) + 4 + digests_per_page() * digest_bytes_;
-}
-
 int64_t PageRecall::tables_for(int64_t more) const {
-  return (more + 2 * kTablePages) * page_table_bytes();
+  const int64_t pages = more + 2 * kTablePages;
+  return pages * kPageEntries + digest_table_bytes(pages) + 2 * block_bytes();
 }
 
 int64_t PageRecall::tables_of(int64_t pages) const {
-  return round_up(pages, kTablePages) * page_table_bytes();
+  return round_up(pages, kTablePages) * kPageEntries + digest_table_bytes(pages);
 }
 
 }  // namespace ashlar

@@ -28,9 +28,6 @@ class PageRecall {
   std::span<const int32_t> resident() const { return resident_; }
   void set_resident(std::span<const int32_t> pages);
   const BackupPage& backup(int64_t page) const { return *backups_[static_cast<size_t>(page)]; }
-  /// Digests of the lane's heads: [pages, units of a page, heads], digest_bytes() each.
-  std::span<const std::byte> digests() const { return digests_; }
-  const DigestShape& digest_shape() const { return digest_; }
 
   /// The next page is filled: it is resident, and gets its backup and digests.
   void add(const std::byte* page);
@@ -59,21 +56,26 @@ class PageRecall {
 
  private:
   PageRecall(const PageRecall& other);
-  void score_units(const std::byte* digests, int64_t pages, std::span<const float> weights,
-                   int64_t shared, float* scores) const;
-  int64_t digests_per_page() const { return units_ * shape_.heads; }
-  void fit_tables(int64_t pages);
-  int64_t page_table_bytes() const;
+  void dots(int64_t first, int64_t count, int64_t head, int64_t heads,
+            std::span<const float> weights, float* dots) const;
+  void score_units(int64_t first, int64_t pages, std::span<const float> weights, int64_t shared,
+                   float* scores) const;
+  int64_t digest_table_bytes(int64_t pages) const;
+  int64_t block_units() const { return coded_ ? kCodedDigests : 1; }
+  int64_t block_bytes() const { return shape_.heads * head_bytes_; }
 
   using Backup = std::shared_ptr<const BackupPage>;
+  static constexpr int64_t kPageEntries = static_cast<int64_t>(sizeof(Backup)) + 4;
 
   KvPageShape shape_;
   BackupStore* store_;
-  DigestShape digest_;
-  int64_t digest_rows_, units_;
-  int64_t digest_bytes_;
+  bool coded_;           // digests of a byte a number, in blocks of kCodedDigests
+  DigestShape digest_;   // fp16, or those that are coded
+  int64_t digest_rows_;  // of keys, in one
+  int64_t units_;        // digests of a page, for each head
+  int64_t head_bytes_;   // of one head's digests in a block
   std::vector<Backup> backups_;
-  std::vector<std::byte> digests_;
+  std::vector<std::byte> digests_;  // [blocks, heads]: by page, then unit
   std::vector<int32_t> resident_;
   std::vector<float> query_;
 };

@@ -11,7 +11,7 @@
 // The error is half of 1/32639 of the largest query element, or weight, per code: 1/128 of what q8
 // lost, less for the others.
 
-#include "kernels/simd/attention_pairs_impl.h"
+#include "kernels/simd/attention_codes_impl.h"
 
 namespace ashlar {
 namespace {

@@ -167,7 +167,12 @@ void finish(const AttentionTask& task, const TileMap& map, const SoftmaxState& s
       });
     }
     if (kept.p != nullptr && row_scores(task, row)) {
-      collect_row(task, map, kept, row, split_tiles(task, map), s.max, s.sum);
+      const int64_t tiles = split_tiles(task, map);
+      if (task.counts != nullptr) {
+        collect_row<true>(task, map, kept, row, tiles, s.max, s.sum);
+      } else {
+        collect_row<false>(task, map, kept, row, tiles, s.max, s.sum);
+      }
     }
   }
 }

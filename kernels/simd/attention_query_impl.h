@@ -97,5 +97,18 @@ ASHLAR_INLINE Rounding rounding_of(float largest, float levels) {
   return {largest / levels, levels / largest};
 }
 
+/// Rounds x [dim] to whole numbers X with x_i ≈ u·X_i, zeros up to pad16(dim), and returns u.
+ASHLAR_INLINE float round_numbers(const float* x, int64_t dim, int16_t* out) {
+  Vf top = vzero();
+  for_spans(dim, [&](int64_t i, int64_t n) { top = vmax(top, vabs(vload_span(x + i, n))); });
+  const float levels = query_levels(dim);
+  const Rounding r = rounding_of(vmax_all(top), levels);
+  for_spans(dim, [&](int64_t i, int64_t n) {
+    const Vf scaled = vmul(vload_span(x + i, n), vset(r.inverse));
+    istore_i16(out + i, iround(vmax(vmin(scaled, vset(levels)), vset(-levels))));
+  });
+  return r.unit;
+}
+
 }  // namespace
 }  // namespace ashlar

@@ -53,8 +53,8 @@ void finish_factors(const Kept& kept, int64_t query, int64_t first, int64_t end,
 }
 
 /// C registers of n slots (of 16, if there are several) of the probabilities of a row's heads, a
-/// tile and max_query apart, into scores and counts (null: not wanted); heads in ascending order.
-template <int C>
+/// tile and max_query apart, into scores (null: not wanted) and counts; heads in ascending order.
+template <int C, bool kCounts>
 ASHLAR_INLINE void collect(const AttentionTask& task, const Kept& kept, const float* p,
                            const float* factor, int64_t n, float* scores, float* counts, Vf level) {
   Vf total[C], score[C];
@@ -67,21 +67,22 @@ ASHLAR_INLINE void collect(const AttentionTask& task, const Kept& kept, const fl
     const Vf to_probability = vset(*factor);
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) {
-      const Vf probability = vmul(vload_span(p + c * kLanes, n), to_probability);
-      score[c] = vadd(score[c], probability);
-      total[c] = vadd(total[c], probability);
+      const Vf own = vload_span(p + c * kLanes, n);
+      score[c] = vfma(own, to_probability, score[c]);
+      if constexpr (kCounts) total[c] = vfma(own, to_probability, total[c]);
     }
   }
 #pragma GCC unroll 16
   for (int c = 0; c < C; ++c) {
     if (scores != nullptr) vstore_span(scores + c * kLanes, n, score[c]);
-    if (counts == nullptr) continue;
+    if constexpr (!kCounts) continue;
     float* const count = counts + c * kLanes;
     vstore_span(count, n, vadd(vload_span(count, n), vless(total[c], level)));
   }
 }
 
-/// One row's probabilities into scores and counts.
+/// One row's probabilities into scores and, if there are any, counts.
+template <bool kCounts>
 void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept, int64_t row,
                  int64_t split_tiles, const float* max, const float* sum) {
   const int64_t visible = map.encoded + task.raw_visible + row;
@@ -113,13 +114,14 @@ void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept
       return sums != nullptr ? sums + from + j : nullptr;
     };
     if (live.begin == 0 && live.end == kAttentionTile) {
-      collect<kTileBlocks>(task, kept, p, factor, kLanes, of(task.scores, 0), of(task.counts, 0),
-                           level);
+      collect<kTileBlocks, kCounts>(task, kept, p, factor, kLanes, of(task.scores, 0),
+                                    of(task.counts, 0), level);
       continue;
     }
     for_spans(live.end - live.begin, [&](int64_t i, int64_t n) {
       const int64_t j = live.begin + i;
-      collect<1>(task, kept, p + j, factor, n, of(task.scores, j), of(task.counts, j), level);
+      collect<1, kCounts>(task, kept, p + j, factor, n, of(task.scores, j), of(task.counts, j),
+                          level);
     });
   }
 }

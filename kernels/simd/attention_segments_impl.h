@@ -39,17 +39,8 @@ PackedQueries query_scratch(const AttentionTask& task, float*& p, float* packed 
 
 /// Q and scale·u of one query.
 void round_query(const float* q, int64_t dim, float scale, PackedQueries& packed, int64_t query) {
-  Vf top = vzero();
-  for_spans(dim, [&](int64_t i, int64_t n) { top = vmax(top, vabs(vload_span(q + i, n))); });
-  const float levels = query_levels(dim);
-  const Rounding r = rounding_of(vmax_all(top), levels);
-  packed.unit[query] = scale * r.unit;
   packed.arranged = TileKind::kF32;
-  int16_t* out = packed.rounded + query * pad16(dim);
-  for_spans(dim, [&](int64_t i, int64_t n) {
-    const Vf scaled = vmul(vload_span(q + i, n), vset(r.inverse));
-    istore_i16(out + i, iround(vmax(vmin(scaled, vset(levels)), vset(-levels))));
-  });
+  packed.unit[query] = scale * round_numbers(q, dim, packed.rounded + query * pad16(dim));
 }
 
 /// codes: the keys of some run are codes.

@@ -181,11 +181,6 @@ ASHLAR_INLINE Vi bytes_to_ints(__m128i v) {
   return {_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8))};
 }
 ASHLAR_INLINE Vi iload_u8(const std::byte* p) { return bytes_to_ints(load16(p)); }
-ASHLAR_INLINE Vi iload_u8_n(const std::byte* p, int64_t n) {
-  std::byte b[kLanes] = {};
-  __builtin_memcpy(b, p, static_cast<size_t>(n));
-  return iload_u8(b);
-}
 ASHLAR_INLINE Vf vload_u8(const std::byte* p) { return bytes_to_floats(load16(p)); }
 ASHLAR_INLINE Vf vload_u4(const std::byte* p) {
   const __m128i v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));

@@ -141,9 +141,6 @@ ASHLAR_INLINE Vf vload_u8(const std::byte* p) {
 ASHLAR_INLINE Vi iload_u8(const std::byte* p) {
   return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }
-ASHLAR_INLINE Vi iload_u8_n(const std::byte* p, int64_t n) {
-  return {_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lane_mask(n), p))};
-}
 ASHLAR_INLINE Vf vload_u4(const std::byte* p) {
   const __m128i v = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
   const __m128i mask = _mm_set1_epi8(15);

@@ -7,7 +7,7 @@
 namespace ashlar {
 namespace {
 
-/// Registers of one sum.
+/// Registers of a CellSum.
 constexpr int kCellSums = 1;
 
 /// One code of each byte of a lane: of bytes 0 and 2, of 1 and 3.

@@ -3,7 +3,7 @@
 // Included after one ISA header. Scores of digests. Contracts: kernels/kv_features.h.
 
 #include "kernels/kv_features.h"
-#include "kernels/simd/codec_impl.h"
+#include "kernels/simd/attention_query_impl.h"
 
 namespace ashlar {
 namespace {
@@ -63,6 +63,79 @@ void digest_dots_kernel(bool half, int64_t numbers, const std::byte* rows, int64
     }
   }
 }
+
+/// Where the weights of coded digests lie in scratch: rounded numbers, their words, u and Σ of each
+/// vector.
+struct CodedWeights {
+  int64_t steps;  ///< cells of a vector
+  int16_t* rounded;
+  int32_t* words;  ///< [vectors, steps, 2]
+  float* unit;
+  float* sum;
+};
+CodedWeights coded_weights(const CodedDigests& d, const float* weights, std::byte* scratch) {
+  CodedWeights w;
+  w.steps = (d.dim + kCellUnits - 1) / kCellUnits;
+  w.rounded = reinterpret_cast<int16_t*>(scratch);
+  w.words = reinterpret_cast<int32_t*>(w.rounded + pad16(d.dim));
+  w.unit = reinterpret_cast<float*>(w.words + d.vectors * w.steps * 2);
+  w.sum = w.unit + d.vectors;
+  for (int64_t v = 0; v < d.vectors; ++v, weights += d.dim) {
+    w.unit[v] = round_numbers(weights, d.dim, w.rounded);
+    w.sum[v] = sum_elements(weights, d.dim);
+    for (int64_t t = 0; t < w.steps; ++t) {
+      cell_words<1>(w.rounded + t * kCellUnits, w.words + (v * w.steps + t) * 2, 1);
+    }
+  }
+  return w;
+}
+
+/// Adds V vectors from vector v of a block on to the scores of its sixteen digests.
+template <int V>
+ASHLAR_INLINE Vf add_coded(const CodedDigests& d, const CodedWeights& w, const std::byte* block,
+                           int64_t v, Vf scores) {
+  const int64_t rows = kCodedDigests, parameters = 4 * rows;
+  const int64_t bytes = parameters + rows * d.dim, whole = d.dim / kCellUnits;
+  const KeyForm form{rows * kCellUnits, 0, {rows * kCellUnits * whole, 0}};
+  const std::byte* const side = block + v * bytes;
+  const int32_t* words = w.words + v * w.steps * 2;
+  CellSum sums[V];
+#pragma GCC unroll 16
+  for (int i = 0; i < V; ++i) sums[i] = cell_zero();
+  const auto step = [&](int64_t t, int64_t left) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < V; ++i) {
+      const auto cells = key_cells<TileKind::kQ8>(side + i * bytes + parameters, 0, form, t, left);
+      const int32_t* of = words + (i * w.steps + t) * 2;
+      sums[i] = cell_dot(sums[i], cells.template codes<0>(), {iset(of[0]), iset(of[1])});
+    }
+  };
+  for (int64_t t = 0; t < whole; ++t) step(t, kCellUnits);
+  if (whole < w.steps) step(whole, d.dim % kCellUnits);
+#pragma GCC unroll 16
+  for (int i = 0; i < V; ++i) {
+    const Vf min = vload_half(side + i * bytes), scale = vload_half(side + i * bytes + 2 * rows);
+    const Vf product = vmul(vfrom_int(cell_total(sums[i])), vset(w.unit[v + i]));
+    scores = vfma(scale, product, vfma(min, vset(w.sum[v + i]), scores));
+  }
+  return scores;
+}
+
+void coded_dots_kernel(const CodedDigests& d, const std::byte* blocks, int64_t stride,
+                       int64_t count, const float* weights, float* dots, std::byte* scratch) {
+  const CodedWeights w = coded_weights(d, weights, scratch);
+  for (int64_t i = 0; i < count; i += kCodedDigests, blocks += stride) {
+    Vf scores = vzero();
+    int64_t v = 0;
+    for (; v + 4 <= d.vectors; v += 4) scores = add_coded<4>(d, w, blocks, v, scores);
+    for (; v + 2 <= d.vectors; v += 2) scores = add_coded<2>(d, w, blocks, v, scores);
+    for (; v < d.vectors; ++v) scores = add_coded<1>(d, w, blocks, v, scores);
+    const int64_t n = count - i < kLanes ? count - i : kLanes;
+    vstore_span(dots + i, n, scores);
+  }
+}
+
+static_assert(kCodedDigests == kLanes);
 
 }  // namespace
 }  // namespace ashlar

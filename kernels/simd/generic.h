@@ -268,18 +268,13 @@ ASHLAR_INLINE Vf vload_u8(const std::byte* p) {
   for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(static_cast<uint8_t>(p[i]));
   return vload(x);
 }
-/// Sixteen unsigned bytes, or the first n of them and zeros.
+/// Sixteen unsigned bytes.
 ASHLAR_INLINE Vi iload_u8(const std::byte* p) {
   int32_t x[kLanes];
   for (int i = 0; i < kLanes; ++i) x[i] = static_cast<uint8_t>(p[i]);
   Vi r;
   __builtin_memcpy(&r, x, sizeof(r));
   return r;
-}
-ASHLAR_INLINE Vi iload_u8_n(const std::byte* p, int64_t n) {
-  std::byte b[kLanes] = {};
-  __builtin_memcpy(b, p, static_cast<size_t>(n));
-  return iload_u8(b);
 }
 ASHLAR_INLINE void istore(std::byte* p, Vi a) { __builtin_memcpy(p, &a, sizeof(a)); }
 /// The low sixteen bits of each lane.

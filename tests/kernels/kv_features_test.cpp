@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/base/checked.h"
 #include "core/base/dtype.h"
+#include "core/base/error.h"
 #include "kernels/hadamard.h"
 #include "tests/kernels/attention_support.h"
+#include "tests/kernels/kv_page_support.h"
 
 namespace ashlar::test {
 namespace {
@@ -281,6 +284,109 @@ TEST_P(Digests, SummedWeightsGiveSummedEstimates) {
                 1, &dot);
     EXPECT_NEAR(dot, sum, reordered<float>(static_cast<double>(numbers), norm).absolute);
   }
+}
+
+/// Digests of random numbers, coded, and what their bytes stand for by the words of kv_features.h.
+struct Coded {
+  Coded(const CodedDigests& d, int64_t n, uint64_t seed)
+      : shape(d),
+        count(n),
+        stride(coded_block_bytes(d) + 32),
+        blocks(static_cast<size_t>(ceil_div(n, kCodedDigests) * stride)),
+        x(normals(n * d.vectors * d.dim, seed)) {
+    for (int64_t i = 0; i < n; ++i) {
+      code_digest(shape, block(i), i % kCodedDigests, x.data() + i * d.vectors * d.dim);
+    }
+  }
+  std::byte* block(int64_t i) { return blocks.data() + i / kCodedDigests * stride; }
+  /// Number j of vector v of digest i, and the step of its codes.
+  double number(int64_t i, int64_t v, int64_t j) {
+    const int64_t r = i % kCodedDigests, whole = shape.dim / 4 * 4;
+    const std::byte* side = block(i) + v * kCodedDigests * (shape.dim + 4);
+    step = half_at(side + 2 * (kCodedDigests + r));
+    const int64_t at =
+        j < whole ? j / 4 * 4 * kCodedDigests + 4 * r + j % 4 : j * kCodedDigests + r;
+    return half_at(side + 2 * r) + step * static_cast<double>(side[4 * kCodedDigests + at]);
+  }
+  std::vector<float> dots(const KernelTable& kernels, const std::vector<float>& weights) {
+    AlignedBytes scratch(coded_scratch_bytes(shape));
+    std::vector<float> out(static_cast<size_t>(count) + 1, 7.0f);
+    coded_dots(kernels, shape, blocks.data(), stride, count, weights.data(), out.data(),
+               scratch.data());
+    EXPECT_TRUE(scratch.intact());
+    EXPECT_EQ(out.back(), 7.0f);
+    out.pop_back();
+    return out;
+  }
+
+  CodedDigests shape;
+  int64_t count, stride;
+  std::vector<std::byte> blocks;
+  std::vector<float> x;
+  double step = 0;
+};
+
+// Codes are half a step off at most; products lose half of 1/32639 of the largest weight per code,
+// and fp32's roundings of their sums.
+TEST_P(Digests, CodedProductsAreThoseOfTheirBytes) {
+  uint64_t seed = 200;
+  for (const int64_t dim : {1, 3, 4, 7, 16, 30, 64, 100, 128}) {
+    for (const int64_t vectors : {1, 2, 3, 6, 9}) {
+      for (const int64_t count : {1, 15, 16, 37}) {
+        Coded coded({vectors, dim}, count, ++seed);
+        const auto weights = normals(vectors * dim, ++seed);
+        const auto got = coded.dots(kernels(), weights);
+        for (int64_t i = 0; i < count; ++i) {
+          double want = 0, norm = 0, rounding = 0;
+          for (int64_t v = 0; v < vectors; ++v) {
+            const float* w = weights.data() + v * dim;
+            double largest = 0;
+            for (int64_t j = 0; j < dim; ++j) {
+              const double x = coded.number(i, v, j);
+              ASSERT_LE(std::abs(x - coded.x[static_cast<size_t>((i * vectors + v) * dim + j)]),
+                        quantized(coded.step, 0.5, 0x1p-10 * (1 + std::abs(x))).absolute);
+              want += static_cast<double>(w[j]) * x;
+              norm += std::abs(static_cast<double>(w[j])) * (std::abs(x) + 255 * coded.step);
+              largest = std::max(largest, std::abs(static_cast<double>(w[j])));
+            }
+            rounding += largest / 2 / 32639 * 255 * coded.step * static_cast<double>(dim);
+          }
+          const double bound =
+              rounding + reordered<float>(static_cast<double>(vectors + dim), norm).absolute;
+          ASSERT_NEAR(got[static_cast<size_t>(i)], want, bound)
+              << dim << " numbers, " << vectors << " vectors, digest " << i << " of " << count;
+        }
+      }
+    }
+  }
+}
+
+// Whatever else is asked for with them, and wherever in a block they are.
+TEST_P(Digests, CodedProductsDependOnDigestAndWeightsAlone) {
+  const CodedDigests shape{6, 20};
+  Coded all(shape, 40, 210);
+  const auto weights = normals(6 * 20, 211);
+  const auto want = all.dots(kernels(), weights);
+  for (int64_t i = 0; i < all.count; ++i) {
+    Coded alone(shape, 1, 212);
+    const float* const x = all.x.data() + i * 6 * 20;
+    code_digest(shape, alone.block(0), 0, x);
+    EXPECT_EQ(alone.dots(kernels(), weights)[0], want[static_cast<size_t>(i)]) << i;
+  }
+  // A constant digest has step 0 and is exact but for fp16; weights of nothing give its mins alone.
+  const std::vector<float> half(6 * 20, 0.5f), none(6 * 20, 0.0f), one(6 * 20, 1.0f);
+  code_digest(shape, all.block(3), 3, half.data());
+  EXPECT_EQ(all.dots(kernels(), one)[3], 60.0f);
+  EXPECT_EQ(all.dots(kernels(), none)[3], 0.0f);
+  auto broken = weights;
+  broken[30] = NAN;
+  EXPECT_TRUE(std::isnan(all.dots(kernels(), broken)[3]));
+}
+
+TEST(DigestShapes, CodedBytes) {
+  EXPECT_EQ(coded_block_bytes({2, 64}), 16 * 2 * (64 + 4));
+  EXPECT_THROW(coded_block_bytes({0, 64}), Error);
+  EXPECT_THROW(code_digest({1, 4}, nullptr, 16, nullptr), Error);
 }
 
 // Rounding outwards, number by number.

@@ -1,6 +1,6 @@
 #pragma once
 
-// Included after one ISA header. Products with codes in pairs, in integers.
+// Included after one ISA header. Products with codes in cells or pairs, in integers.
 
 #include "kernels/simd/attention_numbers_impl.h"
 
