@@ -269,8 +269,9 @@ ASHLAR_INLINE void accumulate_all(const QueryBlock& b, int n0, const Tile& tile,
 template <TileKind kKind, int N, int M>
 ASHLAR_INLINE void accumulate_block(const QueryBlock& b, const Tile& tile, float* acc,
                                     int64_t stride) {
-  for (int n = 0; n + M <= N; n += M)
+  for (int n = 0; n + M <= N; n += M) {
     accumulate_all<kKind, M>(b, n, tile, acc + n * stride, stride);
+  }
   constexpr int kLeft = N % M, kDone = N - kLeft;
   if constexpr (kLeft > 0) {
     accumulate_all<kKind, kLeft>(b, kDone, tile, acc + kDone * stride, stride);

@@ -238,12 +238,9 @@ ASHLAR_INLINE KeyBlock<C> key_block(const Tile& tile, int64_t block) {
   k.form = tile.key_form;
   k.wide = tile.wide;
   k.ahead = tile.ahead;
-  // Two sixteens of half numbers share a line where all rows lie side by side.
-  constexpr bool kOne = C == 1;
-  if (kOne && tile.wide && block % 2 != 0 &&
-      (tile.key_kind == TileKind::kF16 || tile.key_kind == TileKind::kBF16)) {
-    k.ahead = Ahead::kNot;
-  }
+  // Two sixteens of half numbers share a line where all rows lie side by side: the first's.
+  const bool halves = tile.key_kind == TileKind::kF16 || tile.key_kind == TileKind::kBF16;
+  if (halves && tile.wide && block % 2 != 0) k.ahead = Ahead::kNot;
   return k;
 }
 /// The lines of the next tile's keys that lie where step `step` of this one's does.

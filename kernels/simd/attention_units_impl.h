@@ -244,7 +244,7 @@ ASHLAR_INLINE Cells<kKind> value_cells(const std::byte* rows, int64_t second, in
   return cells;
 }
 
-/// Elements in the order of value_pairs to their own.
+/// Elements in the order of value_cells to their own.
 template <int kRegisters>
 ASHLAR_INLINE void from_lanes(Vf* v) {
   if constexpr (kRegisters == 2) {

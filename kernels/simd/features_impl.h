@@ -90,10 +90,11 @@ CodedWeights coded_weights(const CodedDigests& d, const float* weights, std::byt
   return w;
 }
 
-/// Adds V vectors from vector v of a block on to the scores of its sixteen digests.
+/// Adds V vectors from vector v of a block on to the scores of its sixteen digests; the next block
+/// begins `stride` bytes behind it.
 template <int V>
 ASHLAR_INLINE Vf add_coded(const CodedDigests& d, const CodedWeights& w, const std::byte* block,
-                           int64_t v, Vf scores) {
+                           int64_t stride, int64_t v, Vf scores) {
   const int64_t rows = kCodedDigests, parameters = 4 * rows;
   const int64_t bytes = parameters + rows * d.dim, whole = d.dim / kCellUnits;
   const KeyForm form{rows * kCellUnits, 0, {rows * kCellUnits * whole, 0}};
@@ -102,9 +103,12 @@ ASHLAR_INLINE Vf add_coded(const CodedDigests& d, const CodedWeights& w, const s
   CellSum sums[V];
 #pragma GCC unroll 16
   for (int i = 0; i < V; ++i) sums[i] = cell_zero();
+  // Lines of the next block are fetched meanwhile.
+  const std::byte* const ahead = side + stride + parameters;
   const auto step = [&](int64_t t, int64_t left) __attribute__((always_inline)) {
 #pragma GCC unroll 16
     for (int i = 0; i < V; ++i) {
+      __builtin_prefetch(ahead + i * bytes + t * rows * kCellUnits, 0, 2);
       const auto cells = key_cells<TileKind::kQ8>(side + i * bytes + parameters, 0, form, t, left);
       const int32_t* of = words + (i * w.steps + t) * 2;
       sums[i] = cell_dot(sums[i], cells.template codes<0>(), {iset(of[0]), iset(of[1])});
@@ -127,9 +131,9 @@ void coded_dots_kernel(const CodedDigests& d, const std::byte* blocks, int64_t s
   for (int64_t i = 0; i < count; i += kCodedDigests, blocks += stride) {
     Vf scores = vzero();
     int64_t v = 0;
-    for (; v + 4 <= d.vectors; v += 4) scores = add_coded<4>(d, w, blocks, v, scores);
-    for (; v + 2 <= d.vectors; v += 2) scores = add_coded<2>(d, w, blocks, v, scores);
-    for (; v < d.vectors; ++v) scores = add_coded<1>(d, w, blocks, v, scores);
+    for (; v + 4 <= d.vectors; v += 4) scores = add_coded<4>(d, w, blocks, stride, v, scores);
+    for (; v + 2 <= d.vectors; v += 2) scores = add_coded<2>(d, w, blocks, stride, v, scores);
+    for (; v < d.vectors; ++v) scores = add_coded<1>(d, w, blocks, stride, v, scores);
     const int64_t n = count - i < kLanes ? count - i : kLanes;
     vstore_span(dots + i, n, scores);
   }
