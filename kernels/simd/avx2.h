@@ -80,14 +80,6 @@ ASHLAR_INLINE float vmax_all(Vf v) {
   const __m128 e = _mm_max_ps(d, _mm_movehl_ps(d, d));
   return _mm_cvtss_f32(_mm_max_ss(e, _mm_movehdup_ps(e)));
 }
-ASHLAR_INLINE Vf vsum4(const Vf (&v)[4]) {
-  alignas(64) float out[kLanes] = {vsum(v[0]), vsum(v[1]), vsum(v[2]), vsum(v[3])};
-  return vload(out);
-}
-ASHLAR_INLINE Vf vmax4(const Vf (&v)[4]) {
-  alignas(64) float out[kLanes] = {vmax_all(v[0]), vmax_all(v[1]), vmax_all(v[2]), vmax_all(v[3])};
-  return vload(out);
-}
 template <int H>
 ASHLAR_INLINE __m256 swap8(__m256 v) {
   if constexpr (H == 4) return _mm256_permute2f128_ps(v, v, 0x01);
@@ -302,3 +294,4 @@ ASHLAR_INLINE Vi idot(Vi acc, DotWeights w, const std::byte* p) {
 }  // namespace ashlar
 
 #include "kernels/simd/cells_pairs.h"
+#include "kernels/simd/four_apart.h"

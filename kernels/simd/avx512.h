@@ -66,7 +66,7 @@ ASHLAR_INLINE float vmax_all(Vf a) {
   const __m128 e = _mm_max_ps(d, _mm_movehl_ps(d, d));
   return _mm_cvtss_f32(_mm_max_ss(e, _mm_movehdup_ps(e)));
 }
-/// The trees of four registers in one; f joins two registers.
+/// The trees of four registers in one; f joins two registers. Meanings: four_apart.h.
 template <typename F>
 ASHLAR_INLINE Vf reduce4(const Vf (&v)[4], F f) {
   const Vf ab =

@@ -115,15 +115,6 @@ ASHLAR_INLINE float vmax_all(Vf a) {
   const float e = c[1] > c[3] ? c[1] : c[3];
   return d > e ? d : e;
 }
-/// The same of four registers, in the first four lanes; anything in the others.
-ASHLAR_INLINE Vf vsum4(const Vf (&v)[4]) {
-  alignas(64) float out[kLanes] = {vsum(v[0]), vsum(v[1]), vsum(v[2]), vsum(v[3])};
-  return vload(out);
-}
-ASHLAR_INLINE Vf vmax4(const Vf (&v)[4]) {
-  alignas(64) float out[kLanes] = {vmax_all(v[0]), vmax_all(v[1]), vmax_all(v[2]), vmax_all(v[3])};
-  return vload(out);
-}
 /// Lane i takes lane i ^ H.
 template <int H>
 ASHLAR_INLINE Vf vswap(Vf a) {
@@ -379,3 +370,4 @@ ASHLAR_INLINE Vi idot(Vi acc, DotWeights w, const std::byte* p) {
 }  // namespace ashlar
 
 #include "kernels/simd/cells_pairs.h"
+#include "kernels/simd/four_apart.h"
