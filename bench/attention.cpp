@@ -12,7 +12,6 @@
 #include <cstring>
 #include <ctime>
 #include <functional>
-#include <iostream>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -20,6 +19,7 @@
 
 #include "bench/attention_caches.h"
 #include "bench/attention_reference.h"
+#include "bench/status.h"
 #include "core/base/cpu.h"
 #include "core/base/error.h"
 #include "core/base/rng.h"
@@ -69,17 +69,32 @@ double read_seconds(const Clock& clock, const std::byte* data, int64_t bytes, Th
   return time * static_cast<double>(bytes) / static_cast<double>(chunks * chunk);
 }
 
-// Codecs by name; "zipcache" as a prompt leaves it, "zipcache:100" in segments of so many rows, as
-// decoding does.
+// Rows of the segments that a codec's name stands for: "zipcache" one, as a prompt leaves it,
+// "zipcache:100" of so many rows, as decoding does. 0: a codec of rows.
+int64_t segment_rows(const std::string& name, const Options& o) {
+  constexpr std::string_view kZip = "zipcache";
+  if (name == kZip) return o.slots;
+  if (!name.starts_with(kZip)) {
+    codec_from_name(name);  // throws if there is none
+    return 0;
+  }
+  int64_t every = 0;
+  std::istringstream in(name.substr(kZip.size()));
+  char colon = 0;
+  const bool read = static_cast<bool>(in >> colon >> every);
+  require(read && colon == ':' && in.eof() && every >= 1 && every <= o.slots, ErrorCode::kRequest,
+          "--codecs: '{}' is not zipcache:N with N from 1 to the {} entries of a sequence", name,
+          o.slots);
+  return every;
+}
+
 std::unique_ptr<BenchCache> make_cache(const std::string& name, const Options& o,
                                        const Shape& shape, const Memory& memory) {
-  constexpr std::string_view kZip = "zipcache";
-  if (!name.starts_with(kZip)) {
+  const int64_t every = segment_rows(name, o);
+  if (every == 0) {
     return std::make_unique<RowCache>(shape, codec_from_name(name), o.gib, o.slots, o.page_rows,
                                       memory);
   }
-  int64_t every = o.slots;
-  if (name.size() > kZip.size()) every = std::stoll(name.substr(kZip.size() + 1));
   return std::make_unique<SegmentCache>(shape, every, o.gib, o.slots, o.page_rows, memory);
 }
 
@@ -167,6 +182,7 @@ void bench_prompt(const Options& o, const Clock& clock, ThreadPool& pool) {
 void run(const Options& o) {
   std::vector<Shape> shapes = {{8, 4, 128}, {4, 8, 64}, {3, 3, 64}, {1, 8, 128}, {8, 1, 128}};
   if (!o.shape.empty()) shapes = {shape_from(o.shape)};
+  for (const std::string& name : o.codecs) segment_rows(name, o);
   ThreadPool pool(o.threads);
   const Clock clock(o.cpu_time, pool.size());
   const auto bytes = static_cast<int64_t>(o.gib * 0x1p30);
@@ -206,10 +222,8 @@ int main(int argc, char** argv) {
                  "Only this decode shape: KV heads x queries of each x dim, such as '8 x 4 x 128'");
   app.footer("Example: bench_attention --gib 2 --codecs fp16 q8 q4 --only decode");
   CLI11_PARSE(app, argc, argv);
-  try {
+  return ashlar::status_of([&] {
     ashlar::run(options);
-  } catch (const ashlar::Error& error) {
-    std::cerr << "error: " << error.what() << '\n';
-    return error.exit_status();
-  }
+    return 0;
+  });
 }

@@ -16,6 +16,7 @@
 #include <set>
 
 #include "bench/filled_text.h"
+#include "bench/status.h"
 #include "cli/model_options.h"
 #include "core/base/error.h"
 #include "core/io/atomic_file.h"
@@ -212,10 +213,5 @@ int run(int argc, char** argv) {
 }  // namespace ashlar
 
 int main(int argc, char** argv) {
-  try {
-    return ashlar::run(argc, argv);
-  } catch (const ashlar::Error& error) {
-    std::cerr << "error: " << error.what() << "\n";
-    return error.exit_status();
-  }
+  return ashlar::status_of([&] { return ashlar::run(argc, argv); });
 }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "bench/filled_text.h"
+#include "bench/status.h"
 #include "core/base/error.h"
 #include "tests/support/random_model.h"
 
@@ -111,10 +112,5 @@ int run(int argc, char** argv) {
 }  // namespace ashlar
 
 int main(int argc, char** argv) {
-  try {
-    return ashlar::run(argc, argv);
-  } catch (const ashlar::Error& error) {
-    std::cerr << "error: " << error.what() << "\n";
-    return error.exit_status();
-  }
+  return ashlar::status_of([&] { return ashlar::run(argc, argv); });
 }

@@ -14,6 +14,7 @@
 #include <fstream>
 #include <iostream>
 
+#include "bench/status.h"
 #include "core/base/error.h"
 #include "core/base/threads.h"
 #include "core/io/atomic_file.h"
@@ -171,10 +172,8 @@ int main(int argc, char** argv) {
     command->add_option("--dump", options.dump, "Writes the documents, each after its size");
   }
   CLI11_PARSE(app, argc, argv);
-  try {
+  return ashlar::status_of([&] {
     ashlar::run(options);
-  } catch (const std::exception& error) {
-    std::cerr << "error: " << error.what() << '\n';
-    return 1;
-  }
+    return 0;
+  });
 }

@@ -1,14 +1,13 @@
 #include "engine/cache/page_recall.h"
 
 #include <algorithm>
-#include <memory>
 
 #include "core/base/checked.h"
 #include "core/base/error.h"
+#include "engine/cache/scratch.h"
 #include "engine/cache/tables.h"
 
 namespace ashlar {
-
 namespace {
 
 // Corners that bound the keys are rounded outwards, a sphere's radius is no element of a vector:
@@ -16,21 +15,6 @@ namespace {
 bool is_coded(DigestKind kind) {
   return kind == DigestKind::kCuboidCentre || kind == DigestKind::kCuboidMean;
 }
-
-// Scratch of a kernel, aligned to 64 bytes.
-class Scratch {
- public:
-  explicit Scratch(int64_t bytes) : space_(static_cast<size_t>(bytes) + 64) {
-    void* at = space_.data();
-    size_t room = space_.size();
-    data_ = static_cast<std::byte*>(std::align(64, room - 64, at, room));
-  }
-  std::byte* data() const { return data_; }
-
- private:
-  std::vector<std::byte> space_;
-  std::byte* data_;
-};
 
 }  // namespace
 
@@ -86,7 +70,8 @@ void PageRecall::add(const std::byte* page) {
   fit_table(digests_, digest_table_bytes(number + 1), 1);
   backups_.push_back(store_->add({page, bytes}));
   digests_.resize(static_cast<size_t>(ceil_div(pages() * units_, block_units()) * block_bytes()));
-  const Scratch scratch(kv_features_scratch_bytes(shape_.key_dim, 0));
+  std::vector<std::byte> space;
+  std::byte* const scratch = fit_aligned(space, kv_features_scratch_bytes(shape_.key_dim, 0));
   std::vector<float> corners(static_cast<size_t>(digest_numbers(digest_)));
   for (int64_t head = 0; head < shape_.heads; ++head) {
     KvHeadView view;
@@ -99,7 +84,7 @@ void PageRecall::add(const std::byte* page) {
       std::byte* const at =
           digests_.data() + index / block_units() * block_bytes() + head * head_bytes_;
       std::byte* const digest = coded_ ? reinterpret_cast<std::byte*>(corners.data()) : at;
-      digest_keys(digest_, view, unit * digest_rows_, digest_rows_, digest, scratch.data());
+      digest_keys(digest_, view, unit * digest_rows_, digest_rows_, digest, scratch);
       if (coded_) code_digest({2, shape_.key_dim}, at, index % kCodedDigests, corners.data());
     }
   }
@@ -107,21 +92,27 @@ void PageRecall::add(const std::byte* page) {
 }
 
 // Estimates from `count` digests of `heads` heads, from the first digest of a block and head `head`
-// on: weights [queries, heads, numbers], dots [queries, count].
+// on: weights [queries, heads, numbers], dots [count, queries].
 void PageRecall::dots(int64_t first, int64_t count, int64_t head, int64_t heads,
-                      std::span<const float> weights, float* dots) const {
+                      std::span<const float> weights, int64_t queries, float* dots) const {
   const int64_t numbers = heads * digest_numbers(digest_);
   const std::byte* const at =
       digests_.data() + first / block_units() * block_bytes() + head * head_bytes_;
+  if (!coded_) {
+    digest_dots(digest_.half, numbers, at, block_bytes(), count, weights.data(), queries, dots);
+    return;
+  }
   const CodedDigests shape{2 * heads, shape_.key_dim};
-  const Scratch scratch(coded_ ? coded_scratch_bytes(shape) : 0);
-  for (const float* w = weights.data(); w < weights.data() + weights.size(); w += numbers) {
-    if (coded_) {
-      coded_dots(shape, at, block_bytes(), count, w, dots, scratch.data());
-    } else {
-      digest_dots(digest_.half, numbers, at, block_bytes(), count, w, 1, dots);
-    }
-    dots += count;
+  std::vector<std::byte> space;
+  std::byte* const scratch = fit_aligned(space, coded_scratch_bytes(shape));
+  const auto query_dots = [&](int64_t h, float* out) {
+    coded_dots(shape, at, block_bytes(), count, weights.data() + h * numbers, out, scratch);
+  };
+  if (queries == 1) return query_dots(0, dots);
+  std::vector<float> own(static_cast<size_t>(count));
+  for (int64_t h = 0; h < queries; ++h) {
+    query_dots(h, own.data());
+    for (int64_t i = 0; i < count; ++i) dots[i * queries + h] = own[static_cast<size_t>(i)];
   }
 }
 
@@ -146,7 +137,7 @@ void PageRecall::score(std::span<const float> query, ThreadPool* pool,
   const auto score_span = [&](int64_t span, int) {
     const int64_t first = span * span_pages, n = std::min(span_pages, pages() - first);
     if (units_ == 1) {
-      dots(first, n, 0, shape_.heads, weights, scores.data() + first);
+      dots(first, n, 0, shape_.heads, weights, 1, scores.data() + first);
       for (int64_t page = first; page < first + n; ++page) {
         scores[static_cast<size_t>(page)] /= static_cast<float>(query_heads);
       }
@@ -170,12 +161,13 @@ void PageRecall::score_units(int64_t first, int64_t pages, std::span<const float
   std::vector<double> sums(static_cast<size_t>(pages), 0.0);
   for (int64_t head = 0; head < shape_.heads; ++head) {
     dots(first * units_, units, head, 1,
-         weights.subspan(static_cast<size_t>(head * of_head), static_cast<size_t>(of_head)),
+         weights.subspan(static_cast<size_t>(head * of_head), static_cast<size_t>(of_head)), shared,
          of_units.data());
     for (int64_t page = 0; page < pages; ++page) {
+      const float* const of_page = of_units.data() + page * units_ * shared;
       for (int64_t h = 0; h < shared; ++h) {
-        const float* const of_page = of_units.data() + h * units + page * units_;
-        const float best = *std::max_element(of_page, of_page + units_);
+        float best = of_page[h];
+        for (int64_t u = 1; u < units_; ++u) best = std::max(best, of_page[u * shared + h]);
         sums[static_cast<size_t>(page)] += static_cast<double>(best);
       }
     }

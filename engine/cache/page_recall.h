@@ -57,7 +57,7 @@ class PageRecall {
  private:
   PageRecall(const PageRecall& other);
   void dots(int64_t first, int64_t count, int64_t head, int64_t heads,
-            std::span<const float> weights, float* dots) const;
+            std::span<const float> weights, int64_t queries, float* dots) const;
   void score_units(int64_t first, int64_t pages, std::span<const float> weights, int64_t shared,
                    float* scores) const;
   int64_t digest_table_bytes(int64_t pages) const;

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "core/base/error.h"
+#include "engine/cache/scratch.h"
 #include "engine/cache/sequence_cache.h"
 #include "kernels/kv_features.h"
 
@@ -99,12 +100,9 @@ void see_features(const Lane& lane, const KvGroup& group, const PolicyNeeds& nee
   if (needs.key_cosines) sight.key_cosines.resize(size);
   if (needs.value_norms) sight.value_norms.resize(size);
   std::vector<float> mean(static_cast<size_t>(group.key_dim));
-  // Aligned scratch: 64 bytes more than it takes.
-  std::vector<std::byte> space(
-      static_cast<size_t>(kv_features_scratch_bytes(group.key_dim, group.value_dim)) + 64);
-  void* at = space.data();
-  size_t room = space.size();
-  auto* scratch = static_cast<std::byte*>(std::align(64, room - 64, at, room));
+  std::vector<std::byte> space;
+  std::byte* const scratch =
+      fit_aligned(space, kv_features_scratch_bytes(group.key_dim, group.value_dim));
   const QueryTile all = lane.everything();
   for (int64_t h = 0; h < lane.heads(); ++h) {
     const KvHeadView keys = lane.view(lane.head_begin() + h, all);

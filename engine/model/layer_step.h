@@ -3,6 +3,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/cache/scratch.h"
 #include "engine/model/stack_runner.h"
 
 // What the phases of one layer share; private to the stack runner.
@@ -13,9 +14,6 @@ namespace ashlar {
 
 /// `buffer` with room for at least `floats`.
 float* fit(std::vector<float>& buffer, int64_t floats);
-
-/// 64-byte aligned start of a byte buffer with room for at least `bytes`.
-std::byte* fit_aligned(std::vector<std::byte>& buffer, int64_t bytes);
 
 /// One step of one layer.
 struct LayerStep {

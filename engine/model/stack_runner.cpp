@@ -94,14 +94,6 @@ float* fit(std::vector<float>& buffer, int64_t floats) {
   return buffer.data();
 }
 
-std::byte* fit_aligned(std::vector<std::byte>& buffer, int64_t bytes) {
-  if (static_cast<int64_t>(buffer.size()) < bytes + 64) {
-    buffer.resize(static_cast<size_t>(bytes + 64));
-  }
-  const auto address = reinterpret_cast<uintptr_t>(buffer.data());
-  return buffer.data() + (64 - address % 64) % 64;
-}
-
 void apply_linear(const Linear& linear, const float* x, int64_t rows, float* y, Workspace& work,
                   ThreadPool& pool) {
   std::byte* scratch = fit_aligned(work.linear_scratch, linear_scratch_bytes(linear.shape, rows));

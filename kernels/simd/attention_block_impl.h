@@ -119,20 +119,24 @@ class Hidden {
 ASHLAR_INLINE Vf sum_blocks(const Vf (&v)[kTileBlocks]) {
   return vadd(vadd(v[0], v[1]), vadd(v[2], v[3]));
 }
-/// Sums of N registers, or their largest lanes, in lanes 0 … N − 1.
+/// What N registers are reduced to, by `four` at once or `one` after another, in lanes 0 … N − 1.
+template <int N, typename Four, typename One>
+ASHLAR_INLINE Vf reduced(const Vf (&v)[N], Four four, One one) {
+  if constexpr (N > 2) {
+    return four({v[0], v[1], v[2], v[N - 1]});
+  } else {
+    alignas(64) float out[kLanes] = {};
+    for (int n = 0; n < N; ++n) out[n] = one(v[n]);
+    return vload(out);
+  }
+}
 template <int N>
 ASHLAR_INLINE Vf sums_of(const Vf (&v)[N]) {
-  if constexpr (N > 2) return vsum4({v[0], v[1], v[2], v[N - 1]});
-  alignas(64) float out[kLanes] = {};
-  for (int n = 0; n < N; ++n) out[n] = vsum(v[n]);
-  return vload(out);
+  return reduced(v, vsum4, vsum);
 }
 template <int N>
 ASHLAR_INLINE Vf tops_of(const Vf (&v)[N]) {
-  if constexpr (N > 2) return vmax4({v[0], v[1], v[2], v[N - 1]});
-  alignas(64) float out[kLanes] = {};
-  for (int n = 0; n < N; ++n) out[n] = vmax_all(v[n]);
-  return vload(out);
+  return reduced(v, vmax4, vmax_all);
 }
 static_assert(kTileBlocks == 4 && kQueryBlock <= 4);
 
