@@ -100,29 +100,33 @@ std::unique_ptr<BenchCache> make_cache(const std::string& name, const Options& o
 
 void bench_decode(const Options& o, const std::vector<Shape>& shapes, const Clock& clock,
                   const Memory& memory, ThreadPool& pool) {
-  fmt::print("\n{:<12} {:<12} {:>12} {:>8} {:>12} {:>10} {:>10}\n", "KV x q x dim", "codec",
-             "tokens/s", "GB/s", "of reading", "vs fp16", "scores");
+  fmt::print("\n{:<12} {:<12} {:>12} {:>8} {:>12} {:>10} {:>10} {:>10}\n", "KV x q x dim", "codec",
+             "tokens/s", "GB/s", "of reading", "vs fp16", "scores", "by head");
   const auto bytes = static_cast<int64_t>(o.gib * 0x1p30);
   for (const Shape& shape : shapes) {
     double fp16 = 0;
     for (const std::string& name : o.codecs) {
       const std::unique_ptr<BenchCache> made = make_cache(name, o, shape, memory);
       BenchCache& cache = *made;
-      cache.step(clock, pool, true);
-      cache.step(clock, pool, false);
+      cache.step(clock, pool, Collect::kByHead);
+      cache.step(clock, pool, Collect::kTogether);
+      cache.step(clock, pool, Collect::kNothing);
       cache.check();
-      double read = 1e9, plain = 1e9, scored = 1e9;
+      double read = 1e9, plain = 1e9, together = 1e9, by_head = 1e9;
       for (int i = 0; i < o.repeat; ++i) {
         read = std::min(read, read_seconds(clock, memory.data(), bytes, pool));
-        plain = std::min(plain, cache.step(clock, pool, false));
-        scored = std::min(scored, cache.step(clock, pool, true));
+        plain = std::min(plain, cache.step(clock, pool, Collect::kNothing));
+        together = std::min(together, cache.step(clock, pool, Collect::kTogether));
+        by_head = std::min(by_head, cache.step(clock, pool, Collect::kByHead));
       }
       const double rate = cache.bytes() / plain * 1e-9;
       const double tokens = static_cast<double>(cache.sequences()) / plain;
       if (name == "fp16") fp16 = tokens;
-      fmt::print("{:<12} {:<12} {:>12.1f} {:>8.2f} {:>10.1f} % {:>10} {:>8.1f} %\n", shape.name(),
-                 name, tokens, rate, 100 * rate * read / static_cast<double>(bytes) * 1e9,
-                 fp16 > 0 ? fmt::format("{:.2f}", tokens / fp16) : "", 100 * (scored / plain - 1));
+      fmt::print("{:<12} {:<12} {:>12.1f} {:>8.2f} {:>10.1f} % {:>10} {:>8.1f} % {:>8.1f} %\n",
+                 shape.name(), name, tokens, rate,
+                 100 * rate * read / static_cast<double>(bytes) * 1e9,
+                 fp16 > 0 ? fmt::format("{:.2f}", tokens / fp16) : "", 100 * (together / plain - 1),
+                 100 * (by_head / plain - 1));
       std::fflush(stdout);
     }
   }

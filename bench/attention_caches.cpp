@@ -23,7 +23,7 @@ BenchCache::BenchCache(const Shape& shape, int64_t slots) : shape_(shape), slots
 void BenchCache::set_sequences(int64_t sequences) {
   sequences_ = sequences;
   out_.resize(static_cast<size_t>(sequences) * q_.size());
-  scores_.resize(static_cast<size_t>(sequences * shape_.kv_heads * (slots_ + 1)));
+  scores_.resize(static_cast<size_t>(2 * sequences * shape_.kv_heads * (slots_ + 1)));
 }
 
 void BenchCache::add_raw(KvHeadView& kv) const {
@@ -31,7 +31,7 @@ void BenchCache::add_raw(KvHeadView& kv) const {
   kv.raw_key_stride = kv.raw_value_stride = shape_.dim;
 }
 
-AttentionTask BenchCache::task(int64_t sequence, int64_t head, bool collect) {
+AttentionTask BenchCache::task(int64_t sequence, int64_t head, Collect collect) {
   AttentionTask t;
   t.q = q_.data() + head * shape_.group * shape_.dim;
   t.q_stride = t.out_stride = shape_.group * shape_.dim;
@@ -40,24 +40,32 @@ AttentionTask BenchCache::task(int64_t sequence, int64_t head, bool collect) {
   t.key_dim = t.value_dim = shape_.dim;
   t.scale = static_cast<float>(1 / std::sqrt(static_cast<double>(shape_.dim)));
   t.out = out_.data() + sequence * static_cast<int64_t>(q_.size()) + (t.q - q_.data());
-  if (collect) t.scores = scores_.data() + (sequence * shape_.kv_heads + head) * (slots_ + 1);
+  if (collect != Collect::kNothing) {
+    const int64_t own = sequence * shape_.kv_heads + (collect == Collect::kByHead ? head : 0);
+    uint32_t* const sums = scores_.data() + 2 * own * (slots_ + 1);
+    t.scores = {sums, sums + slots_ + 1};
+  }
   return t;
 }
 
-double BenchCache::step(const Clock& clock, ThreadPool& pool, bool collect) {
+double BenchCache::step(const Clock& clock, ThreadPool& pool, Collect collect) {
   const int64_t scratch_bytes =
-      round_up(attention_scratch_bytes(1, shape_.group, slots_ + 1, shape_.dim, shape_.dim, collect,
-                                       view(0, 0).all_runs()),
+      round_up(attention_scratch_bytes(1, shape_.group, slots_ + 1, shape_.dim, shape_.dim,
+                                       collect != Collect::kNothing, view(0, 0).all_runs()),
                64);
   if (scratch_ == nullptr || scratch_size_ < scratch_bytes) {
     scratch_ = std::make_unique<Memory>(scratch_bytes * pool.size());
     scratch_size_ = scratch_bytes;
   }
+  // Heads that add to the same sums are one job.
+  const int64_t heads = collect == Collect::kTogether ? shape_.kv_heads : 1;
   return clock.seconds([&] {
-    pool.parallel_for(sequences_ * shape_.kv_heads, [&](int64_t i, int thread) {
-      const int64_t sequence = i / shape_.kv_heads, head = i % shape_.kv_heads;
-      attention_run(view(sequence, head), task(sequence, head, collect),
-                    scratch_->data() + thread * scratch_size_);
+    pool.parallel_for(sequences_ * shape_.kv_heads / heads, [&](int64_t i, int thread) {
+      for (int64_t j = i * heads; j < (i + 1) * heads; ++j) {
+        const int64_t sequence = j / shape_.kv_heads, head = j % shape_.kv_heads;
+        attention_run(view(sequence, head), task(sequence, head, collect),
+                      scratch_->data() + thread * scratch_size_);
+      }
     });
   });
 }
@@ -99,7 +107,7 @@ KvHeadView RowCache::view(int64_t sequence, int64_t head) const {
 
 void RowCache::check() {
   for (const int64_t head : {int64_t{0}, shape_.kv_heads - 1}) {
-    check_decode(page_, head, view(sequences() - 1, head), task(sequences() - 1, head, false));
+    check_decode(page_, head, view(sequences() - 1, head), task(sequences() - 1, head));
   }
 }
 
@@ -193,7 +201,7 @@ KvHeadView SegmentCache::view(int64_t sequence, int64_t head) const {
 
 void SegmentCache::check() {
   for (const int64_t head : {int64_t{0}, shape_.kv_heads - 1}) {
-    check_segments(zip_, view(sequences() - 1, head), task(sequences() - 1, head, false));
+    check_segments(zip_, view(sequences() - 1, head), task(sequences() - 1, head));
   }
 }
 

@@ -45,6 +45,10 @@ class Memory {
 
 std::vector<float> normals(int64_t n, uint64_t seed);
 
+/// What a step collects beside outputs: sums of probabilities per slot, of all KV heads of a
+/// sequence together, as a policy sees them whose heads keep the same rows, or of each apart.
+enum class Collect { kNothing, kTogether, kByHead };
+
 /// Sequences of `slots` entries and a raw one each, and a decode step over all.
 class BenchCache {
  public:
@@ -53,13 +57,13 @@ class BenchCache {
 
   int64_t sequences() const { return sequences_; }
   virtual double bytes() const = 0;
-  double step(const Clock& clock, ThreadPool& pool, bool collect);
+  double step(const Clock& clock, ThreadPool& pool, Collect collect);
   /// The last sequence's first and last head against double; after a step.
   virtual void check() = 0;
 
  protected:
   virtual KvHeadView view(int64_t sequence, int64_t head) const = 0;
-  AttentionTask task(int64_t sequence, int64_t head, bool collect);
+  AttentionTask task(int64_t sequence, int64_t head, Collect collect = Collect::kNothing);
   void set_sequences(int64_t sequences);
   void add_raw(KvHeadView& kv) const;
 
@@ -68,7 +72,8 @@ class BenchCache {
 
  private:
   int64_t sequences_ = 0;
-  std::vector<float> q_, out_, scores_;
+  std::vector<float> q_, out_;
+  std::vector<uint32_t> scores_;  // [sequences, KV heads, 2, slots]
   std::unique_ptr<Memory> scratch_;
   int64_t scratch_size_ = 0;
 };

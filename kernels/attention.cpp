@@ -23,6 +23,7 @@ void check_task(const KvHeadView& kv, const AttentionTask& task) {
   ASHLAR_CHECK(task.rows > 0 && task.group > 0 && task.key_dim > 0 && task.value_dim > 0);
   ASHLAR_CHECK(task.raw_visible >= 0 && task.window >= 0 && task.score_from >= 0);
   ASHLAR_CHECK(task.score_slots >= 0 && kv.segment_runs >= 0);
+  ASHLAR_CHECK((task.scores.low == nullptr) == (task.scores.high == nullptr));
   ASHLAR_CHECK(kv.run_count >= 0 && kv.run_count <= kMaxKvRuns);
   for (int64_t r = 0; r < kv.all_runs(); ++r) {
     const KvRun& run = kv.run(r);
@@ -94,6 +95,12 @@ void attention_merge(const KernelTable& kernels, const KvHeadView& kv, const Att
   kernels.attention_merge(kv, task, partials, attention_partial_bytes(kv, task));
 }
 
+void attention_collect(const KernelTable& kernels, const KvHeadView& kv, const AttentionTask& task,
+                       int64_t split, std::byte* partials) {
+  ASHLAR_CHECK(split >= 0 && split < attention_splits(kv, task));
+  kernels.attention_collect(kv, task, split, partials, attention_partial_bytes(kv, task));
+}
+
 int64_t attention_splits(const KvHeadView& kv, const AttentionTask& task) {
   check_task(kv, task);
   if (task.window > 0) return 1;
@@ -104,7 +111,7 @@ int64_t attention_partial_bytes(const KvHeadView& kv, const AttentionTask& task)
   check_task(kv, task);
   const int64_t queries = checked_mul(task.rows, task.group, kWhat);
   int64_t floats = state_floats(queries, task.value_dim);
-  if (task.scores != nullptr || task.counts != nullptr) {
+  if (task.scores.low != nullptr || task.counts != nullptr) {
     const int64_t all = tiles_of(kv, task);
     const int64_t tiles = task.window > 0 ? all : std::min(all, kAttentionSplit);
     floats = checked_add(floats, checked_mul(tiles * (kAttentionTile + 1), queries, kWhat), kWhat);
@@ -123,6 +130,11 @@ void attention_run_split(const KvHeadView& kv, const AttentionTask& task, int64_
 
 void attention_merge(const KvHeadView& kv, const AttentionTask& task, std::byte* partials) {
   attention_merge(active_kernels(), kv, task, partials);
+}
+
+void attention_collect(const KvHeadView& kv, const AttentionTask& task, int64_t split,
+                       std::byte* partials) {
+  attention_collect(active_kernels(), kv, task, split, partials);
 }
 
 }  // namespace ashlar

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/codec.h"
+#include "kernels/score_sums.h"
 
 namespace ashlar {
 
@@ -67,16 +68,17 @@ struct AttentionTask {
   int64_t raw_visible = 0;  ///< raw rows that row 0 sees, ≥ 0
   float* out = nullptr;     ///< out[r·out_stride + h·value_dim + i]
   int64_t out_stride = 0;
-  /// If set, receives the softmax probabilities: scores[s] += Σ_r Σ_h p_{r,h}(s), accumulated in
-  /// ascending (r, h) order, s over all slots. Collecting never changes `out`.
-  float* scores = nullptr;
+  /// If set, softmax probabilities are added to them: Σ_h p_{r,h}(s) of every row r and slot s,
+  /// each rounded to a whole number (kernels/score_sums.h), so that tasks may come in any order,
+  /// but not at once. Collecting never changes `out`.
+  ScoreSums scores;
   /// If set, counts[s] += Σ_r [ mean_h p_{r,h}(s) < 1/n_r ] over the slots s that row r sees, n_r
   /// many (Scissorhands, arXiv 2305.17118). Needs no `scores`.
-  float* counts = nullptr;
+  uint32_t* counts = nullptr;
   int64_t score_from = 0;  ///< rows before this one add nothing to scores and counts
   /// If set, of the others only rows r with score_rows[r] ≠ 0 do.
   const uint8_t* score_rows = nullptr;
-  /// Slots before this one get nothing; scores[0] and counts[0] are this slot's.
+  /// Slots before this one get nothing; the first numbers of scores and counts are this slot's.
   int64_t score_slots = 0;
   /// Row r, whose last visible slot is s, sees the slots above s − window only; 0: all. A tile that
   /// lies before all of them leaves the row untouched, so removing whole tiles in front of the
@@ -117,7 +119,9 @@ void attention_run(const KvHeadView& kv, const AttentionTask& task, std::byte* s
 // then one merge. The same operations as attention_run, so the same bits in out, scores and counts:
 //   for split in 0 … attention_splits(kv, task) − 1, in any order, at once:
 //     attention_run_split(kv, task, split, partials + split · bytes, a scratch of the thread);
-//   attention_merge(kv, task, partials);    bytes = attention_partial_bytes(kv, task)
+//   then, in any order, at once:
+//     attention_merge(kv, task, partials);    bytes = attention_partial_bytes(kv, task)
+//     if it collects, for each split: attention_collect(kv, task, split, partials);
 
 /// Splits of a task, at least 1; a task with a window has 1.
 int64_t attention_splits(const KvHeadView& kv, const AttentionTask& task);
@@ -127,8 +131,10 @@ int64_t attention_partial_bytes(const KvHeadView& kv, const AttentionTask& task)
 /// without collect_scores. Writes nothing but these two.
 void attention_run_split(const KvHeadView& kv, const AttentionTask& task, int64_t split,
                          std::byte* partial, std::byte* scratch);
-/// Merges the partial results of all splits, side by side, into the first of them and writes out,
-/// scores and counts.
+/// Merges the partial results of all splits, side by side, into the first of them and writes out.
 void attention_merge(const KvHeadView& kv, const AttentionTask& task, std::byte* partials);
+/// Adds the probabilities of one split's slots to scores and counts; once for each.
+void attention_collect(const KvHeadView& kv, const AttentionTask& task, int64_t split,
+                       std::byte* partials);
 
 }  // namespace ashlar

@@ -50,6 +50,8 @@ struct KernelTable {
                           std::byte* partial, std::byte* scratch);
   void (*attention_merge)(const KvHeadView& kv, const AttentionTask& task, std::byte* partials,
                           int64_t partial_bytes);
+  void (*attention_collect)(const KvHeadView& kv, const AttentionTask& task, int64_t split,
+                            std::byte* partials, int64_t partial_bytes);
 
   void (*digest_dots)(bool half, int64_t numbers, const std::byte* rows, int64_t stride,
                       int64_t count, const float* weights, int64_t queries, float* scores);
@@ -76,6 +78,8 @@ void attention_run_split(const KernelTable& kernels, const KvHeadView& kv,
                          std::byte* scratch);
 void attention_merge(const KernelTable& kernels, const KvHeadView& kv, const AttentionTask& task,
                      std::byte* partials);
+void attention_collect(const KernelTable& kernels, const KvHeadView& kv, const AttentionTask& task,
+                       int64_t split, std::byte* partials);
 void kv_page_encode(const KernelTable& kernels, const KvPageShape& shape, std::byte* page,
                     int64_t first, int64_t rows, const float* keys, int64_t key_stride,
                     const float* values, int64_t value_stride);

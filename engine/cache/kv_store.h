@@ -50,12 +50,12 @@ class KvStore {
     fail(ErrorCode::kInternal, "only the cache of a block is read in full by every row");
   }
   virtual KvHeadView view(int64_t group, int64_t head, const QueryTile& tile) const = 0;
-  /// Whether somebody wants attention probabilities; then the tiles of a head are run in order.
-  virtual bool scored(int64_t /*group*/) const { return false; }
-  /// Where reader number `reader` of the group adds what the probabilities of `tile` give, one
-  /// number per slot; null where nobody wants it.
-  virtual ScoreRows scores(int64_t /*group*/, int64_t /*head*/, int64_t /*reader*/,
-                           const QueryTile& /*tile*/) {
+  /// 0 unless somebody wants attention probabilities of the step; else so many heads add to the
+  /// same numbers, which only one thread may do at a time: from each multiple on.
+  virtual int64_t heads_scored_together(int64_t /*group*/) const { return 0; }
+  /// Where a reader of the group adds what the probabilities of `tile` give, one number per slot;
+  /// null where nobody wants it.
+  virtual ScoreRows scores(int64_t /*group*/, int64_t /*head*/, const QueryTile& /*tile*/) {
     return {};
   }
 };

@@ -22,7 +22,7 @@ KvPageShape precise_shape(const KvGroup& group, int64_t heads, int64_t page_rows
 }  // namespace
 
 Lane::Lane(const KvGroup& group, int64_t head_begin, int64_t heads, const CacheOptions& options,
-           ScoreReducer reducer, PagePool& pool, const RecallNeeds* recall)
+           const ScoreKind& scores, PagePool& pool, const RecallNeeds* recall)
     : group_(&group),
       head_begin_(head_begin),
       heads_(heads),
@@ -32,7 +32,7 @@ Lane::Lane(const KvGroup& group, int64_t head_begin, int64_t heads, const CacheO
              pool),
       late_(precise_shape(group, heads, options.page_rows), pool),
       raw_(group, heads, options.page_rows, pool),
-      scores_(reducer, static_cast<int64_t>(group.readers.size()), heads) {
+      scores_(scores, heads) {
   if (recall != nullptr) recall_.emplace(*recall, coded_.shape(), &pool.arena().backups());
   if (zips(options, group)) zip_.emplace(group, *options.zip, options.page_rows, pool);
 }

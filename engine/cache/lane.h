@@ -24,7 +24,8 @@ struct LaneImage {
   int64_t sinks = 0, coded = 0, late = 0;  ///< rows of each store; the others are raw
   std::vector<std::byte> sink_pages, coded_pages, late_pages;
   std::vector<float> raw;
-  std::vector<std::vector<float>> scores;   ///< empty ones while no query row has scored
+  /// Tables (LaneScores, ZipStore); empty ones while no query row has scored.
+  std::vector<std::vector<uint32_t>> scores;
   int64_t scored_rows = 0, scored_end = 0;  ///< LaneScores
   int64_t front = 0;
   // Of a lane that recalls: which pages `coded_pages` are, the bytes of all others, filled ones in
@@ -47,7 +48,7 @@ class Lane {
  public:
   /// `group` and `pool` must outlive it.
   Lane(const KvGroup& group, int64_t head_begin, int64_t heads, const CacheOptions& options,
-       ScoreReducer reducer, PagePool& pool, const RecallNeeds* recall = nullptr);
+       const ScoreKind& scores, PagePool& pool, const RecallNeeds* recall = nullptr);
   Lane(Lane&&) = default;
   /// The same rows for another sequence, pages shared; between steps. `group` as at construction.
   Lane fork(const KvGroup& group, PagePool& pool) const;

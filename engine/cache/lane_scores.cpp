@@ -7,160 +7,169 @@
 
 namespace ashlar {
 
-LaneScores::LaneScores(ScoreReducer reducer, int64_t readers, int64_t heads)
-    : reducer_(reducer), heads_(heads) {
-  if (reducer == ScoreReducer::kNone) return;
-  now_.resize(static_cast<size_t>(readers * heads) * channels());
-  held_.resize(now_.size());
-}
+LaneScores::LaneScores(const ScoreKind& kind, int64_t heads)
+    : kind_(kind), heads_(heads), now_(static_cast<size_t>(kind.tables(heads))) {}
 
 LaneScores LaneScores::fork() const {
   LaneScores copy;
-  copy.reducer_ = reducer_;
+  copy.kind_ = kind_;
   copy.heads_ = heads_;
   copy.scored_rows_ = scored_rows_;
   copy.scored_end_ = scored_end_;
-  for (const Buffer& buffer : now_) copy.now_.push_back(copy_table(buffer));
-  copy.held_.resize(held_.size());
+  for (const Table& table : now_) copy.now_.push_back(copy_table(table));
   return copy;
 }
 
 int64_t LaneScores::table_bytes() const {
-  size_t floats = 0;
-  for (const Buffer& buffer : now_) floats += buffer.capacity();
-  for (const auto& rows : held_) {
-    for (const Buffer& buffer : rows) floats += buffer.capacity();
+  size_t numbers = 0;
+  for (const Table& table : now_) numbers += table.capacity();
+  for (const HeldRow& row : held_) {
+    for (const Table& table : row.tables) numbers += table.capacity();
   }
-  return static_cast<int64_t>(4 * floats);
+  return static_cast<int64_t>(sizeof(uint32_t) * numbers);
 }
 
 void LaneScores::advance(int64_t from, int64_t end) {
   if (now_.empty() || from >= end) return;
   const int64_t before = begins_at(from) ? 0 : scored_rows_;
-  scored_rows_ = reducer_ == ScoreReducer::kLast ? 1 : before + end - from;
+  scored_rows_ = kind_.reducer == ScoreReducer::kLast ? 1 : before + end - from;
   scored_end_ = end;
 }
 
 void LaneScores::forget() {
   scored_rows_ = scored_end_ = 0;
-  for (Buffer& buffer : now_) Buffer().swap(buffer);
+  for (Table& table : now_) Table().swap(table);
 }
 
-void LaneScores::resize(int64_t slots, bool scores) {
-  const bool none = now_.empty() || (scored_rows_ == 0 && now_[0].empty());
-  if (none && !scores) return;
-  for (Buffer& buffer : now_) {
-    if (slots > static_cast<int64_t>(buffer.capacity())) fit_table(buffer, slots, kTableRows);
-    buffer.resize(static_cast<size_t>(slots), 0.0f);
+namespace {
+
+void give_slots(std::vector<LaneScores::Table>& tables, int64_t slots) {
+  for (LaneScores::Table& table : tables) {
+    if (slots > static_cast<int64_t>(table.capacity())) fit_table(table, slots, kTableRows);
+    table.resize(static_cast<size_t>(slots), 0);
   }
+}
+
+}  // namespace
+
+void LaneScores::resize(int64_t slots) {
+  if (now_.empty() || (scored_rows_ == 0 && now_[0].empty())) return;
+  give_slots(now_, slots);
+}
+
+void LaneScores::begin(int64_t from, int64_t slots) {
+  give_slots(now_, slots);
+  if (!begins_at(from)) return;
+  for (Table& table : now_) std::fill(table.begin(), table.end(), 0);
 }
 
 void LaneScores::fit(int64_t slots) {
   if (scored_rows_ == 0) return;
-  for (Buffer& buffer : now_) fit_table(buffer, slots, kTableRows);
+  for (Table& table : now_) fit_table(table, slots, kTableRows);
 }
 
 void LaneScores::move(int64_t from, int64_t to) {
   if (scored_rows_ == 0) return;
-  for (Buffer& b : now_) b[static_cast<size_t>(to)] = b[static_cast<size_t>(from)];
+  for (Table& table : now_) table[static_cast<size_t>(to)] = table[static_cast<size_t>(from)];
 }
 
-ScoreRows LaneScores::rows_of(float* first, float* second) const {
-  switch (reducer_) {
-    case ScoreReducer::kNone:
-      return {};
-    case ScoreReducer::kSum:
-    case ScoreReducer::kLast:
-      return {first, nullptr};
-    case ScoreReducer::kCountBelow:
-      return {nullptr, first};
-    case ScoreReducer::kSumAndCount:
-      return {first, second};
-  }
-  fail(ErrorCode::kInternal, "unknown reducer {}", static_cast<int>(reducer_));
+ScoreRows LaneScores::rows_of(std::vector<Table>& tables, int64_t head) {
+  ScoreRows rows;
+  if (tables.empty()) return rows;
+  Table* own = tables.data() + (kind_.by_head ? static_cast<size_t>(head) * each() : 0);
+  if (kind_.sums()) rows.sums = {own[0].data(), own[1].data()};
+  if (kind_.counts()) rows.counts = own[each() - 1].data();
+  return rows;
 }
 
-ScoreRows LaneScores::add_to(int64_t buffer, bool anew) {
-  Buffer* own = now_.data() + static_cast<size_t>(buffer) * channels();
-  for (size_t c = 0; anew && c < channels(); ++c) std::fill(own[c].begin(), own[c].end(), 0.0f);
-  return rows_of(own[0].data(), channels() == 2 ? own[1].data() : nullptr);
+void LaneScores::hold(int64_t slots, bool scores, bool anew) {
+  HeldRow& row = held_.emplace_back();
+  row.scores = scores;
+  row.anew = anew;
+  if (!scores) return;
+  row.tables.resize(now_.size());
+  give_slots(row.tables, slots);
 }
 
-ScoreRows LaneScores::hold(int64_t buffer, int64_t row, int64_t slots, bool scores, bool anew) {
-  float* added[2] = {};
-  for (size_t c = 0; c < channels(); ++c) {
-    const size_t i = static_cast<size_t>(buffer) * channels() + c;
-    auto& held = held_[i];
-    ASHLAR_CHECK_EQ(static_cast<int64_t>(held.size()), row);
-    Buffer after;
-    if (!scores || !anew) after = held.empty() ? now_[i] : held.back();
-    if (scores) after.resize(static_cast<size_t>(slots), 0.0f);
-    added[c] = held.emplace_back(std::move(after)).data();
-  }
-  return scores ? rows_of(added[0], added[1]) : ScoreRows{};
+ScoreRows LaneScores::add_to_held(int64_t row, int64_t head) {
+  return rows_of(held_[static_cast<size_t>(row)].tables, head);
 }
 
 void LaneScores::truncate_held(int64_t rows) {
-  for (auto& held : held_) held.resize(std::min(held.size(), static_cast<size_t>(rows)));
+  held_.resize(std::min(held_.size(), static_cast<size_t>(rows)));
 }
 
 void LaneScores::adopt_held(int64_t slots) {
-  for (size_t i = 0; i < now_.size(); ++i) {
-    if (held_[i].empty()) continue;
-    now_[i] = std::move(held_[i].back());
-    if (!now_[i].empty()) now_[i].resize(static_cast<size_t>(slots), 0.0f);
-    held_[i].clear();
+  for (HeldRow& row : held_) {
+    if (!row.scores) continue;
+    give_slots(now_, slots);
+    if (row.anew) {
+      for (Table& table : now_) std::fill(table.begin(), table.end(), 0);
+    }
+    for (int64_t b = 0; b < buffers(); ++b) {
+      const auto first = static_cast<size_t>(b) * each();
+      const auto n =
+          static_cast<int64_t>(std::min(row.tables[first].size(), static_cast<size_t>(slots)));
+      Table *to = now_.data() + first, *from = row.tables.data() + first;
+      if (kind_.sums()) {
+        add_scores({to[0].data(), to[1].data()}, {from[0].data(), from[1].data()}, n);
+      }
+      if (!kind_.counts()) continue;
+      add_counts(to[each() - 1].data(), from[each() - 1].data(), n);
+    }
   }
+  held_.clear();
 }
 
-int LaneScores::count_channel() const {
-  return reducer_ == ScoreReducer::kCountBelow    ? 0
-         : reducer_ == ScoreReducer::kSumAndCount ? 1
-                                                  : -1;
-}
-
-std::span<const float> LaneScores::total(int channel, int64_t slots, Buffer& scratch) const {
-  if (now_.empty() || channel < 0) return {};
-  const auto c = static_cast<size_t>(channel);
-  if (scored_rows_ > 0 && now_.size() == channels()) return now_[c];
-  scratch.assign(static_cast<size_t>(slots), 0.0f);
+// value(tables of a buffer, slot) is a whole number; those of all buffers are added, or stay apart.
+template <typename Value>
+std::span<const float> LaneScores::numbers(bool kept, bool apart, int64_t slots,
+                                           std::vector<float>& scratch, Value value) const {
+  if (!kept || (apart && !kind_.by_head)) return {};
+  const int64_t parts = apart ? buffers() : 1, added = buffers() / parts;
+  scratch.assign(static_cast<size_t>(parts * slots), 0.0f);
   if (scored_rows_ == 0) return scratch;
-  scratch = now_[c];
-  for (size_t i = c + channels(); i < now_.size(); i += channels()) {
-    for (size_t s = 0; s < scratch.size(); ++s) scratch[s] += now_[i][s];
+  for (int64_t part = 0; part < parts; ++part) {
+    for (int64_t slot = 0; slot < slots; ++slot) {
+      double sum = 0;
+      for (int64_t b = part * added; b < (part + 1) * added; ++b) {
+        sum += value(now_.data() + static_cast<size_t>(b) * each(), static_cast<size_t>(slot));
+      }
+      scratch[static_cast<size_t>(part * slots + slot)] = static_cast<float>(sum);
+    }
   }
   return scratch;
 }
 
-std::span<const float> LaneScores::by_head(int channel, int64_t slots, Buffer& scratch) const {
-  if (now_.empty() || channel < 0) return {};
-  const auto n = static_cast<size_t>(slots), heads = static_cast<size_t>(heads_);
-  scratch.assign(heads * n, 0.0f);
-  if (scored_rows_ == 0) return scratch;
-  for (size_t i = static_cast<size_t>(channel); i < now_.size(); i += channels()) {
-    float* out = scratch.data() + i / channels() % heads * n;
-    for (size_t s = 0; s < n; ++s) out[s] += now_[i][s];
-  }
-  return scratch;
+namespace {
+
+double sum_in(const LaneScores::Table* tables, size_t slot) {
+  return score_value(tables[0][slot], tables[1][slot]);
 }
 
-std::span<const float> LaneScores::sums(int64_t slots, Buffer& scratch) const {
-  return total(sum_channel(), slots, scratch);
+}  // namespace
+
+std::span<const float> LaneScores::sums(int64_t slots, std::vector<float>& scratch) const {
+  return numbers(kind_.sums(), false, slots, scratch, sum_in);
 }
 
-std::span<const float> LaneScores::counts(int64_t slots, Buffer& scratch) const {
-  return total(count_channel(), slots, scratch);
+std::span<const float> LaneScores::head_sums(int64_t slots, std::vector<float>& scratch) const {
+  return numbers(kind_.sums(), true, slots, scratch, sum_in);
 }
 
-std::span<const float> LaneScores::head_sums(int64_t slots, Buffer& scratch) const {
-  return by_head(sum_channel(), slots, scratch);
+std::span<const float> LaneScores::counts(int64_t slots, std::vector<float>& scratch) const {
+  return numbers(
+      kind_.counts(), false, slots, scratch,
+      [last = each() - 1](const Table* tables, size_t slot) { return tables[last][slot]; });
 }
 
-std::span<const float> LaneScores::head_counts(int64_t slots, Buffer& scratch) const {
-  return by_head(count_channel(), slots, scratch);
+std::span<const float> LaneScores::head_counts(int64_t slots, std::vector<float>& scratch) const {
+  return numbers(
+      kind_.counts(), true, slots, scratch,
+      [last = each() - 1](const Table* tables, size_t slot) { return tables[last][slot]; });
 }
 
-void LaneScores::load(std::vector<Buffer> image, int64_t scored_rows, int64_t scored_end) {
+void LaneScores::load(std::vector<Table> image, int64_t scored_rows, int64_t scored_end) {
   ASHLAR_CHECK_EQ(image.size(), now_.size());
   now_ = std::move(image);
   scored_rows_ = scored_rows;

@@ -69,9 +69,9 @@ int64_t SequenceCache::lane_width(const Group& group) const {
 
 void SequenceCache::add_lanes(Group& group) {
   const int64_t width = lane_width(group);
-  const ScoreReducer reducer = group.governed ? policy_->needs().reducer : ScoreReducer::kNone;
+  const ScoreKind scores = group.governed ? ScoreKind(policy_->needs()) : ScoreKind();
   for (int64_t h = 0; h < group.info.heads; h += width) {
-    group.lanes.emplace_back(group.info, h, width, options_, reducer, pool_,
+    group.lanes.emplace_back(group.info, h, width, options_, scores, pool_,
                              group.recalls ? &*policy_->needs().recall : nullptr);
   }
 }
@@ -107,11 +107,12 @@ int64_t SequenceCache::tables_for(int64_t rows, int64_t step) const {
   for (const Group& group : groups_) {
     int64_t of_group = 0;
     for (const Lane& lane : group.lanes) {
-      const int64_t buffers = sleeps(group, lane, rows) ? 0 : lane.scores().buffers();
-      const int64_t held = holding_ ? buffers * step : 0;
-      grown += 4 * (rows + kTableRows) * (1 + buffers) + 4 * held * (lane.rows() + rows);
+      const int64_t tables = sleeps(group, lane, rows) ? 0 : lane.scores().tables();
+      const int64_t held = holding_ ? tables * step : 0;
+      grown += 4 * (rows + kTableRows) * (1 + tables) +
+               4 * held * round_up(lane.rows() + rows, kTableRows);
       // Scores of the rows that are there, if they begin anew.
-      if (lane.scores().scored_rows() == 0) grown += 4 * buffers * lane.rows();
+      if (lane.scores().scored_rows() == 0) grown += 4 * tables * lane.rows();
       grown += 2 * static_cast<int64_t>(sizeof(PageId) + sizeof(void*)) *
                (ceil_div(rows, options_.page_rows) + 2 * kTablePages);
       if (lane.recall() != nullptr) {
@@ -178,11 +179,7 @@ void SequenceCache::append(int64_t id, const float* keys, const float* values, i
   group.step_rows += rows;
   group.last_rows = rows;
   plan_probes(group);
-  for (Lane& lane : group.lanes) {
-    const bool scores = policy_scores(group) && !holding_ &&
-                        scored_from(group, lane) < group.position + group.step_rows;
-    lane.scores().resize(lane.rows(), scores);
-  }
+  begin_scores(group);
   recount(group);
 }
 

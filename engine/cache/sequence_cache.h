@@ -104,8 +104,8 @@ class SequenceCache final : public KvStore {
   void see_queries(int64_t group, const float* queries, int64_t heads, ThreadPool& pool) override;
   void query_tiles(int64_t group, int64_t head, std::vector<QueryTile>& tiles) const override;
   KvHeadView view(int64_t group, int64_t head, const QueryTile& tile) const override;
-  bool scored(int64_t group) const override;
-  ScoreRows scores(int64_t group, int64_t head, int64_t reader, const QueryTile& tile) override;
+  int64_t heads_scored_together(int64_t group) const override;
+  ScoreRows scores(int64_t group, int64_t head, const QueryTile& tile) override;
 
   /// Whether the policy acts when steps end: false while a prompt is still being fed. All rows of a
   /// step see what was kept before it.
@@ -211,10 +211,11 @@ class SequenceCache final : public KvStore {
   bool decodes(const Group& group) const;
   int64_t scored_from(const Group& group, const Lane& lane) const;
   bool sleeps(const Group& group, const Lane& lane, int64_t rows) const;
+  void begin_scores(Group& group);
   void advance_scores(Group& group);
   bool policy_scores(const Group& group) const;
   void plan_probes(Group& group);
-  ScoreRows probe_scores(Group& group, int64_t head, int64_t reader, const QueryTile& tile);
+  ScoreRows probe_scores(Group& group, int64_t head, const QueryTile& tile);
   void freeze(Group& group);
   void check_probes(const Group& group, const CacheImage::Group& from,
                     const std::string& what) const;

@@ -51,25 +51,42 @@ bool SequenceCache::policy_scores(const Group& group) const {
   return group.governed && policy_->needs().reducer != ScoreReducer::kNone;
 }
 
-bool SequenceCache::scored(int64_t id) const {
-  return policy_scores(at(id)) || !at(id).probing.empty();
+int64_t SequenceCache::heads_scored_together(int64_t id) const {
+  const Group& group = at(id);
+  if (!group.probing.empty()) return 1;
+  return policy_scores(group) ? group.lanes.front().scores().heads_together() : 0;
 }
 
-ScoreRows SequenceCache::scores(int64_t id, int64_t head, int64_t reader, const QueryTile& tile) {
+// Rows have come in: what they will add to.
+void SequenceCache::begin_scores(Group& group) {
+  if (!policy_scores(group)) return;
+  const int64_t end = group.position + group.step_rows;
+  for (Lane& lane : group.lanes) {
+    LaneScores& scores = lane.scores();
+    const int64_t from = scored_from(group, lane);
+    if (!holding_) {
+      if (from < end) scores.begin(from, lane.rows());
+      continue;
+    }
+    const bool begins = scores.begins_at(from),
+               last = policy_->needs().reducer == ScoreReducer::kLast;
+    for (int64_t p = end - group.last_rows; p < end; ++p) {
+      scores.hold(lane.rows(), p >= from, last || (p == from && begins));
+    }
+  }
+}
+
+ScoreRows SequenceCache::scores(int64_t id, int64_t head, const QueryTile& tile) {
   Group& group = at(id);
-  if (!group.probing.empty()) return probe_scores(group, head, reader, tile);
+  if (!group.probing.empty()) return probe_scores(group, head, tile);
   if (!policy_scores(group)) return {};
   Lane& lane = group.lanes[lane_index(group, head)];
-  const int64_t buffer = reader * lane.heads() + head - lane.head_begin();
+  const int64_t own = head - lane.head_begin();
   const int64_t row = group.step_rows - group.last_rows + tile.row, p = group.position + row;
+  if (holding_) return lane.scores().add_to_held(row, own);
   const int64_t from = scored_from(group, lane);
-  const bool begins = lane.scores().begins_at(from);
-  if (holding_) {
-    const bool last = policy_->needs().reducer == ScoreReducer::kLast;
-    return lane.scores().hold(buffer, row, lane.rows(), p >= from, last || (p == from && begins));
-  }
   if (from >= p + tile.rows) return {};
-  ScoreRows rows = lane.scores().add_to(buffer, from >= p && begins);
+  ScoreRows rows = lane.scores().add_to(own);
   rows.from = std::max<int64_t>(0, from - p);
   return rows;
 }

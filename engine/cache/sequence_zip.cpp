@@ -41,13 +41,12 @@ void SequenceCache::plan_probes(Group& group) {
   for (Lane& lane : group.lanes) lane.zip()->resize_scores(lane.waiting(), any);
 }
 
-ScoreRows SequenceCache::probe_scores(Group& group, int64_t head, int64_t reader,
-                                      const QueryTile& tile) {
+ScoreRows SequenceCache::probe_scores(Group& group, int64_t head, const QueryTile& tile) {
   const auto first = group.probing.begin() + tile.row;
   if (std::find(first, first + tile.rows, uint8_t{1}) == first + tile.rows) return {};
   Lane& lane = group.lanes[lane_index(group, head)];
   ScoreRows rows;
-  rows.sums = lane.zip()->scores(reader);
+  rows.sums = lane.zip()->scores();
   rows.rows = &*first;
   rows.slots = lane.zip()->rows();
   return rows;

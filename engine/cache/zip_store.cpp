@@ -23,7 +23,7 @@ ZipStore::ZipStore(const KvGroup& group, const ZipOptions& options, int64_t page
       pool_(&pool),
       salient_(zip_page(shape_, kZipSalient, page_rows), pool),
       regular_(zip_page(shape_, kZipRegular, page_rows), pool),
-      scores_(group.readers.size()) {}
+      scores_(2) {}
 
 ZipStore::~ZipStore() {
   for (const Segment& segment : segments_) pool_->give(segment.parameters);
@@ -48,7 +48,9 @@ ZipStore ZipStore::fork(PagePool& pool) const {
   copy.regular_.adopt(regular_.pages(), regular_.rows());
   copy.segments_ = copy_table(segments_);
   for (const Segment& segment : segments_) pool.share(segment.parameters);
-  for (const auto& scores : scores_) copy.scores_.push_back(copy_table(scores));
+  for (size_t half = 0; half < scores_.size(); ++half) {
+    copy.scores_[half] = copy_table(scores_[half]);
+  }
   copy.rebuild_runs();
   return copy;
 }
@@ -62,11 +64,11 @@ bool ZipStore::is_salient(int64_t slot) const {
 }
 
 int64_t ZipStore::table_bytes() const {
-  size_t floats = 0;
-  for (const auto& scores : scores_) floats += scores.capacity();
+  size_t numbers = 0;
+  for (const auto& half : scores_) numbers += half.capacity();
   return salient_.table_bytes() + regular_.table_bytes() +
          static_cast<int64_t>(segments_.capacity() * sizeof(Segment) +
-                              runs_.capacity() * sizeof(KvRun) + 4 * floats);
+                              runs_.capacity() * sizeof(KvRun) + 4 * numbers);
 }
 
 int64_t ZipStore::bits() const {
@@ -121,26 +123,25 @@ int64_t ZipStore::work_bytes(int64_t waiting) const {
 }
 
 void ZipStore::resize_scores(int64_t waiting, bool probe) {
-  for (auto& scores : scores_) {
-    if (scores.empty() && !probe) continue;
-    if (waiting > static_cast<int64_t>(scores.capacity())) fit_table(scores, waiting, kTableRows);
-    scores.resize(static_cast<size_t>(waiting), 0.0f);
+  for (auto& half : scores_) {
+    if (half.empty() && !probe) continue;
+    if (waiting > static_cast<int64_t>(half.capacity())) fit_table(half, waiting, kTableRows);
+    half.resize(static_cast<size_t>(waiting), 0);
   }
 }
 
 void ZipStore::forget_scores() {
-  for (auto& scores : scores_) std::vector<float>().swap(scores);
+  for (auto& half : scores_) std::vector<uint32_t>().swap(half);
 }
 
 std::vector<int64_t> ZipStore::order(std::span<const int64_t> probes) const {
   const size_t n = probes.size();
   std::vector<float> saliency(n);
   for (size_t row = 0; row < n; ++row) {
-    float sum = 0;
-    for (const auto& scores : scores_) sum += row < scores.size() ? scores[row] : 0.0f;
+    const double sum =
+        row < scores_[0].size() ? score_value(scores_[0][row], scores_[1][row]) : 0.0;
     saliency[row] = probes[row] == 0 ? std::numeric_limits<float>::infinity()
-                    : sum == sum     ? sum / static_cast<float>(probes[row])
-                                     : -1.0f;
+                                     : static_cast<float>(sum / static_cast<double>(probes[row]));
   }
   std::vector<int64_t> rows(n);
   std::iota(rows.begin(), rows.end(), 0);
@@ -250,7 +251,7 @@ void ZipStore::reserve_image(PagePool& pool, std::span<const int32_t> segments) 
 }
 
 void ZipStore::load(std::span<const int32_t> segments, std::span<const std::byte> bytes,
-                    std::vector<std::vector<float>> scores) {
+                    std::vector<std::vector<uint32_t>> scores) {
   ASHLAR_CHECK_EQ(rows(), 0);
   int64_t salient = 0, regular = 0;
   for (size_t s = 0; s < segments.size(); s += 2) {

@@ -8,6 +8,7 @@
 #include "engine/cache/row_store.h"
 #include "engine/cache/zip_options.h"
 #include "kernels/kv_zip.h"
+#include "kernels/score_sums.h"
 #include "models/spec/spec.h"
 
 namespace ashlar {
@@ -19,7 +20,7 @@ namespace ashlar {
 /// moves; pages may be shared with forks.
 class ZipStore {
  public:
-  /// `pool` must outlive it; `readers` layers add to scores.
+  /// `pool` must outlive it.
   ZipStore(const KvGroup& group, const ZipOptions& options, int64_t page_rows, PagePool& pool);
   ~ZipStore();
   ZipStore(ZipStore&& other) noexcept;
@@ -45,16 +46,15 @@ class ZipStore {
   int64_t tables_for(int64_t waiting) const;
   int64_t work_bytes(int64_t waiting) const;
 
-  /// Scores of the rows that wait, by reader; empty until a probe row scores.
-  float* scores(int64_t reader) { return scores_[static_cast<size_t>(reader)].data(); }
+  /// Scores of the rows that wait, over all readers; none until a probe row scores.
+  ScoreSums scores() { return {scores_[0].data(), scores_[1].data()}; }
   /// `waiting` rows wait; `probe`: a query row of the step scores.
   void resize_scores(int64_t waiting, bool probe);
   void forget_scores();
 
   /// The order of the rows that wait: salient ones, then the others, each ascending. A row's
-  /// saliency is its score over readers / probes[row]: p̃_j = Σ_i a_ij / nnz_j (paper, eq. 8). Of
-  /// equal ones the newer is more salient; a saliency that is no number is the least, a row that no
-  /// probe saw is the most.
+  /// saliency is its score / probes[row]: p̃_j = Σ_i a_ij / nnz_j (paper, eq. 8). Of equal ones the
+  /// newer is more salient; a row that no probe saw is the most salient.
   std::vector<int64_t> order(std::span<const int64_t> probes) const;
   /// Appends a segment: keys [rows, key_dim] and values in that order, salient ones first.
   void freeze(const float* keys, const float* values, int64_t rows);
@@ -63,12 +63,12 @@ class ZipStore {
   /// all parameters.
   std::vector<int32_t> image_segments() const;
   std::vector<std::byte> image_bytes() const;
-  const std::vector<std::vector<float>>& image_scores() const { return scores_; }
+  const std::vector<std::vector<uint32_t>>& image_scores() const { return scores_; }
   /// Bytes of segments; throws Error(kData) naming `what` if they cannot be.
   int64_t bytes_of(std::span<const int32_t> segments, const std::string& what) const;
   void reserve_image(PagePool& pool, std::span<const int32_t> segments) const;
   void load(std::span<const int32_t> segments, std::span<const std::byte> bytes,
-            std::vector<std::vector<float>> scores);
+            std::vector<std::vector<uint32_t>> scores);
 
  private:
   struct Segment {
@@ -86,7 +86,7 @@ class ZipStore {
   RowStore salient_, regular_;
   std::vector<Segment> segments_;
   std::vector<KvRun> runs_;
-  std::vector<std::vector<float>> scores_;
+  std::vector<std::vector<uint32_t>> scores_;  // low and high halves
 };
 
 }  // namespace ashlar

@@ -10,6 +10,7 @@
 
 #include "core/base/checked.h"
 #include "core/base/error.h"
+#include "engine/cache/lane_scores.h"
 #include "engine/cache/tables.h"
 #include "engine/policy/oracle.h"
 
@@ -95,13 +96,9 @@ double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const P
     const int64_t own = row_bytes(group, cache), fp16 = row_bytes(group, cache, CodecKind::kF16);
     total += static_cast<double>(p) * static_cast<double>(held * own + precise * (fp16 - own)) +
              static_cast<double>(p * group.heads * 4 * group.entry_width());
-    const ScoreReducer reducer = policy.needs().reducer;
     const int64_t lanes = !windowed && policy.needs().per_head ? group.heads : 1;
-    const auto readers = static_cast<int64_t>(group.readers.size());
-    const int64_t channels = reducer == ScoreReducer::kNone          ? 0
-                             : reducer == ScoreReducer::kSumAndCount ? 2
-                                                                     : 1;
-    const int64_t buffers = windowed ? 0 : readers * group.heads * channels;
+    const int64_t scores =
+        windowed ? 0 : lanes * ScoreKind(policy.needs()).tables(group.heads / lanes);
     const double rows = static_cast<double>(round_up((held + 1) * p, kTableRows));
     const double entries = static_cast<double>(round_up(held + 1, kTablePages));
     if (!windowed && policy.needs().recall) {
@@ -111,7 +108,7 @@ double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const P
                               nullptr);
       total += static_cast<double>(recall.tables_of(text / p));
     }
-    total += 4 * rows * static_cast<double>(lanes + buffers) +
+    total += 4 * rows * static_cast<double>(lanes + scores) +
              entries * static_cast<double>(lanes * (sizeof(PageId) + sizeof(void*)));
   }
   return total;

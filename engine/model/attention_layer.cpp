@@ -53,7 +53,7 @@ void cross_attention(const LayerStep& step, const float* input_RD, float* x_RD) 
   apply_linear(step.weights.cross_query, input_RD, step.rows, query_RHE, step.work, step.pool);
   float* out_RHE = fit(step.work.attention, step.rows * width);
   attend(step,
-         {*step.cross, 0, a.heads, query_RHE, out_RHE, attention_scale(a.head_dim), nullptr, true});
+         {*step.cross, a.heads, query_RHE, out_RHE, attention_scale(a.head_dim), nullptr, true});
   add_projection(step, step.weights.cross_out, out_RHE, x_RD);
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <mutex>
 
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
@@ -34,39 +35,48 @@ namespace {
 // With fewer chains than this for each thread, threads would wait for the last of them.
 constexpr int64_t kChainsPerThread = 4;
 
-// Lists the jobs of all items and heads. Every (item, KV head) is one chain when scores are
-// collected, since its tiles add to the same buffer in order; otherwise every tile is a chain.
-// Returns the scratch that the largest job needs.
-int64_t plan_jobs(const LayerStep& step, const Attend& call) {
+struct AttentionPlan {
+  int64_t scratch_bytes = 0;  // of the largest job
+  bool collects = false;
+  // No two chains add to the same scores.
+  bool chained = true;
+};
+
+// Lists the jobs of all items and heads. Heads that add to the same scores are one chain where each
+// has one query row; every other job is a chain of its own.
+AttentionPlan plan_jobs(const LayerStep& step, const Attend& call) {
   const KvGroup& group = call.group;
   std::vector<AttentionJob>& jobs = step.work.jobs;
   std::vector<size_t>& chains = step.work.chains;
   std::vector<QueryTile>& tiles = step.work.tiles;
+  AttentionPlan plan;
   jobs.clear();
   chains.clear();
   int64_t slots = 0, tile_rows = 0, runs = kMaxKvRuns;
-  bool collects = false;
   for (const StackItem& item : step.items) {
-    const bool chained = item.kv->scored(group.id);
-    collects = collects || chained;
+    const int64_t together = item.kv->heads_scored_together(group.id);
+    plan.collects = plan.collects || together > 0;
     for (int64_t head = 0; head < group.heads; ++head) {
       if (call.full) {
         item.kv->full_tiles(group.id, item.rows, tiles);
       } else {
         item.kv->query_tiles(group.id, head, tiles);
       }
-      for (size_t t = 0; t < tiles.size(); ++t) {
-        if (t == 0 || !chained) chains.push_back(jobs.size());
-        jobs.push_back({&item, head, tiles[t]});
-        slots = std::max(slots, tiles[t].visible() + tiles[t].rows - 1);
-        tile_rows = std::max(tile_rows, tiles[t].rows);
-        runs = std::max(runs, tiles[t].runs);
+      const bool one_row = tiles.size() == 1 && tiles[0].rows == 1;
+      if (together > 0 && !one_row) plan.chained = false;
+      for (const QueryTile& tile : tiles) {
+        if (together <= 1 || !one_row || head % together == 0) chains.push_back(jobs.size());
+        jobs.push_back({&item, head, tile});
+        slots = std::max(slots, tile.visible() + tile.rows - 1);
+        tile_rows = std::max(tile_rows, tile.rows);
+        runs = std::max(runs, tile.runs);
       }
     }
   }
   chains.push_back(jobs.size());
-  return attention_scratch_bytes(tile_rows, call.heads / group.heads, slots, group.key_dim,
-                                 group.value_dim, collects, runs);
+  plan.scratch_bytes = attention_scratch_bytes(tile_rows, call.heads / group.heads, slots,
+                                               group.key_dim, group.value_dim, plan.collects, runs);
+  return plan;
 }
 
 AttentionTask task_of(const Attend& call, const AttentionJob& job) {
@@ -84,7 +94,7 @@ AttentionTask task_of(const Attend& call, const AttentionJob& job) {
   task.raw_visible = job.tile.raw_visible;
   task.out_stride = call.heads * group.value_dim;
   task.out = call.out + row * task.out_stride + first_head * group.value_dim;
-  const ScoreRows scores = job.item->kv->scores(group.id, job.head, call.reader, job.tile);
+  const ScoreRows scores = job.item->kv->scores(group.id, job.head, job.tile);
   task.scores = scores.sums;
   task.counts = scores.counts;
   task.score_from = scores.from;
@@ -95,6 +105,10 @@ AttentionTask task_of(const Attend& call, const AttentionJob& job) {
   return task;
 }
 
+bool collects(const AttentionTask& task) {
+  return task.scores.low != nullptr || task.counts != nullptr;
+}
+
 // Few heads read a long cache: the splits of a task become work for all threads. The bits are those
 // of attention_run.
 void attend_by_splits(const LayerStep& step, const Attend& call, int64_t scratch_bytes) {
@@ -102,57 +116,86 @@ void attend_by_splits(const LayerStep& step, const Attend& call, int64_t scratch
   work.tasks.clear();
   work.views.clear();
   work.splits.clear();
+  work.partials_of.clear();
   int64_t bytes = 0;
   for (const AttentionJob& job : work.jobs) {
-    work.views.push_back(job.item->kv->view(call.group.id, job.head, job.tile));
-    work.tasks.push_back(task_of(call, job));
-    const int64_t splits = attention_splits(work.views.back(), work.tasks.back());
-    const int64_t each = attention_partial_bytes(work.views.back(), work.tasks.back());
-    for (int64_t s = 0; s < splits; ++s, bytes += each) {
-      work.splits.push_back({work.tasks.size() - 1, s, bytes});
-    }
+    const KvHeadView& view =
+        work.views.emplace_back(job.item->kv->view(call.group.id, job.head, job.tile));
+    const AttentionTask& task = work.tasks.emplace_back(task_of(call, job));
+    const int64_t splits = attention_splits(view, task), each = attention_partial_bytes(view, task);
+    work.partials_of.push_back({bytes, each});
+    for (int64_t s = 0; s < splits; ++s) work.splits.push_back({work.tasks.size() - 1, s});
+    bytes += splits * each;
   }
   std::byte* partials = fit_aligned(work.partials, bytes);
+  const auto of = [&](size_t task) { return partials + work.partials_of[task].offset; };
   step.pool.parallel_for(static_cast<int64_t>(work.splits.size()), [&](int64_t i, int thread) {
-    const AttentionSplit& split = work.splits[static_cast<size_t>(i)];
+    const auto [task, split] = work.splits[static_cast<size_t>(i)];
     std::byte* scratch =
         fit_aligned(work.attention_scratch[static_cast<size_t>(thread)], scratch_bytes);
-    attention_run_split(work.views[split.task], work.tasks[split.task], split.split,
-                        partials + split.offset, scratch);
+    attention_run_split(work.views[task], work.tasks[task], split,
+                        of(task) + split * work.partials_of[task].bytes, scratch);
   });
+  // Tasks are merged; and what those of a chain collect is added, the slots of a split at a time.
   step.pool.parallel_for(static_cast<int64_t>(work.splits.size()), [&](int64_t i, int) {
-    const AttentionSplit& split = work.splits[static_cast<size_t>(i)];
-    if (split.split != 0) return;
-    attention_merge(work.views[split.task], work.tasks[split.task], partials + split.offset);
+    const auto [task, split] = work.splits[static_cast<size_t>(i)];
+    if (split == 0) attention_merge(work.views[task], work.tasks[task], of(task));
+    const auto chain = std::lower_bound(work.chains.begin(), work.chains.end(), task);
+    if (*chain != task || !collects(work.tasks[task])) return;
+    for (size_t t = task; t < chain[1]; ++t) {
+      attention_collect(work.views[t], work.tasks[t], split, of(t));
+    }
   });
+}
+
+// A job whose scores others add to as well: it collects in numbers of its own, which are then
+// added.
+void attend_apart(const KvHeadView& view, const AttentionTask& task, Workspace& work, int thread,
+                  std::byte* scratch) {
+  const int64_t slots = view.encoded() + task.raw_visible + task.rows - 1 - task.score_slots;
+  if (!collects(task) || slots <= 0) return attention_run(view, task, scratch);
+  std::vector<uint32_t>& numbers = work.thread_scores[static_cast<size_t>(thread)];
+  numbers.assign(static_cast<size_t>(3 * slots), 0);
+  AttentionTask own = task;
+  if (task.scores.low != nullptr) own.scores = {numbers.data(), numbers.data() + slots};
+  if (task.counts != nullptr) own.counts = numbers.data() + 2 * slots;
+  attention_run(view, own, scratch);
+  const std::lock_guard lock(work.adding_scores);
+  if (task.scores.low != nullptr) add_scores(task.scores, own.scores, slots);
+  if (task.counts != nullptr) add_counts(task.counts, own.counts, slots);
 }
 
 }  // namespace
 
 void attend(const LayerStep& step, const Attend& call) {
+  Workspace& work = step.work;
   if (step.owns && !call.full) {
     const int64_t width = call.heads * call.group.key_dim;
     for (const StackItem& item : step.items) {
       item.kv->see_queries(call.group.id, call.query + item.row * width, call.heads, step.pool);
     }
   }
-  const int64_t scratch_bytes = plan_jobs(step, call);
-  const std::vector<AttentionJob>& jobs = step.work.jobs;
-  const std::vector<size_t>& chains = step.work.chains;
-  auto& scratch = step.work.attention_scratch;
-  scratch.resize(static_cast<size_t>(step.pool.size()));
-  for (auto& buffer : scratch) fit_aligned(buffer, scratch_bytes);
-  const auto count = static_cast<int64_t>(chains.size()) - 1;
-  const bool decoding = count == static_cast<int64_t>(jobs.size());  // no chain has two tiles
-  if (decoding && step.pool.size() > 1 && count < kChainsPerThread * step.pool.size()) {
-    return attend_by_splits(step, call, scratch_bytes);
+  const AttentionPlan plan = plan_jobs(step, call);
+  work.attention_scratch.resize(static_cast<size_t>(step.pool.size()));
+  for (auto& buffer : work.attention_scratch) fit_aligned(buffer, plan.scratch_bytes);
+  work.thread_scores.resize(static_cast<size_t>(step.pool.size()));
+  const auto count = static_cast<int64_t>(work.chains.size()) - 1;
+  if (plan.chained && step.pool.size() > 1 && count < kChainsPerThread * step.pool.size()) {
+    return attend_by_splits(step, call, plan.scratch_bytes);
   }
   step.pool.parallel_for(count, [&](int64_t c, int thread) {
     const auto chain = static_cast<size_t>(c);
-    for (size_t j = chains[chain]; j < chains[chain + 1]; ++j) {
-      const KvHeadView view = jobs[j].item->kv->view(call.group.id, jobs[j].head, jobs[j].tile);
-      attention_run(view, task_of(call, jobs[j]),
-                    fit_aligned(scratch[static_cast<size_t>(thread)], scratch_bytes));
+    std::byte* scratch =
+        fit_aligned(work.attention_scratch[static_cast<size_t>(thread)], plan.scratch_bytes);
+    for (size_t j = work.chains[chain]; j < work.chains[chain + 1]; ++j) {
+      const AttentionJob& job = work.jobs[j];
+      const KvHeadView view = job.item->kv->view(call.group.id, job.head, job.tile);
+      const AttentionTask task = task_of(call, job);
+      if (plan.chained) {
+        attention_run(view, task, scratch);
+      } else {
+        attend_apart(view, task, work, thread, scratch);
+      }
     }
   });
 }

@@ -29,7 +29,6 @@ void change_heads(const LayerStep& step, float* x, const HeadChange& change);
 /// One attention over a cached group for all rows of a step.
 struct Attend {
   const KvGroup& group;
-  int64_t reader = 0;
   int64_t heads = 0;             ///< query heads
   const float* query = nullptr;  ///< [R, heads, key_dim]
   float* out = nullptr;          ///< [R, heads, value_dim]

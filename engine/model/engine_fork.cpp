@@ -26,8 +26,8 @@ bool Engine::reads_alike(const Policy* one, const Policy* other) {
   const PolicyNeeds none, &a = one ? one->needs() : none, &b = other ? other->needs() : none;
   if (a.reducer != b.reducer || a.per_head != b.per_head || a.recall != b.recall) return false;
   return a.reducer == ScoreReducer::kNone ||
-         (a.prompt_rows == b.prompt_rows && a.scored_above == b.scored_above &&
-          a.scored_beyond == b.scored_beyond);
+         (a.head_scores == b.head_scores && a.prompt_rows == b.prompt_rows &&
+          a.scored_above == b.scored_above && a.scored_beyond == b.scored_beyond);
 }
 
 std::unique_ptr<Sequence> Engine::fork(const Sequence& sequence,

@@ -21,8 +21,8 @@ float* grouped_attention(const LayerStep& step, const float* source_RD, const fl
     append_rows(step, key_RKE, value_RKE);
   }
   float* out_RHE = fit(step.work.attention, step.rows * width);
-  attend(step, {step.group, step.reader, a.heads, query_RHE, out_RHE, attention_scale(a.head_dim),
-                w.sinks, step.bidirectional});
+  attend(step, {step.group, a.heads, query_RHE, out_RHE, attention_scale(a.head_dim), w.sinks,
+                step.bidirectional});
   return out_RHE;
 }
 

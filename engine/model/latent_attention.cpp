@@ -75,8 +75,8 @@ float* latent_attention(const LayerStep& step, const float* source_RD, const flo
   const float* query_RHCP = absorbed_query(step, input_RD);
   if (step.owns) project_latent(step, kv_input(step, source_RD, input_RD));
   float* mixed_RHC = fit(step.work.mixed, step.rows * a.heads * a.latent_dim);
-  attend(step, {step.group, step.reader, a.heads, query_RHCP, mixed_RHC,
-                attention_scale(a.query_dim()), step.weights.sinks, step.bidirectional});
+  attend(step, {step.group, a.heads, query_RHCP, mixed_RHC, attention_scale(a.query_dim()),
+                step.weights.sinks, step.bidirectional});
   const int64_t value = a.latent_value_dim;
   float* out = fit(step.work.attention, step.rows * a.heads * value);
   apply_per_head(step, step.owner.value_up, mixed_RHC, a.latent_dim, out, value);

@@ -14,7 +14,7 @@ namespace {
 // A text, and a text with a transcript.
 constexpr const char* kFormat = "ashlar-session";
 constexpr const char* kChatFormat = "ashlar-chat";
-constexpr const char* kVersion = "5";
+constexpr const char* kVersion = "6";
 
 std::string describe(const SessionOrigin& origin) {
   return write_json(Node::Map{{"model", origin.model},
@@ -62,7 +62,7 @@ void for_each_array(Image& image, const F& f) {
       f(at + "query", lanes[l].query, DType::kF32);
       f(at + "segments", lanes[l].segments, DType::kI32);
       for (size_t b = 0; b < lanes[l].scores.size(); ++b) {
-        f(at + "scores." + std::to_string(b), lanes[l].scores[b], DType::kF32);
+        f(at + "scores." + std::to_string(b), lanes[l].scores[b], DType::kU32);
       }
     }
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -29,11 +30,15 @@ struct AttentionJob {
   QueryTile tile;
 };
 
-/// One split of the task with number `task`; its partial result lies at `offset`.
+/// One split of the task with number `task`.
 struct AttentionSplit {
   size_t task = 0;
   int64_t split = 0;
+};
+/// Where the partial results of a task's splits lie, `bytes` apart.
+struct AttentionPartials {
   int64_t offset = 0;
+  int64_t bytes = 0;
 };
 
 /// Buffers of a step, kept between steps so that steady decoding allocates nothing.
@@ -48,9 +53,12 @@ struct Workspace {
   std::vector<AttentionTask> tasks;
   std::vector<KvHeadView> views;
   std::vector<AttentionSplit> splits;
+  std::vector<AttentionPartials> partials_of;  // per task
   std::vector<std::byte> partials;
   std::vector<size_t> chains;  // where each run of jobs of one thread begins, and the end
-  ThreadPool serial{1};        // runs what is one thread's share of a loop
+  std::vector<std::vector<uint32_t>> thread_scores;  // what a job collects, per thread
+  std::mutex adding_scores;
+  ThreadPool serial{1};  // runs what is one thread's share of a loop
 };
 
 /// A stack with its weights and the KvGroups its layers read.

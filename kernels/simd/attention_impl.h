@@ -34,13 +34,8 @@ AttentionTask rows_of(const AttentionTask& task, int64_t row, int64_t rows) {
   return part;
 }
 
-/// Whether a row adds to scores and counts.
-ASHLAR_INLINE bool row_scores(const AttentionTask& task, int64_t row) {
-  return row >= task.score_from && (task.score_rows == nullptr || task.score_rows[row] != 0);
-}
-
 ASHLAR_INLINE bool collects(const AttentionTask& task) {
-  return (task.scores != nullptr || task.counts != nullptr) && task.score_from < task.rows;
+  return (task.scores.low != nullptr || task.counts != nullptr) && task.score_from < task.rows;
 }
 
 /// Tiles of one split. A window has one: removing tiles in front must not move a border.
@@ -130,51 +125,47 @@ void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& m
   segments.finish();
 }
 
-/// Merges a later split into `s` for the queries that saw something of it.
-void merge_split(const AttentionTask& task, const TileMap& map, int64_t split,
-                 const SoftmaxState& s, const SoftmaxState& later) {
-  const TilePlace first = tile_at(map, split * split_tiles(task, map));
-  const int64_t first_slot = first.slot + first.lead;
-  for (int64_t row = 0; row < task.rows; ++row) {
-    if (map.encoded + task.raw_visible + row <= first_slot) continue;
-    for (int64_t i = row * task.group; i < (row + 1) * task.group; ++i) {
-      const float max = later.max[i] > s.max[i] ? later.max[i] : s.max[i];
-      float a[kLanes], b[kLanes];
-      vstore(a, vexp(vset(s.max[i] - max)));
-      vstore(b, vexp(vset(later.max[i] - max)));
-      s.max[i] = max;
-      s.sum[i] = s.sum[i] * a[0] + later.sum[i] * b[0];
-      float* acc = s.acc + i * s.stride;
-      const float* other = later.acc + i * s.stride;
-      for (int64_t j = 0; j < s.stride; j += kLanes) {
-        const Vf scaled = vmul(vload(acc + j), vset(a[0]));
-        vstore(acc + j, vfma(vload(other + j), vset(b[0]), scaled));
-      }
-    }
+/// A query's level over two parts of what it sees, and what the sums of either are multiplied with.
+struct Merge {
+  Level level;
+  float before, later;
+};
+ASHLAR_INLINE Merge merge_levels(const Level& a, const Level& b) {
+  const float max = b.max > a.max ? b.max : a.max;
+  float x[kLanes], y[kLanes];
+  vstore(x, vexp(vset(a.max - max)));
+  vstore(y, vexp(vset(b.max - max)));
+  return {{max, a.sum * x[0] + b.sum * y[0]}, x[0], y[0]};
+}
+ASHLAR_INLINE Level level_of(const SoftmaxState& s, int64_t query) {
+  return {s.max[query], s.sum[query]};
+}
+/// A split of which the query saw nothing.
+ASHLAR_INLINE bool empty(const Level& level) { return level.max == -__builtin_inff(); }
+
+/// Merges what a query saw of a later split into `s`, whose level is `before`; returns both's.
+ASHLAR_INLINE Level merge_query(const SoftmaxState& s, const SoftmaxState& later, int64_t query,
+                                const Level& before) {
+  const Level own = level_of(later, query);
+  if (empty(own)) return before;
+  const Merge merge = merge_levels(before, own);
+  float* acc = s.acc + query * s.stride;
+  const float* other = later.acc + query * s.stride;
+  for (int64_t j = 0; j < s.stride; j += kLanes) {
+    const Vf scaled = vmul(vload(acc + j), vset(merge.before));
+    vstore(acc + j, vfma(vload(other + j), vset(merge.later), scaled));
   }
+  return merge.level;
 }
 
-/// out = acc / l, scores and counts.
-void finish(const AttentionTask& task, const TileMap& map, const SoftmaxState& s,
-            const Kept& kept) {
-  for (int64_t row = 0; row < task.rows; ++row) {
-    for (int64_t h = 0; h < task.group; ++h) {
-      const int64_t query = row * task.group + h;
-      const Vf sum = vset(s.sum[query]);
-      float* out = task.out + row * task.out_stride + h * task.value_dim;
-      for_spans(task.value_dim, [&](int64_t i, int64_t n) {
-        vstore_span(out + i, n, vdiv(vload(s.acc + query * s.stride + i), sum));
-      });
-    }
-    if (kept.p != nullptr && row_scores(task, row)) {
-      const int64_t tiles = split_tiles(task, map);
-      if (task.counts != nullptr) {
-        collect_row<true>(task, map, kept, row, tiles, s.max, s.sum);
-      } else {
-        collect_row<false>(task, map, kept, row, tiles, s.max, s.sum);
-      }
-    }
-  }
+/// out = acc / l of one query.
+ASHLAR_INLINE void write_query(const AttentionTask& task, const SoftmaxState& s, int64_t query,
+                               float l) {
+  float* out =
+      task.out + query / task.group * task.out_stride + query % task.group * task.value_dim;
+  for_spans(task.value_dim, [&](int64_t i, int64_t n) {
+    vstore_span(out + i, n, vdiv(vload(s.acc + query * s.stride + i), vset(l)));
+  });
 }
 
 /// Kept probabilities of a task whose splits share one buffer.
@@ -222,11 +213,22 @@ void attention_kernel(const KvHeadView& kv, const AttentionTask& whole, std::byt
     const SoftmaxState first = softmax_state(task, p), later = softmax_state(task, p);
     const Kept kept = kept_in_scratch(task, map, p);
     const int64_t per_split = split_tiles(task, map);
+    const int64_t queries = task.rows * task.group;
     for (int64_t split = 0; split * per_split < map.tiles; ++split) {
       run_split(kv, task, map, split, split == 0 ? first : later, kept, work);
-      if (split > 0) merge_split(task, map, split, first, later);
+      for (int64_t query = 0; split > 0 && query < queries; ++query) {
+        const Level both = merge_query(first, later, query, level_of(first, query));
+        first.max[query] = both.max;
+        first.sum[query] = both.sum;
+      }
     }
-    finish(task, map, first, kept);
+    for (int64_t query = 0; query < queries; ++query) {
+      write_query(task, first, query, first.sum[query]);
+    }
+    for (int64_t split = 0; kept.p != nullptr && split * per_split < map.tiles; ++split) {
+      collect_split(task, map, kept, split, per_split,
+                    [&](int64_t query) { return level_of(first, query); });
+    }
   });
 }
 
@@ -248,18 +250,56 @@ void attention_split_kernel(const KvHeadView& kv, const AttentionTask& whole, in
   });
 }
 
+/// The partial results of a task's splits, `bytes` apart.
+struct Partials {
+  const AttentionTask& task;
+  std::byte* first;
+  int64_t bytes, splits;
+
+  ASHLAR_INLINE SoftmaxState state(int64_t split) const {
+    float* p = reinterpret_cast<float*>(first + split * bytes);
+    return softmax_state(task, p);
+  }
+  /// A query's level over all splits, in the order in which merge_query takes them.
+  ASHLAR_INLINE Level level(int64_t query) const {
+    Level all = level_of(state(0), query);
+    for (int64_t split = 1; split < splits; ++split) {
+      const Level own = level_of(state(split), query);
+      if (!empty(own)) all = merge_levels(all, own).level;
+    }
+    return all;
+  }
+};
+ASHLAR_INLINE Partials partials_of(const AttentionTask& task, const TileMap& map,
+                                   std::byte* partials, int64_t bytes) {
+  const int64_t per_split = split_tiles(task, map);
+  return {task, partials, bytes, (map.tiles + per_split - 1) / per_split};
+}
+
+/// Levels stay as they are, for those that collect at the same time.
 void attention_merge_kernel(const KvHeadView& kv, const AttentionTask& task, std::byte* partials,
                             int64_t bytes) {
-  const TileMap map = map_tiles(kv, task);
-  float* p = reinterpret_cast<float*>(partials);
-  const SoftmaxState first = softmax_state(task, p);
-  const Kept kept = kept_in_partial(task, map, p, bytes / 4);
-  const int64_t per_split = split_tiles(task, map);
-  for (int64_t split = 1; split * per_split < map.tiles; ++split) {
-    float* other = reinterpret_cast<float*>(partials + split * bytes);
-    merge_split(task, map, split, first, softmax_state(task, other));
+  const Partials all = partials_of(task, map_tiles(kv, task), partials, bytes);
+  const SoftmaxState first = all.state(0);
+  for (int64_t query = 0; query < task.rows * task.group; ++query) {
+    Level level = level_of(first, query);
+    for (int64_t split = 1; split < all.splits; ++split) {
+      level = merge_query(first, all.state(split), query, level);
+    }
+    write_query(task, first, query, level.sum);
   }
-  finish(task, map, first, kept);
+}
+
+void attention_collect_kernel(const KvHeadView& kv, const AttentionTask& task, int64_t split,
+                              std::byte* partials, int64_t bytes) {
+  const TileMap map = map_tiles(kv, task);
+  const Partials all = partials_of(task, map, partials, bytes);
+  float* p = reinterpret_cast<float*>(partials);
+  softmax_state(task, p);
+  const Kept kept = kept_in_partial(task, map, p, bytes / 4);
+  if (kept.p == nullptr) return;
+  collect_split(task, map, kept, split, split_tiles(task, map),
+                [&](int64_t query) { return all.level(query); });
 }
 
 }  // namespace

@@ -2,12 +2,16 @@
 
 // Included after one ISA header. What a task collects beside its output: probabilities per slot and
 // counts of slots below 1/n. The tiles keep p_j = e^(s_j − m_t), m_t the row's largest score up to
-// that tile; the probability is p_j·(e^(m_t − m) / l), so that no exponential is taken twice.
+// that tile; the probability is p_j·(e^(m_t − m) / l), so that no exponential is taken twice. The
+// sum over a row's heads is added as a whole number (kernels/score_sums.h).
 
 #include "kernels/simd/attention_block_impl.h"
 
 namespace ashlar {
 namespace {
+
+constexpr float kScoreUnits = 0x1p30f;  // 2^kScoreBits
+constexpr float kLargestUnits = 0x1p31f;
 
 /// Probabilities before normalisation that a task keeps, by split, tile and query: in the order in
 /// which they are written, and read again.
@@ -36,93 +40,160 @@ ASHLAR_INLINE Span seen_of(const AttentionTask& task, const TilePlace& at, int64
   return {begin > at.lead ? begin : at.lead, end < at.rows ? end : at.rows};
 }
 
-/// Turns each kept tile's largest score of one query into the factor that makes its p's
-/// probabilities. Tiles that the row does not see hold anything, before and after.
-void finish_factors(const Kept& kept, int64_t query, int64_t first, int64_t end,
-                    int64_t split_tiles, float max, float sum) {
-  for (int64_t t = first; t < end;) {
-    const int64_t split = t / split_tiles, in_split = t % split_tiles;
-    const int64_t left = split_tiles - in_split;
-    float* m = kept.tile_max(query, split, in_split);
-    for_spans(left < end - t ? left : end - t, [&](int64_t i, int64_t n) {
-      const Vf e = vexp(vsub(vload_span(m + i, n), vset(max)));
-      vstore_span(m + i, n, vdiv(e, vset(sum)));
-    });
-    t += left;
+/// What softmax has come to for a query: the largest score, and the sum of e^(s − max).
+struct Level {
+  float max, sum;
+};
+
+/// Turns each kept tile's largest score of one query, tiles [first, end) of a split, into the
+/// factor that makes its p's probabilities in units of scores. Tiles that the row does not see hold
+/// anything, before and after.
+ASHLAR_INLINE void finish_factors(float* max, int64_t first, int64_t end, const Level& level) {
+  for_spans(end - first, [&](int64_t i, int64_t n) {
+    float* const m = max + first + i;
+    const Vf e = vexp(vsub(vload_span(m, n), vset(level.max)));
+    vstore_span(m, n, vmul(vdiv(e, vset(level.sum)), vset(kScoreUnits)));
+  });
+}
+
+ASHLAR_INLINE Vi iload_span(const uint32_t* p, int64_t n) {
+  return ibits(vload_span(reinterpret_cast<const float*>(p), n));
+}
+ASHLAR_INLINE void istore_span(uint32_t* p, int64_t n, Vi a) {
+  vstore_span(reinterpret_cast<float*>(p), n, vbits(a));
+}
+
+/// Sixteen numbers of units, of which some are no 31-bit numbers, to n sums: one by one.
+void add_units(const float* units, int64_t n, uint32_t* low, uint32_t* high) {
+  int32_t small[kLanes];
+  istore(reinterpret_cast<std::byte*>(small), iround_wide(vload(units)));
+  for (int64_t i = 0; i < n; ++i) {
+    const float x = units[i];
+    uint64_t whole = static_cast<uint32_t>(small[i]);
+    if (!(x < kLargestUnits)) whole = x < 0x1p63f ? static_cast<uint64_t>(x) : 0;
+    const uint64_t sum = (static_cast<uint64_t>(high[i]) << 32 | low[i]) + whole;
+    low[i] = static_cast<uint32_t>(sum);
+    high[i] = static_cast<uint32_t>(sum >> 32);
   }
 }
 
 /// C registers of n slots (of 16, if there are several) of the probabilities of a row's heads, a
-/// tile and max_query apart, into scores (null: not wanted) and counts; heads in ascending order.
+/// tile and max_query apart, into scores and counts from number `at` on; heads in ascending order.
 template <int C, bool kCounts>
 ASHLAR_INLINE void collect(const AttentionTask& task, const Kept& kept, const float* p,
-                           const float* factor, int64_t n, float* scores, float* counts, Vf level) {
-  Vf total[C], score[C];
+                           const float* factor, int64_t n, int64_t at, Vf level) {
+  Vf total[C];
 #pragma GCC unroll 16
-  for (int c = 0; c < C; ++c) {
-    total[c] = vzero();
-    score[c] = scores != nullptr ? vload_span(scores + c * kLanes, n) : vzero();
-  }
+  for (int c = 0; c < C; ++c) total[c] = vzero();
   for (int64_t h = 0; h < task.group; ++h, p += kAttentionTile, factor += kept.max_query) {
-    const Vf to_probability = vset(*factor);
+    const Vf to_units = vset(*factor);
+#pragma GCC unroll 16
+    for (int c = 0; c < C; ++c) total[c] = vfma(vload_span(p + c * kLanes, n), to_units, total[c]);
+  }
+  if constexpr (kCounts) {
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) {
-      const Vf own = vload_span(p + c * kLanes, n);
-      score[c] = vfma(own, to_probability, score[c]);
-      if constexpr (kCounts) total[c] = vfma(own, to_probability, total[c]);
+      uint32_t* const count = task.counts + at + c * kLanes;
+      istore_span(count, n, iadd(iload_span(count, n), iround(vless(total[c], level))));
     }
   }
+  if (task.scores.low == nullptr) return;
+  uint32_t* const low = task.scores.low + at;
+  uint32_t* const high = task.scores.high + at;
+  constexpr uint32_t kAll = (1u << kLanes) - 1;
+  uint32_t fits = kAll;
+#pragma GCC unroll 16
+  for (int c = 0; c < C; ++c) fits &= lanes_below(total[c], vset(kLargestUnits));
+  if (fits != kAll) {
+    for (int c = 0; c < C; ++c) {
+      float units[kLanes];
+      vstore(units, total[c]);
+      add_units(units, n, low + c * kLanes, high + c * kLanes);
+    }
+    return;
+  }
+  uint32_t carries[C], any = 0;
 #pragma GCC unroll 16
   for (int c = 0; c < C; ++c) {
-    if (scores != nullptr) vstore_span(scores + c * kLanes, n, score[c]);
-    if constexpr (!kCounts) continue;
-    float* const count = counts + c * kLanes;
-    vstore_span(count, n, vadd(vload_span(count, n), vless(total[c], level)));
+    const Vi whole = iround_wide(total[c]);
+    const Vi sum = iadd(iload_span(low + c * kLanes, n), whole);
+    istore_span(low + c * kLanes, n, sum);
+    any |= carries[c] = lanes_below(sum, whole);
+  }
+  if (any == 0) return;
+  for (int c = 0; c < C; ++c) {
+    for (int i = 0; i < kLanes; ++i) {
+      if ((carries[c] >> i & 1) != 0) ++high[c * kLanes + i];
+    }
   }
 }
 
-/// One row's probabilities into scores and, if there are any, counts.
-template <bool kCounts>
+/// Whether a row adds to scores and counts.
+ASHLAR_INLINE bool row_scores(const AttentionTask& task, int64_t row) {
+  return row >= task.score_from && (task.score_rows == nullptr || task.score_rows[row] != 0);
+}
+
+/// One row's probabilities of the tiles of a split into scores and, if there are any, counts.
+/// level_of(query) is what its softmax has come to over all splits.
+template <bool kCounts, typename F>
 void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept, int64_t row,
-                 int64_t split_tiles, const float* max, const float* sum) {
-  const int64_t visible = map.encoded + task.raw_visible + row;
-  const int64_t seen = visible - first_seen(task, visible);
-  const int64_t seen_first = first_seen(task, visible);
+                 int64_t split, int64_t split_tiles, F level_of) {
+  const int64_t visible = map.encoded + task.raw_visible + row, seen = first_seen(task, visible);
   if (task.score_slots >= visible) return;
-  const int64_t wanted = task.score_slots > seen_first ? task.score_slots : seen_first;
-  const int64_t first = tile_of_slot(map, wanted);
-  const int64_t end = tile_of_slot(map, visible - 1) + 1;
+  const int64_t begin = split * split_tiles;
+  int64_t t = tile_of_slot(map, seen < task.score_slots ? task.score_slots : seen);
+  int64_t end = tile_of_slot(map, visible - 1) + 1;
+  if (t < begin) t = begin;
+  if (end > begin + split_tiles) end = begin + split_tiles;
+  if (t >= end) return;
+  const int64_t query = row * task.group;
   for (int64_t h = 0; h < task.group; ++h) {
-    const int64_t query = row * task.group + h;
-    finish_factors(kept, query, first, end, split_tiles, max[query], sum[query]);
+    finish_factors(kept.tile_max(query + h, split, 0), t - begin, end - begin, level_of(query + h));
   }
   // mean_h p < 1/n as Σ_h p < group/n.
-  const Vf level = vset(static_cast<float>(task.group) / static_cast<float>(seen));
-  TilePlace at = tile_at(map, first);
-  int64_t split = first / split_tiles, in_split = first % split_tiles;
-  for (int64_t t = first; t < end; ++t, at = tile_behind(map, at), ++in_split) {
-    if (in_split == split_tiles) {
-      in_split = 0;
-      ++split;
-    }
+  const Vf level =
+      vset(static_cast<float>(task.group) / static_cast<float>(visible - seen) * kScoreUnits);
+  for (TilePlace at = tile_at(map, t); t < end;) {
     Span live = seen_of(task, at, visible);
-    if (live.begin < task.score_slots - at.slot) live.begin = task.score_slots - at.slot;
-    const float* p = kept.tile(row * task.group, split, in_split);
-    const float* factor = kept.tile_max(row * task.group, split, in_split);
-    const int64_t from = at.slot - task.score_slots;
-    const auto of = [&](float* sums, int64_t j) {
-      return sums != nullptr ? sums + from + j : nullptr;
-    };
+    const int64_t number = at.slot - task.score_slots;  // of the tile's first row
+    if (live.begin < -number) live.begin = -number;
+    const float* p = kept.tile(query, split, t - begin);
+    const float* factor = kept.tile_max(query, split, t - begin);
+    int64_t tiles = 1;
     if (live.begin == 0 && live.end == kAttentionTile) {
-      collect<kTileBlocks, kCounts>(task, kept, p, factor, kLanes, of(task.scores, 0),
-                                    of(task.counts, 0), level);
-      continue;
+      // As many whole tiles of this run as the row sees.
+      const int64_t left = (at.run < 0 ? map.raw : map.kv->run(at.run).rows) - at.row;
+      tiles = left < visible - at.slot ? left : visible - at.slot;
+      tiles = tiles / kAttentionTile < end - t ? tiles / kAttentionTile : end - t;
+      for (int64_t i = 0; i < tiles; ++i) {
+        collect<kTileBlocks, kCounts>(task, kept, p + i * kept.p_tile, factor + i, kLanes,
+                                      number + i * kAttentionTile, level);
+      }
+    } else {
+      for_spans(live.end - live.begin, [&](int64_t i, int64_t n) {
+        const int64_t j = live.begin + i;
+        collect<1, kCounts>(task, kept, p + j, factor, n, number + j, level);
+      });
     }
-    for_spans(live.end - live.begin, [&](int64_t i, int64_t n) {
-      const int64_t j = live.begin + i;
-      collect<1, kCounts>(task, kept, p + j, factor, n, of(task.scores, j), of(task.counts, j),
-                          level);
-    });
+    at.index += tiles - 1;
+    at.row += (tiles - 1) * kAttentionTile;
+    at.slot += (tiles - 1) * kAttentionTile;
+    t += tiles;
+    if (t < end) at = tile_behind(map, at);
+  }
+}
+
+/// All rows' that add something.
+template <typename F>
+void collect_split(const AttentionTask& task, const TileMap& map, const Kept& kept, int64_t split,
+                   int64_t split_tiles, F level_of) {
+  for (int64_t row = 0; row < task.rows; ++row) {
+    if (!row_scores(task, row)) continue;
+    if (task.counts != nullptr) {
+      collect_row<true>(task, map, kept, row, split, split_tiles, level_of);
+    } else {
+      collect_row<false>(task, map, kept, row, split, split_tiles, level_of);
+    }
   }
 }
 

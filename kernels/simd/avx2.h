@@ -141,6 +141,19 @@ ASHLAR_INLINE Vi ibits(Vf x) { return {_mm256_castps_si256(x.a), _mm256_castps_s
 ASHLAR_INLINE Vf vbits(Vi x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
 ASHLAR_INLINE Vf vfrom_int(Vi x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 ASHLAR_INLINE Vi iround(Vf x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+ASHLAR_INLINE Vi iround_wide(Vf x) { return iround(x); }
+ASHLAR_INLINE uint32_t lanes_of(__m256 a, __m256 b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(a)) | static_cast<uint32_t>(_mm256_movemask_ps(b))
+                                                            << 8;
+}
+ASHLAR_INLINE uint32_t lanes_below(Vf x, Vf y) {
+  return lanes_of(_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ));
+}
+ASHLAR_INLINE uint32_t lanes_below(Vi x, Vi y) {
+  const Vi sign = iset(INT32_MIN), u = ixor(x, sign), v = ixor(y, sign);
+  return lanes_of(_mm256_castsi256_ps(_mm256_cmpgt_epi32(v.a, u.a)),
+                  _mm256_castsi256_ps(_mm256_cmpgt_epi32(v.b, u.b)));
+}
 /// a·2^n for whole n: in two factors, so that neither leaves the range of normal floats.
 ASHLAR_INLINE Vf vscale(Vf a, Vf n) {
   const Vi whole = iround(n), half = isar<1>(whole), one = iset(127);

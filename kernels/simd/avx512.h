@@ -117,6 +117,9 @@ ASHLAR_INLINE Vi ibits(Vf a) { return {_mm512_castps_si512(a.v)}; }
 ASHLAR_INLINE Vf vbits(Vi a) { return {_mm512_castsi512_ps(a.v)}; }
 ASHLAR_INLINE Vf vfrom_int(Vi a) { return {_mm512_cvtepi32_ps(a.v)}; }
 ASHLAR_INLINE Vi iround(Vf a) { return {_mm512_cvtps_epi32(a.v)}; }
+ASHLAR_INLINE Vi iround_wide(Vf a) { return iround(a); }
+ASHLAR_INLINE uint32_t lanes_below(Vf a, Vf b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
+ASHLAR_INLINE uint32_t lanes_below(Vi a, Vi b) { return _mm512_cmplt_epu32_mask(a.v, b.v); }
 ASHLAR_INLINE Vf vscale(Vf a, Vf n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 
 ASHLAR_INLINE float half_value(uint16_t h) { return _cvtsh_ss(h); }

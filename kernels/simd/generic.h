@@ -187,6 +187,28 @@ ASHLAR_INLINE Vi iround(Vf a) {
     return (i32x4)((u32x4)t - 0x4b400000u);
   });
 }
+/// The same for 0 ≤ a < 2^31.
+ASHLAR_INLINE Vi iround_wide(Vf a) {
+  return map_i([&](int i) {
+    // From 2^23 on floats are whole.
+    const f32x4 small = (a.q[i] + 0x1p23f) - 0x1p23f;
+    return __builtin_convertvector(a.q[i] < 0x1p23f ? small : a.q[i], i32x4);
+  });
+}
+/// Which lanes are below, one bit each; NaN is below nothing. Integers: as unsigned ones.
+ASHLAR_INLINE uint32_t lanes_below(Vf a, Vf b) {
+  uint32_t lanes = 0;
+  for (int i = 0; i < kLanes; ++i) lanes |= (a.q[i / 4][i % 4] < b.q[i / 4][i % 4] ? 1u : 0u) << i;
+  return lanes;
+}
+ASHLAR_INLINE uint32_t lanes_below(Vi a, Vi b) {
+  uint32_t lanes = 0;
+  for (int i = 0; i < kLanes; ++i) {
+    const auto x = static_cast<uint32_t>(a.q[i / 4][i % 4]);
+    lanes |= (x < static_cast<uint32_t>(b.q[i / 4][i % 4]) ? 1u : 0u) << i;
+  }
+  return lanes;
+}
 /// a·2^n for whole n: in two factors, so that neither leaves the range of normal floats.
 ASHLAR_INLINE Vf vscale(Vf a, Vf n) {
   const Vi whole = iround(n), half = isar<1>(whole), one = iset(127);

@@ -34,6 +34,7 @@ constexpr KernelTable make_table(Isa isa) {
       attention_kernel,
       attention_split_kernel,
       attention_merge_kernel,
+      attention_collect_kernel,
       digest_dots_kernel,
       coded_dots_kernel,
       {linear_scratch_kernel, linear_tiles_kernel, linear_prepare_kernel, linear_run_kernel},

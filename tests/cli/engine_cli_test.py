@@ -88,7 +88,7 @@ class EngineCommandLine(unittest.TestCase):
         self.assertEqual(one, json.loads(self.generate(*sampled, "--seed", 7).stdout)["ids"])
         self.assertNotEqual(one, json.loads(self.generate(*sampled, "--seed", 8).stdout)["ids"])
         for policy in ("streaming", "h2o"):
-            for budget in ("6", "50%", "4KiB"):
+            for budget in ("6", "50%", "5KiB"):
                 result = self.generate("--kv-codec", "q4:q8", "--kv-policy", policy, "--kv-budget", budget,
                                        "--kv-sink", 1, "--json")
                 self.assertEqual(result.returncode, 0, result.stderr)

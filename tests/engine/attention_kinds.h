@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -18,6 +19,10 @@ inline float probability(Attention kind, int64_t query, int64_t row, int64_t buf
   if (kind == Attention::kBroken && bits % 97 == 0) return std::numeric_limits<float>::quiet_NaN();
   const uint64_t levels = kind == Attention::kTies ? 2 : 64;
   return static_cast<float>(bits % levels) / 64.0f;
+}
+/// What it adds to a score: one that is no number, nothing.
+inline double added(float probability) {
+  return std::isnan(probability) ? 0.0 : static_cast<double>(probability);
 }
 
 }  // namespace ashlar

@@ -171,6 +171,12 @@ float attention(int64_t position, int64_t slot, int64_t head, size_t reader) {
   return static_cast<float>(Philox(reader).uniform(draw)) / 7.0f;
 }
 
+/// As it is kept.
+double kept(int64_t position, int64_t slot, int64_t head, size_t reader) {
+  const double p = static_cast<double>(attention(position, slot, head, reader));
+  return std::ldexp(std::nearbyint(std::ldexp(p, kScoreBits)), -kScoreBits);
+}
+
 void append_rows(SequenceCache& cache, std::span<const KvGroup> groups, int64_t first,
                  int64_t rows) {
   SequenceCache* const caches[] = {&cache};
@@ -191,11 +197,11 @@ void append_rows(SequenceCache& cache, std::span<const KvGroup> groups, int64_t 
         for (const QueryTile& tile : tiles) {
           ASSERT_EQ(tile.row, next);
           next += tile.rows;
-          const ScoreRows scores = cache.scores(g.id, h, static_cast<int64_t>(reader), tile);
+          const ScoreRows scores = cache.scores(g.id, h, tile);
           for (int64_t r = scores.from; r < tile.rows; ++r) {
             for (int64_t s = 0; s < tile.visible() + r; ++s) {
               const float p = attention(first + tile.row + r, s, h, reader);
-              if (scores.sums != nullptr) scores.sums[s] += p;
+              if (scores.sums.low != nullptr) add_score(scores.sums, s, p);
               if (scores.counts != nullptr && p < 0.05f) scores.counts[s] += 1;
             }
           }
@@ -316,9 +322,9 @@ TEST(SequenceCache, LastScoresAreTheNewestRows) {
     for (const KvGroup& g : groups) {
       for (int64_t h = 0; h < g.heads; ++h) {
         for (int64_t s = 0; s < first; ++s) {
-          float sum = attention(first - 1, s, h, 0);
-          for (size_t r = 1; r < g.readers.size(); ++r) sum += attention(first - 1, s, h, r);
-          expected.push_back(sum);
+          double sum = 0;
+          for (size_t r = 0; r < g.readers.size(); ++r) sum += kept(first - 1, s, h, r);
+          expected.push_back(static_cast<float>(sum));
         }
         expected.push_back(static_cast<float>(first - 1));
       }
@@ -328,8 +334,8 @@ TEST(SequenceCache, LastScoresAreTheNewestRows) {
   // The last row of several is alone too.
   policy->seen.clear();
   append_rows(cache, groups, first, 20);
-  const float one = attention(first + 19, 0, 0, 0) + attention(first + 19, 0, 0, 1);
-  EXPECT_EQ(policy->seen[0], one);
+  const double one = kept(first + 19, 0, 0, 0) + kept(first + 19, 0, 0, 1);
+  EXPECT_EQ(policy->seen[0], static_cast<float>(one));
 }
 
 // Compares the features it is shown with those of the rows as attention would read them.

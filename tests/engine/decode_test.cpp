@@ -64,8 +64,8 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
   EXPECT_EQ(rows(block, "50"), 13);
   EXPECT_EQ(rows(decoder, "25%"), 50);
   EXPECT_EQ(rows(block, "25%"), 13);
-  // Of one group with `lanes` lanes and as many score buffers: positions and scores in units of 64
-  // rows, page tables in units of 8 pages.
+  // Of one group with `lanes` lanes and `scored` tables of scores, two a lane: positions and scores
+  // in units of 64 rows, page tables in units of 8 pages.
   const auto tables = [](int64_t pages, int64_t lanes, int64_t scored) {
     return 4 * ((16 * (pages + 1) + 63) / 64 * 64) * (lanes + scored) +
            (pages + 8) / 8 * 8 * 16 * lanes;
@@ -77,15 +77,15 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
   // Encoded and raw page of all four groups: 16 rows × 2 heads × 4 × (8 + 12) and × 4·(8 + 8)
   // bytes.
   const auto of_decoder = [&](int64_t pages) {
-    return 8192 + 2560 * pages + 4 * tables(pages, 2, 2);
+    return 8192 + 2560 * pages + 4 * tables(pages, 2, 4);
   };
   // Two of four groups with windows of 20: 20 − 1 + 63 rows, five pages of 640 bytes each.
   const auto of_windows = [&](int64_t pages) {
-    return 8192 + 1280 * pages + 2 * tables(pages, 2, 2) + 2 * (5 * 640 + tables(5, 1, 0));
+    return 8192 + 1280 * pages + 2 * tables(pages, 2, 4) + 2 * (5 * 640 + tables(5, 1, 0));
   };
   // Four latent groups whose rows are keys of 16: 12 bytes encoded and 64 raw; no values.
   const auto of_latents = [&](int64_t pages) {
-    return 4 * 16 * (64 + 12 * pages) + 4 * tables(pages, 1, 1);
+    return 4 * 16 * (64 + 12 * pages) + 4 * tables(pages, 1, 2);
   };
   for (const int64_t pages : {1, 2, 3, 7, 50}) {
     expect_pages(decoder, pages, of_decoder);
@@ -107,7 +107,7 @@ TEST(Budget, TokensPercentAndBytesBecomeRows) {
   refuses({"", "h2o", "0", 4, -1}, "no positive amount");
   refuses({"", "h2o", "abc", 4, -1}, "no positive amount");
   refuses({"", "h2o", "5MB", 4, -1}, "unknown unit 'MB'");
-  refuses({"", "h2o", "15871B", 4, -1}, "smaller than one raw and one encoded page");
+  refuses({"", "h2o", "17919B", 4, -1}, "smaller than one raw and one encoded page");
   refuses({"", "h2o", "999999999999999GiB", 4, -1}, "larger than any cache");
   refuses({"", "h2o", "900000000000000", 4, -1}, "larger than any context");
   const auto with = [&](const char* policy, const auto& change) {

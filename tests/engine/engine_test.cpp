@@ -2,7 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
+
+#include "engine/cache/zip_options.h"
 #include "engine/decode/generate.h"
+#include "engine/policy/kvcrush_options.h"
 #include "quantize/quantize.h"
 #include "tests/reference/forward.h"
 #include "tests/support/files.h"
@@ -204,6 +208,56 @@ TEST(Contract, SplitsChangeNoBit) {
       }
       if (threads == 1) expected = out;
       ASSERT_EQ(out, expected) << policy << " " << threads;
+    }
+  }
+}
+
+// Layers, heads, rows and slots of splits add to one number: whichever thread comes first, in
+// whatever pieces and company, a cache holds the same.
+TEST(Contract, ScoresAreTheSameInAnyOrder) {
+  const ModelSpec spec = test::spec_from_yaml(
+      "kind: decoder\nvocab_size: 61\ncontext_length: 5000\n"
+      "decoder: {d_model: 16, layers: 4, kv_sharing: cla2, "
+      "attention: {heads: 6, kv_heads: 3, head_dim: 8}, ffn: {d_ff: 16}}\n");
+  const ModelData model = test::random_model(spec, 51);
+  const auto tokens = test::random_tokens(2312, spec.vocab_size, 9);
+  const auto groups = kv_groups(spec);
+  for (const std::string name : {"h2o", "tova", "kvcrush", "scissorhands", "zipcache"}) {
+    Decoding run;
+    PolicyOptions options{name, 2400, 2, 4};
+    if (name == "kvcrush") options.crush = read_crush("scorer=scissorhands", 1);
+    if (name == "kvcrush" || name == "scissorhands") options.window = 2000;
+    if (name == "zipcache") {
+      run.cache = {CodecKind::kF16, CodecKind::kF16};
+      run.cache.zip = read_zip("every=40", 1);
+    } else {
+      run.cache = {CodecKind::kQ4, CodecKind::kF16};
+      run.policy = make_policy(options, groups);
+    }
+    std::optional<CacheImage> expected;
+    for (const int threads : {1, 2, 3}) {
+      run.threads = threads;
+      run.chunk = threads == 1 ? 4096 : 200 * threads;
+      const auto engine = make_engine(model, run);
+      std::vector<std::unique_ptr<Sequence>> sequences;
+      std::vector<StepItem> items;
+      for (int64_t b = 0; b < threads; ++b) {
+        sequences.push_back(engine->start(run.cache, run.policy, false));
+        items.push_back({sequences.back().get(), std::span(tokens).first(2300 - 30 * b), true, {}});
+      }
+      engine->feed(items);
+      for (size_t t = 0; t < 12; ++t) {
+        for (size_t b = 0; b < items.size(); ++b) {
+          items[b].tokens = std::span(tokens).subspan(2300 - 30 * b + t, 1);
+        }
+        engine->feed(items);
+      }
+      const CacheImage image = sequences[0]->cache().image();
+      if (!expected) expected = image;
+      EXPECT_TRUE(image == *expected) << name << ", " << threads << " threads";
+      const auto& scores = image.groups[0].lanes[0].scores;
+      const bool kept = !scores.empty() && !scores[0].empty();
+      EXPECT_TRUE(kept || name == "zipcache") << name;
     }
   }
 }

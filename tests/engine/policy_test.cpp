@@ -83,7 +83,7 @@ class Comparison {
     lane.head_mass = [=, this](int64_t p, int64_t row, int64_t h) {
       double sum = 0;
       for (int64_t r = 0; r < lane_readers(g); ++r) {
-        sum += static_cast<double>(probability(attention_, p, row, r * g.heads + head + h));
+        sum += added(probability(attention_, p, row, r * g.heads + head + h));
       }
       return sum;
     };
@@ -101,8 +101,7 @@ class Comparison {
     };
     lane.mass = [=, this](int64_t p, int64_t row) {
       double sum = 0;
-      for_buffers(
-          [&](int64_t b) { sum += static_cast<double>(probability(attention_, p, row, b)); });
+      for_buffers([&](int64_t b) { sum += added(probability(attention_, p, row, b)); });
       return sum;
     };
     lane.below = [=, this](int64_t p, int64_t row, int64_t seen) {
@@ -139,15 +138,15 @@ class Comparison {
         const auto positions = cache_.positions(g.id, h);
         cache_.query_tiles(g.id, h, tiles);
         for (const QueryTile& tile : tiles) {
-          const ScoreRows out = cache_.scores(g.id, h, reader, tile);
-          if (out.sums == nullptr && out.counts == nullptr) continue;
+          const ScoreRows out = cache_.scores(g.id, h, tile);
+          if (out.sums.low == nullptr && out.counts == nullptr) continue;
           for (int64_t r = out.from; r < tile.rows; ++r) {
             const int64_t seen = tile.visible() + r;
             for (int64_t s = 0; s < seen; ++s) {
               const float p = probability(attention_, position_ + tile.row + r,
                                           positions[static_cast<size_t>(s)], reader * g.heads + h);
-              if (out.sums != nullptr) out.sums[s] += p;
-              if (out.counts != nullptr) out.counts[s] += below(p, seen) ? 1.0f : 0.0f;
+              if (out.sums.low != nullptr) add_score(out.sums, s, p);
+              if (out.counts != nullptr) out.counts[s] += below(p, seen) ? 1 : 0;
             }
           }
         }

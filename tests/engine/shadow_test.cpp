@@ -357,11 +357,12 @@ class Pair {
                                 static_cast<size_t>(h - lane.head_begin());
           cache_->query_tiles(g.id, h, tiles);
           for (const QueryTile& tile : tiles) {
-            const ScoreRows out = cache_->scores(g.id, h, static_cast<int64_t>(reader), tile);
-            for (int64_t r = out.from; out.sums != nullptr && r < tile.rows; ++r) {
+            const ScoreRows out = cache_->scores(g.id, h, tile);
+            for (int64_t r = out.from; out.sums.low != nullptr && r < tile.rows; ++r) {
               for (int64_t s = 0; s < tile.visible() + r; ++s) {
-                out.sums[s] +=
-                    probability(first + tile.row + r, positions[static_cast<size_t>(s)], buffer);
+                add_score(
+                    out.sums, s,
+                    probability(first + tile.row + r, positions[static_cast<size_t>(s)], buffer));
               }
             }
           }
@@ -409,13 +410,27 @@ class Pair {
     const KvHeadView view = cache_->view(g.id, h, everything(own));
     for (size_t s = 0; s < rows.size(); ++s) {
       ASSERT_NO_FATAL_FAILURE(expect_row(view, g, lane, h, static_cast<int64_t>(s), *rows[s]));
-      for (size_t b = 0; b < rows[s]->scores.size(); ++b) {
-        // Without a run of rows that score there are no numbers.
-        ASSERT_EQ(lane.run > 0 ? own.scores[b][s] : 0.0f, rows[s]->scores[b]);
-      }
+      ASSERT_NO_FATAL_FAILURE(check_scores(own, lane, s, *rows[s]));
     }
     ASSERT_EQ(own.scored_rows, lane.run);
     ASSERT_EQ(own.scored_end, lane.run_end);
+  }
+
+  // Halves of a number per head, or of one for all; without a run of rows that score, none.
+  void check_scores(const LaneImage& image, const ShadowLane& lane, size_t slot,
+                    const ShadowRow& row) {
+    if (row.scores.empty()) return;
+    const auto heads = static_cast<size_t>(lane.heads());
+    std::vector<double> want(world_->policy->needs().head_scores ? heads : 1);
+    for (size_t b = 0; b < row.scores.size(); ++b) {
+      want[b % heads % want.size()] += static_cast<double>(row.scores[b]);
+    }
+    ASSERT_EQ(image.scores.size(), 2 * want.size());
+    for (size_t b = 0; b < want.size(); ++b) {
+      const auto& low = image.scores[2 * b];
+      const auto& high = image.scores[2 * b + 1];
+      ASSERT_EQ(lane.run > 0 ? score_value(low[slot], high[slot]) : 0.0, want[b]);
+    }
   }
 
   const World* world_;

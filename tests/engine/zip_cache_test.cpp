@@ -249,16 +249,16 @@ class Driver {
       cache_->query_tiles(group.id, h, tiles);
       const auto positions = cache_->positions(group.id, h);
       for (const QueryTile& tile : tiles) {
-        const ScoreRows to = cache_->scores(group.id, h, reader, tile);
+        const ScoreRows to = cache_->scores(group.id, h, tile);
         ASSERT_LE(cache_->view(group.id, h, tile).all_runs(), tile.runs);
-        if (to.sums == nullptr) continue;
-        ASSERT_TRUE(cache_->scored(group.id));
+        if (to.sums.low == nullptr) continue;
+        ASSERT_EQ(cache_->heads_scored_together(group.id), 1);
         for (int64_t r = to.from; r < tile.rows; ++r) {
           if (to.rows != nullptr && to.rows[r] == 0) continue;
           const int64_t query = position_ + tile.row + r;
           for (int64_t slot = to.slots; slot < tile.visible() + r; ++slot) {
-            to.sums[slot - to.slots] +=
-                attention_of(query, positions[static_cast<size_t>(slot)], h, reader);
+            add_score(to.sums, slot - to.slots,
+                      attention_of(query, positions[static_cast<size_t>(slot)], h, reader));
           }
         }
       }
@@ -546,7 +546,7 @@ TEST_F(ZipCache, NonsenseIsRefused) {
     std::swap(*std::ranges::find(l.positions, 59), *std::ranges::find(l.positions, 60));
   });
   refuses("scores", [](Group&, LaneImage& l) { l.scores[0].pop_back(); });
-  refuses("readers", [](Group&, LaneImage& l) { l.scores.pop_back(); });
+  refuses("a half", [](Group&, LaneImage& l) { l.scores.pop_back(); });
   refuses("scored", [](Group&, LaneImage& l) { l.scored_rows = l.scored_end = 3; });
   refuses("probes", [](Group& g, LaneImage&) { g.probe_end = g.probe_begin; });
   refuses("probes beyond", [](Group& g, LaneImage&) { g.probe_begin = 1000; });
@@ -570,22 +570,25 @@ TEST_F(ZipCache, NormalisedSaliencyRanks) {
   store.resize_scores(4, true);
   for (int64_t query = 0; query < 4; ++query) {
     for (int64_t row = 0; row <= query; ++row) {
-      store.scores(0)[row] += 1.0f / static_cast<float>(query + 1);
+      add_score(store.scores(), row, 1.0 / static_cast<double>(query + 1));
     }
   }
-  EXPECT_NEAR(store.scores(0)[0], 2.0833, 1e-4);
-  EXPECT_NEAR(store.scores(0)[3] / 1, 0.25, 1e-6);
+  const auto sum_of = [&](int64_t row) {
+    return score_value(store.scores().low[row], store.scores().high[row]);
+  };
+  EXPECT_NEAR(sum_of(0), 25.0 / 12, std::ldexp(4, -kScoreBits - 1));
+  EXPECT_EQ(sum_of(3), 0.25);
   const std::vector<int64_t> seen = {4, 3, 2, 1};
   EXPECT_EQ(store.order(seen), (std::vector<int64_t>{0, 1, 2, 3}));
   // By raw sums the newest row would always be the last; divided, a newest row of weight wins.
-  store.scores(0)[3] = 0.6f;
+  add_score(store.scores(), 3, 0.35);
   EXPECT_EQ(store.order(seen), (std::vector<int64_t>{0, 3, 1, 2}));
-  // Of equal ones the newer is salient; no number is the least; unseen is the most.
-  for (int row = 0; row < 4; ++row) store.scores(0)[row] = 1.0f;
+  // Of equal ones the newer is salient; unseen is the most.
+  store.forget_scores();
+  store.resize_scores(4, true);
+  for (int row = 0; row < 4; ++row) add_score(store.scores(), row, 1);
   EXPECT_EQ(store.order(std::vector<int64_t>{2, 2, 2, 2}), (std::vector<int64_t>{2, 3, 0, 1}));
-  store.scores(0)[3] = NAN;
-  EXPECT_EQ(store.order(std::vector<int64_t>{2, 2, 2, 2}), (std::vector<int64_t>{1, 2, 0, 3}));
-  EXPECT_EQ(store.order(std::vector<int64_t>{0, 2, 2, 2}), (std::vector<int64_t>{0, 2, 1, 3}));
+  EXPECT_EQ(store.order(std::vector<int64_t>{0, 2, 2, 2}), (std::vector<int64_t>{0, 3, 1, 2}));
 }
 
 }  // namespace

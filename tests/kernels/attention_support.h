@@ -7,6 +7,7 @@
 #include "core/base/dtype.h"
 #include "kernels/attention.h"
 #include "kernels/kv_page.h"
+#include "tests/kernels/collected.h"
 #include "tests/kernels/kernel_support.h"
 #include "tests/support/tolerance.h"
 
@@ -34,12 +35,6 @@ struct AttentionCase {
     return n;
   }
   int64_t slots() const { return encoded() + raw; }
-};
-
-/// What a call may collect.
-struct Collected {
-  std::vector<float> scores, counts;
-  int64_t from = 0;
 };
 
 /// A case with its pages, queries and the decoded rows that the reference reads. The head under
@@ -115,7 +110,7 @@ class Problem {
     t.out = out.data();
     t.out_stride = t.group * t.value_dim;
     if (collected == nullptr) return;
-    t.scores = collected->scores.empty() ? nullptr : collected->scores.data();
+    t.scores = collected->sums();
     t.counts = collected->counts.empty() ? nullptr : collected->counts.data();
     t.score_from = collected->from;
   }
@@ -127,7 +122,7 @@ class Problem {
     direct(t, out, collected);
     const int64_t seen = kv.encoded() + t.raw_visible + t.rows - 1;
     AlignedBytes scratch(attention_scratch_bytes(t.rows, t.group, seen, t.key_dim, t.value_dim,
-                                                 t.scores != nullptr || t.counts != nullptr));
+                                                 t.scores.low != nullptr || t.counts != nullptr));
     attention_run(kernels_, kv, t, scratch.data());
     EXPECT_TRUE(scratch.intact());
     return out;
@@ -146,7 +141,12 @@ class Problem {
     for (int64_t i = splits - 1; i >= 0; --i) {
       attention_run_split(kernels_, kv, t, i, partials.data() + i * bytes, scratch.data());
     }
+    const auto collect = [&](int64_t split) {
+      if (collected != nullptr) attention_collect(kernels_, kv, t, split, partials.data());
+    };
+    for (int64_t i = splits - 1; i > 0; --i) collect(i);
     attention_merge(kernels_, kv, t, partials.data());
+    collect(0);
     EXPECT_TRUE(scratch.intact());
     EXPECT_TRUE(partials.intact());
     return out;
@@ -274,6 +274,16 @@ inline Bound attention_bound(const AttentionCase& c) {
   const double terms = static_cast<double>(c.key_dim) / 8 + largest_score / 4 + 64 +
                        static_cast<double>(c.slots()) / 64;
   return reordered<float>(terms, 5.0, 1);
+}
+
+/// Of the sum of `rows` rows' probabilities over a case's heads, which is rounded once a row.
+inline Bound score_bound(const AttentionCase& c, int64_t rows) {
+  Bound bound = attention_bound(c);
+  bound.absolute = static_cast<double>(rows) *
+                   (static_cast<double>(c.group) * bound.absolute + std::ldexp(0.5, -kScoreBits));
+  bound.reason +=
+      fmt::format(" x {} rows of {} heads, each rounded to 2^-{}", rows, c.group, kScoreBits);
+  return bound;
 }
 
 /// What rounding the weights p·step of codes to 16 bits of the largest of their tile costs: half a

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/attention.h"
+#include "tests/kernels/collected.h"
 #include "tests/kernels/kernel_support.h"
 #include "tests/kernels/zip_support.h"
 #include "tests/support/tolerance.h"
@@ -92,7 +93,7 @@ class ZipProblem {
     std::vector<float> out(static_cast<size_t>(t.rows * t.group * t.value_dim));
     t.out = out.data();
     t.out_stride = t.group * t.value_dim;
-    AlignedBytes scratch(scratch_bytes(t, t.scores != nullptr));
+    AlignedBytes scratch(scratch_bytes(t, t.scores.low != nullptr));
     attention_run(kernels_, kv, t, scratch.data());
     EXPECT_TRUE(scratch.intact());
     return out;
@@ -108,6 +109,9 @@ class ZipProblem {
       attention_run_split(kernels_, kv, t, i, partials.data() + i * bytes, scratch.data());
     }
     attention_merge(kernels_, kv, t, partials.data());
+    for (int64_t i = 0; t.scores.low != nullptr && i < splits; ++i) {
+      attention_collect(kernels_, kv, t, i, partials.data());
+    }
     EXPECT_TRUE(scratch.intact());
     EXPECT_TRUE(partials.intact());
     return out;
@@ -226,15 +230,14 @@ TEST_P(AttentionZip, RowsHeadsSplitsAndScoresDoNotShow) {
   for (const ZipCase& c : zip_cases()) {
     const ZipProblem problem(kernels(), c);
     const auto all = problem.run(problem.task(0, c.rows));
-    std::vector<float> scores(static_cast<size_t>(problem.slots()));
+    Collected scores(problem.slots()), split_scores = scores;
     AttentionTask scored = problem.task(0, c.rows);
-    scored.scores = scores.data();
+    scored.scores = scores.sums();
     EXPECT_TRUE(same_bits(problem.run(scored), all)) << "scored, case " << index;
-    std::vector<float> split_scores(scores.size());
     EXPECT_TRUE(same_bits(problem.run_splits(problem.task(0, c.rows)), all)) << "case " << index;
-    scored.scores = split_scores.data();
+    scored.scores = split_scores.sums();
     EXPECT_TRUE(same_bits(problem.run_splits(scored), all)) << "case " << index;
-    EXPECT_TRUE(same_bits(split_scores, scores)) << "case " << index;
+    EXPECT_EQ(split_scores, scores) << "case " << index;
     const int64_t width = c.group * c.value_dim;
     for (int64_t r = 0; r < c.rows; r += 1 + c.rows / 5) {
       const std::vector<float> want(all.begin() + r * width, all.begin() + (r + 1) * width);
@@ -257,12 +260,12 @@ TEST_P(AttentionZip, ProbeRowsAndSlotsScoreAlone) {
     const int64_t slots = problem.slots(), from = slots - c.raw - c.late;
     std::vector<uint8_t> probes(static_cast<size_t>(c.rows));
     for (size_t r = 0; r < probes.size(); ++r) probes[r] = r % 3 == 1 || r + 1 == probes.size();
-    std::vector<float> want(static_cast<size_t>(slots)), got(static_cast<size_t>(slots - from));
-    std::vector<double> slow(want.size());
+    Collected want(slots), got(slots - from);
+    std::vector<double> slow(want.low.size());
     for (int64_t r = 0; r < c.rows; ++r) {
       if (probes[static_cast<size_t>(r)] == 0) continue;
       AttentionTask one = problem.task(r, 1);
-      one.scores = want.data();
+      one.scores = want.sums();
       problem.run(one);
       for (int64_t h = 0; h < c.group; ++h) {
         const auto p = problem.probabilities(r, h);
@@ -271,17 +274,21 @@ TEST_P(AttentionZip, ProbeRowsAndSlotsScoreAlone) {
     }
     Bound bound = problem.bound();
     bound.absolute *= static_cast<double>(c.rows * c.group);
-    EXPECT_TRUE(within(want, slow, bound));
+    bound.absolute += static_cast<double>(c.rows) * std::ldexp(0.5, -kScoreBits);
+    EXPECT_TRUE(within(want.scores(), slow, bound));
     AttentionTask task = problem.task(0, c.rows);
-    task.scores = got.data();
+    task.scores = got.sums();
     task.score_rows = probes.data();
     task.score_slots = from;
     const auto out = problem.run(task);
     EXPECT_TRUE(same_bits(out, problem.run(problem.task(0, c.rows))));
-    EXPECT_TRUE(same_bits(got, std::vector<float>(want.begin() + from, want.end())));
-    std::fill(got.begin(), got.end(), 0.0f);
+    const auto all = want.scores();
+    const std::vector<double> waiting(all.begin() + from, all.end());
+    EXPECT_EQ(got.scores(), waiting);
+    got = Collected(slots - from);
+    task.scores = got.sums();
     problem.run_splits(task);
-    EXPECT_TRUE(same_bits(got, std::vector<float>(want.begin() + from, want.end())));
+    EXPECT_EQ(got.scores(), waiting);
   }
 }
 
