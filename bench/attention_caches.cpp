@@ -57,8 +57,10 @@ double BenchCache::step(const Clock& clock, ThreadPool& pool, Collect collect) {
     scratch_ = std::make_unique<Memory>(scratch_bytes * pool.size());
     scratch_size_ = scratch_bytes;
   }
-  // Heads that add to the same sums are one job.
-  const int64_t heads = collect == Collect::kTogether ? shape_.kv_heads : 1;
+  // As the engine's jobs are: a sequence each where there are many, and heads that add to the same
+  // sums together.
+  const bool many = sequences_ >= 4 * pool.size();
+  const int64_t heads = many || collect == Collect::kTogether ? shape_.kv_heads : 1;
   return clock.seconds([&] {
     pool.parallel_for(sequences_ * shape_.kv_heads / heads, [&](int64_t i, int thread) {
       for (int64_t j = i * heads; j < (i + 1) * heads; ++j) {

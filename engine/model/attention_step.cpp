@@ -42,8 +42,9 @@ struct AttentionPlan {
   bool chained = true;
 };
 
-// Lists the jobs of all items and heads. Heads that add to the same scores are one chain where each
-// has one query row; every other job is a chain of its own.
+// Lists the jobs of all items and heads. Heads of one query row are one chain if they add to the
+// same scores, or if there are many items: a thread that goes from head to head of a text reads
+// memory faster than threads that share its heads. Every other job is a chain of its own.
 AttentionPlan plan_jobs(const LayerStep& step, const Attend& call) {
   const KvGroup& group = call.group;
   std::vector<AttentionJob>& jobs = step.work.jobs;
@@ -53,6 +54,7 @@ AttentionPlan plan_jobs(const LayerStep& step, const Attend& call) {
   jobs.clear();
   chains.clear();
   int64_t slots = 0, tile_rows = 0, runs = kMaxKvRuns;
+  const bool many = std::ssize(step.items) >= kChainsPerThread * step.pool.size();
   for (const StackItem& item : step.items) {
     const int64_t together = item.kv->heads_scored_together(group.id);
     plan.collects = plan.collects || together > 0;
@@ -64,8 +66,9 @@ AttentionPlan plan_jobs(const LayerStep& step, const Attend& call) {
       }
       const bool one_row = tiles.size() == 1 && tiles[0].rows == 1;
       if (together > 0 && !one_row) plan.chained = false;
+      const int64_t chained = many ? group.heads : std::max<int64_t>(1, together);
       for (const QueryTile& tile : tiles) {
-        if (together <= 1 || !one_row || head % together == 0) chains.push_back(jobs.size());
+        if (!one_row || head % chained == 0) chains.push_back(jobs.size());
         jobs.push_back({&item, head, tile});
         slots = std::max(slots, tile.visible() + tile.rows - 1);
         tile_rows = std::max(tile_rows, tile.rows);

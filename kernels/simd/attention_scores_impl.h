@@ -12,6 +12,8 @@ namespace {
 
 constexpr float kScoreUnits = 0x1p30f;  // 2^kScoreBits
 constexpr float kLargestUnits = 0x1p31f;
+// p ≤ 1 within 2 ulp, so with factors that add up to less a sum over heads is a 31-bit number.
+constexpr float kLargestFactors = 0x1.fffep30f;
 
 /// Probabilities before normalisation that a task keeps, by split, tile and query: in the order in
 /// which they are written, and read again.
@@ -63,7 +65,7 @@ ASHLAR_INLINE void istore_span(uint32_t* p, int64_t n, Vi a) {
   vstore_span(reinterpret_cast<float*>(p), n, vbits(a));
 }
 
-/// Sixteen numbers of units, of which some are no 31-bit numbers, to n sums: one by one.
+/// Sixteen numbers of units, of which some may be no 31-bit numbers, to n sums: one by one.
 void add_units(const float* units, int64_t n, uint32_t* low, uint32_t* high) {
   int32_t small[kLanes];
   istore(reinterpret_cast<std::byte*>(small), iround_wide(vload(units)));
@@ -82,11 +84,12 @@ void add_units(const float* units, int64_t n, uint32_t* low, uint32_t* high) {
 template <int C, bool kCounts>
 ASHLAR_INLINE void collect(const AttentionTask& task, const Kept& kept, const float* p,
                            const float* factor, int64_t n, int64_t at, Vf level) {
-  Vf total[C];
+  Vf total[C], factors = vzero();
 #pragma GCC unroll 16
   for (int c = 0; c < C; ++c) total[c] = vzero();
   for (int64_t h = 0; h < task.group; ++h, p += kAttentionTile, factor += kept.max_query) {
     const Vf to_units = vset(*factor);
+    factors = vadd(factors, to_units);
 #pragma GCC unroll 16
     for (int c = 0; c < C; ++c) total[c] = vfma(vload_span(p + c * kLanes, n), to_units, total[c]);
   }
@@ -100,11 +103,7 @@ ASHLAR_INLINE void collect(const AttentionTask& task, const Kept& kept, const fl
   if (task.scores.low == nullptr) return;
   uint32_t* const low = task.scores.low + at;
   uint32_t* const high = task.scores.high + at;
-  constexpr uint32_t kAll = (1u << kLanes) - 1;
-  uint32_t fits = kAll;
-#pragma GCC unroll 16
-  for (int c = 0; c < C; ++c) fits &= lanes_below(total[c], vset(kLargestUnits));
-  if (fits != kAll) {
+  if (lanes_below(factors, vset(kLargestFactors)) == 0) {
     for (int c = 0; c < C; ++c) {
       float units[kLanes];
       vstore(units, total[c]);
@@ -133,6 +132,18 @@ ASHLAR_INLINE bool row_scores(const AttentionTask& task, int64_t row) {
   return row >= task.score_from && (task.score_rows == nullptr || task.score_rows[row] != 0);
 }
 
+/// Tiles by which scores are fetched ahead of their use: they come from memory, one line of sixteen
+/// slots among several of what is kept, in less time than a line from memory takes.
+constexpr int64_t kScoresAhead = 16;
+
+/// Fetches the scores and counts of `tiles` tiles from number `from` on.
+ASHLAR_INLINE void fetch_scores(const AttentionTask& task, int64_t from, int64_t tiles) {
+  for (int64_t i = from; i < from + tiles * kAttentionTile; i += kLanes) {
+    if (task.scores.low != nullptr) __builtin_prefetch(task.scores.low + i, 1, 3);
+    if (task.counts != nullptr) __builtin_prefetch(task.counts + i, 1, 3);
+  }
+}
+
 /// One row's probabilities of the tiles of a split into scores and, if there are any, counts.
 /// level_of(query) is what its softmax has come to over all splits.
 template <bool kCounts, typename F>
@@ -147,13 +158,15 @@ void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept
   if (end > begin + split_tiles) end = begin + split_tiles;
   if (t >= end) return;
   const int64_t query = row * task.group;
+  TilePlace at = tile_at(map, t);
+  fetch_scores(task, at.slot > task.score_slots ? at.slot - task.score_slots : 0, kScoresAhead);
   for (int64_t h = 0; h < task.group; ++h) {
     finish_factors(kept.tile_max(query + h, split, 0), t - begin, end - begin, level_of(query + h));
   }
   // mean_h p < 1/n as Σ_h p < group/n.
   const Vf level =
       vset(static_cast<float>(task.group) / static_cast<float>(visible - seen) * kScoreUnits);
-  for (TilePlace at = tile_at(map, t); t < end;) {
+  while (t < end) {
     Span live = seen_of(task, at, visible);
     const int64_t number = at.slot - task.score_slots;  // of the tile's first row
     if (live.begin < -number) live.begin = -number;
@@ -166,6 +179,7 @@ void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept
       tiles = left < visible - at.slot ? left : visible - at.slot;
       tiles = tiles / kAttentionTile < end - t ? tiles / kAttentionTile : end - t;
       for (int64_t i = 0; i < tiles; ++i) {
+        fetch_scores(task, number + (i + kScoresAhead) * kAttentionTile, 1);
         collect<kTileBlocks, kCounts>(task, kept, p + i * kept.p_tile, factor + i, kLanes,
                                       number + i * kAttentionTile, level);
       }
