@@ -1,5 +1,6 @@
 #pragma once
 
+#include <iterator>
 #include <vector>
 
 #include "core/base/checked.h"
@@ -15,7 +16,8 @@ void fit_table(std::vector<T>& table, int64_t n, int64_t unit) {
   if (table.capacity() >= static_cast<size_t>(n) && table.capacity() <= 2 * wanted) return;
   std::vector<T> fitted;
   fitted.reserve(wanted);
-  fitted.insert(fitted.end(), table.begin(), table.end());
+  fitted.insert(fitted.end(), std::make_move_iterator(table.begin()),
+                std::make_move_iterator(table.end()));
   table.swap(fitted);
 }
 

@@ -25,6 +25,7 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
+#include <cmath>
 #include <functional>
 #include <ranges>
 #include <string>
@@ -110,6 +111,19 @@ uint64_t nth_largest(std::vector<uint64_t> all, int64_t count) {
   return *nth;
 }
 
+// Elements among which the `count` largest most likely are, and few others: those as large as what
+// a sample's share of `count`, and three standard deviations more, reaches down to.
+std::vector<uint64_t> likely_best(const std::vector<uint64_t>& all, int64_t count) {
+  constexpr size_t kSample = 128;
+  if (all.size() < 4 * kSample) return all;
+  std::vector<uint64_t> sample(kSample);
+  for (size_t i = 0; i < kSample; ++i) sample[i] = all[i * all.size() / kSample];
+  const double share = static_cast<double>(count * kSample) / static_cast<double>(all.size());
+  const auto rank = static_cast<int64_t>(share + 3 * std::sqrt(share)) + 1;
+  if (2 * rank > std::ssize(sample)) return all;
+  return at_least(all, nth_largest(std::move(sample), rank));
+}
+
 // The `count` best of `pages`, which ascend as the result does; all of them if there are fewer.
 template <typename Pages>
 std::vector<int32_t> best(const Pages& pages, int64_t count, const PagesView& view) {
@@ -120,13 +134,9 @@ std::vector<int32_t> best(const Pages& pages, int64_t count, const PagesView& vi
   }
   if (count <= 0) return {};
   if (count < std::ssize(ranks)) {
-    // The count-th of every fourth is no better than that of all, which is so sought among few.
-    std::vector<uint64_t> sample;
-    for (size_t i = 0; i < ranks.size(); i += 4) sample.push_back(ranks[i]);
-    if (2 * count <= std::ssize(sample)) {
-      ranks = at_least(ranks, nth_largest(std::move(sample), count));
-    }
-    ranks = at_least(ranks, nth_largest(ranks, count));
+    std::vector<uint64_t> few = likely_best(ranks, count);
+    if (std::ssize(few) < count) few = std::move(ranks);
+    ranks = at_least(few, nth_largest(few, count));
   }
   return {ranks.begin(), ranks.end()};  // the lower half: the page
 }
