@@ -217,10 +217,7 @@ ASHLAR_INLINE Vf value_numbers(const std::byte* row, int64_t step, int64_t left)
 
 /// n ≤ 16 cells side by side, zeros beyond.
 ASHLAR_INLINE Vi load_cells(const std::byte* p, int64_t n) {
-  if (n >= kLanes) return iload(p);
-  alignas(64) std::byte cells[kLanes * kCellUnits] = {};
-  __builtin_memcpy(cells, p, static_cast<size_t>(n * kCellUnits));
-  return iload(cells);
+  return n >= kLanes ? iload(p) : ibits(vload_n(reinterpret_cast<const float*>(p), n));
 }
 
 /// Step `step` of values, `left` elements of each row remaining: of the pairs at `rows`, or of the
