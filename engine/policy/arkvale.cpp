@@ -27,6 +27,7 @@
 #include <charconv>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <ranges>
 #include <string>
 #include <utility>
@@ -86,7 +87,8 @@ class Arkvale final : public Policy {
 // A page's score and number as one: the larger is better, of equal scores the newer page. Pages are
 // compared many times for every group and token, in an order that nothing predicts: no branches.
 uint64_t rank_of(int32_t page, float score) {
-  const float x = static_cast<float>(worth(score)) + 0.0f;  // zeros have one sign
+  const float known = std::isnan(score) ? -std::numeric_limits<float>::infinity() : score;
+  const float x = known + 0.0f;  // zeros have one sign
   const auto bits = std::bit_cast<uint32_t>(x);
   const uint32_t ascending = bits ^ (0x80000000u | (0u - (bits >> 31)));
   return uint64_t{ascending} << 32 | static_cast<uint32_t>(page);
@@ -127,12 +129,11 @@ std::vector<uint64_t> likely_best(const std::vector<uint64_t>& all, int64_t coun
 // The `count` best of `pages`, which ascend as the result does; all of them if there are fewer.
 template <typename Pages>
 std::vector<int32_t> best(const Pages& pages, int64_t count, const PagesView& view) {
-  std::vector<uint64_t> ranks;
-  ranks.reserve(static_cast<size_t>(std::ranges::ssize(pages)));
-  for (const int32_t page : pages) {
-    ranks.push_back(rank_of(page, view.scores[static_cast<size_t>(page)]));
-  }
   if (count <= 0) return {};
+  std::vector<uint64_t> ranks(static_cast<size_t>(std::ranges::ssize(pages)));
+  std::ranges::transform(pages, ranks.begin(), [&](int32_t page) {
+    return rank_of(page, view.scores[static_cast<size_t>(page)]);
+  });
   if (count < std::ssize(ranks)) {
     std::vector<uint64_t> few = likely_best(ranks, count);
     if (std::ssize(few) < count) few = std::move(ranks);
