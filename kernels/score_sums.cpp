@@ -5,10 +5,9 @@
 namespace ashlar {
 
 void add_score(const ScoreSums& to, int64_t slot, double p) {
-  const double units = std::nearbyint(p * 0x1p30);
+  const double units = std::nearbyint(p / kScoreUnit);
   if (!(units > 0 && units < 0x1p63)) return;
-  const uint64_t before = uint64_t{to.high[slot]} << 32 | to.low[slot];
-  const uint64_t after = before + static_cast<uint64_t>(units);
+  const uint64_t after = score_units(to.low[slot], to.high[slot]) + static_cast<uint64_t>(units);
   to.low[slot] = static_cast<uint32_t>(after);
   to.high[slot] = static_cast<uint32_t>(after >> 32);
 }

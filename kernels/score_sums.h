@@ -6,6 +6,7 @@ namespace ashlar {
 
 /// Bits behind the point of a sum of probabilities.
 inline constexpr int kScoreBits = 30;
+inline constexpr double kScoreUnit = 0x1p-30;
 
 /// Sums of probabilities, one per slot, as whole numbers of 2^-30: low + 2^32·high. Whole numbers
 /// add up to the same whatever the order, so query rows, heads and layers may add to one sum as
@@ -15,9 +16,10 @@ struct ScoreSums {
   uint32_t* high = nullptr;
 };
 
-/// A sum as a number.
+/// A sum in units, and as a number.
+inline uint64_t score_units(uint32_t low, uint32_t high) { return uint64_t{high} << 32 | low; }
 inline double score_value(uint32_t low, uint32_t high) {
-  return 0x1p-30 * (static_cast<double>(high) * 0x1p32 + static_cast<double>(low));
+  return kScoreUnit * static_cast<double>(score_units(low, high));
 }
 
 /// Adds a probability, or several at once, to the sum of one slot. p ≥ 0; NaN adds nothing.

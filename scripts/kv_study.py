@@ -66,7 +66,7 @@ ARMS |= SHORT
 CODECS = ("fp16", "q8", "q4", "q3", "q2", "zipcache")
 
 # Tasks: model, `--task` (of texts: with {seed} and {n}), tokens of a text, texts per seed, further
-# options, arms (all), the same rows in place of the same bytes.
+# options, arms (all).
 IDS = "vocab=512,seed={seed},n={n}"
 NEEDLE = "length=1016,key_length=1,value_length=1"
 PASSKEY = "length=1016,key_length=1,value_length=5"
@@ -85,14 +85,12 @@ TASKS = {
     "copy": dict(model="pairs", task="copy:vocab=512,length=64,seed={seed},n={n}", length=129, n=40),
     "novels": dict(model="novels", task="ppl:{novels}", length=1024, n=12,
                    options=("--protocol", "streaming", "--context", "1024", "--prompt", "896")),
-    "text-needles": dict(model="smollm", task="needles:config=multikey_1,length=1024,seed={seed},n={n}", length=1024, n=1, arms=FEW,
-                         by_rows=True),
-    "text-passkey": dict(model="smollm", task="passkey:length=1024,seed={seed},n={n}", length=1024, n=1, arms=FEW,
-                         by_rows=True),
+    "text-needles": dict(model="smollm", task="needles:config=multikey_1,length=1024,seed={seed},n={n}", length=1024, n=1, arms=FEW),
+    "text-passkey": dict(model="smollm", task="passkey:length=1024,seed={seed},n={n}", length=1024, n=1, arms=FEW),
     "text-needles-asked": dict(model="smollm", task="needles:query_aware=true,config=multikey_1,length=1024,seed={seed},n={n}", length=1024,
-                               n=2, arms=(*FEW, *SHORT), by_rows=True),
+                               n=2, arms=(*FEW, *SHORT)),
     "text-passkey-asked": dict(model="smollm", task="passkey:query_aware=true,length=1024,seed={seed},n={n}", length=1024, n=2,
-                               arms=(*FEW, *SHORT), by_rows=True),
+                               arms=(*FEW, *SHORT)),
 }
 
 
@@ -199,7 +197,7 @@ class Study:
         The bytes are those of `random` with that share of the text's rows: pages that are not full, and tables, but no
         scores. Every other arm has the most rows, a few more than `random` where it can, with which its cache is no larger,
         when the prompt is in and when the text has been read. Bytes do not depend on what a text says, so one text tells. An
-        arm that cannot do with so few has null. Where a model is too slow to try, all have the same rows (by_rows).
+        arm that cannot do with so few has null.
         """
         file = self.output / "budgets" / f"{name}.json"
         if file.exists():
@@ -213,9 +211,9 @@ class Study:
             key = (policy, tuple(option.replace("ratio=0.25", "ratio=0") for option in options))  # the same bytes
             if arm not in found and key not in seen:
                 tried = {row - cut for row in rows for cut in range(-16, max(33, row // 8), max(4, row // 64))}
-                sizes = self.sizes(name, task, arm, rows if task.get("by_rows") else tried)
+                sizes = self.sizes(name, task, arm, tried)
                 fits = [[row for row, size in sizes.items() if size <= limit] for limit in limits]
-                seen[key] = [row if row in sizes else None for row in rows] if task.get("by_rows") else [max(f, default=None) for f in fits]
+                seen[key] = [max(f, default=None) for f in fits]
             found.setdefault(arm, seen.get(key))
         file.write_text(json.dumps(found, indent=1) + "\n")
         return found
@@ -260,7 +258,7 @@ class Study:
             file = items(" ".join(arms), [ARMS[arm][0] for arm in arms], sorted({row for row in rows if row}, reverse=True), options)
             for arm in arms:
                 places[arm] = {"file": file, "policy": ARMS[arm][0], "rows": rows}
-        for codec in () if task.get("by_rows") else CODECS:
+        for codec in CODECS:
             places[codec] = {"file": items(codec, [], [], ("--kv-codec", codec))}
         (folder / "arms.json").write_text(json.dumps(places, indent=1) + "\n")
 

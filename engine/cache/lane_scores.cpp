@@ -121,21 +121,24 @@ void LaneScores::adopt_held(int64_t slots) {
   held_.clear();
 }
 
-// value(tables of a buffer, slot) is a whole number; those of all buffers are added, or stay apart.
+// value(tables of a buffer, slot) is a whole number of `unit`s; those of all buffers are added, or
+// stay apart.
 template <typename Value>
-std::span<const float> LaneScores::numbers(bool kept, bool apart, int64_t slots,
+std::span<const float> LaneScores::numbers(bool kept, bool apart, double unit, int64_t slots,
                                            std::vector<float>& scratch, Value value) const {
   if (!kept || (apart && !kind_.by_head)) return {};
   const int64_t parts = apart ? buffers() : 1, added = buffers() / parts;
   scratch.assign(static_cast<size_t>(parts * slots), 0.0f);
   if (scored_rows_ == 0) return scratch;
   for (int64_t part = 0; part < parts; ++part) {
+    const Table* const first = now_.data() + static_cast<size_t>(part * added) * each();
+    float* const out = scratch.data() + part * slots;
     for (int64_t slot = 0; slot < slots; ++slot) {
-      double sum = 0;
-      for (int64_t b = part * added; b < (part + 1) * added; ++b) {
-        sum += value(now_.data() + static_cast<size_t>(b) * each(), static_cast<size_t>(slot));
+      uint64_t sum = 0;
+      for (int64_t b = 0; b < added; ++b) {
+        sum += value(first + static_cast<size_t>(b) * each(), static_cast<size_t>(slot));
       }
-      scratch[static_cast<size_t>(part * slots + slot)] = static_cast<float>(sum);
+      out[slot] = static_cast<float>(unit * static_cast<double>(static_cast<int64_t>(sum)));
     }
   }
   return scratch;
@@ -143,30 +146,34 @@ std::span<const float> LaneScores::numbers(bool kept, bool apart, int64_t slots,
 
 namespace {
 
-double sum_in(const LaneScores::Table* tables, size_t slot) {
-  return score_value(tables[0][slot], tables[1][slot]);
+uint64_t sum_in(const LaneScores::Table* tables, size_t slot) {
+  return score_units(tables[0][slot], tables[1][slot]);
 }
 
 }  // namespace
 
 std::span<const float> LaneScores::sums(int64_t slots, std::vector<float>& scratch) const {
-  return numbers(kind_.sums(), false, slots, scratch, sum_in);
+  return numbers(kind_.sums(), false, kScoreUnit, slots, scratch, sum_in);
 }
 
 std::span<const float> LaneScores::head_sums(int64_t slots, std::vector<float>& scratch) const {
-  return numbers(kind_.sums(), true, slots, scratch, sum_in);
+  return numbers(kind_.sums(), true, kScoreUnit, slots, scratch, sum_in);
+}
+
+std::span<const float> LaneScores::all_counts(bool apart, int64_t slots,
+                                              std::vector<float>& scratch) const {
+  return numbers(kind_.counts(), apart, 1, slots, scratch,
+                 [last = each() - 1](const Table* tables, size_t slot) -> uint64_t {
+                   return tables[last][slot];
+                 });
 }
 
 std::span<const float> LaneScores::counts(int64_t slots, std::vector<float>& scratch) const {
-  return numbers(
-      kind_.counts(), false, slots, scratch,
-      [last = each() - 1](const Table* tables, size_t slot) { return tables[last][slot]; });
+  return all_counts(false, slots, scratch);
 }
 
 std::span<const float> LaneScores::head_counts(int64_t slots, std::vector<float>& scratch) const {
-  return numbers(
-      kind_.counts(), true, slots, scratch,
-      [last = each() - 1](const Table* tables, size_t slot) { return tables[last][slot]; });
+  return all_counts(true, slots, scratch);
 }
 
 void LaneScores::load(std::vector<Table> image, int64_t scored_rows, int64_t scored_end) {

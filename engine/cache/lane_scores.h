@@ -115,8 +115,9 @@ class LaneScores {
   size_t each() const { return now_.size() / static_cast<size_t>(buffers()); }
   ScoreRows rows_of(std::vector<Table>& tables, int64_t head);
   template <typename Value>
-  std::span<const float> numbers(bool kept, bool apart, int64_t slots, std::vector<float>& scratch,
-                                 Value value) const;
+  std::span<const float> numbers(bool kept, bool apart, double unit, int64_t slots,
+                                 std::vector<float>& scratch, Value value) const;
+  std::span<const float> all_counts(bool apart, int64_t slots, std::vector<float>& scratch) const;
 
   ScoreKind kind_;
   int64_t heads_ = 0;
