@@ -44,10 +44,7 @@ void LaneScores::forget() {
 namespace {
 
 void give_slots(std::vector<LaneScores::Table>& tables, int64_t slots) {
-  for (LaneScores::Table& table : tables) {
-    if (slots > static_cast<int64_t>(table.capacity())) fit_table(table, slots, kTableRows);
-    table.resize(static_cast<size_t>(slots), 0);
-  }
+  for (LaneScores::Table& table : tables) resize_table(table, slots, kTableRows);
 }
 
 }  // namespace

@@ -21,6 +21,13 @@ void fit_table(std::vector<T>& table, int64_t n, int64_t unit) {
   table.swap(fitted);
 }
 
+/// Gives a table `n` elements, new ones 0; it makes room as fit_table does, but keeps what it has.
+template <typename T>
+void resize_table(std::vector<T>& table, int64_t n, int64_t unit) {
+  if (n > static_cast<int64_t>(table.capacity())) fit_table(table, n, unit);
+  table.resize(static_cast<size_t>(n));
+}
+
 /// A copy with as much room as the original has, so that a fork's bytes are those of its text
 /// alone.
 template <typename T>

@@ -124,9 +124,7 @@ int64_t ZipStore::work_bytes(int64_t waiting) const {
 
 void ZipStore::resize_scores(int64_t waiting, bool probe) {
   for (auto& half : scores_) {
-    if (half.empty() && !probe) continue;
-    if (waiting > static_cast<int64_t>(half.capacity())) fit_table(half, waiting, kTableRows);
-    half.resize(static_cast<size_t>(waiting), 0);
+    if (!half.empty() || probe) resize_table(half, waiting, kTableRows);
   }
 }
 
