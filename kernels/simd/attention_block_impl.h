@@ -16,15 +16,22 @@
 namespace ashlar {
 namespace {
 
+/// Registers that the sums of a loop over elements of a kind may take.
+template <TileKind kKind>
+constexpr int kSums = TileTag<kKind>::numbers ? kQueryBlock* kQueryColumns : kCodeSums;
+
 /// Of a power of two of registers, as many as N queries may have.
 template <TileKind kKind, int N>
 constexpr int columns_of() {
   int columns = kQueryColumns;
-  while (columns > 1 && N * columns * SumOf<kKind>::registers > kQueryBlock * kQueryColumns) {
-    columns /= 2;
-  }
+  while (columns > 1 && N * columns * SumOf<kKind>::registers > kSums<kKind>) columns /= 2;
   return columns;
 }
+
+/// Whether a loop over codes leaves registers free, so that it gains by being unrolled.
+template <TileKind kKind, int N, int C>
+constexpr bool kFewSums =
+    !TileTag<kKind>::numbers && 3 * N * C * SumOf<kKind>::registers <= 2 * kSums<kKind>;
 
 /// The first query of a block as keys of a kind are multiplied, and its numbers in one step.
 template <TileKind kKind>
@@ -54,11 +61,19 @@ ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t
     const int64_t whole = dim / kElements;
     const KeyBlock<C> keys = key_block<C>(tile, block);
     auto query = elements_of<kKind>(b);
-    for (int64_t step = 0; step < whole; ++step, query += kStepWords<kKind> * b.q_stride) {
+    const auto whole_step = [&](int64_t step) __attribute__((always_inline)) {
       fetch_keys<kKind>(keys, step);
       // Cells of eighths may end before those of the first plane do.
       const int64_t left = kKind == TileKind::kQ3 ? dim - step * kElements : kElements;
       score_step<kKind, N, C>(query, b.q_stride, keys, step, left, a);
+      query += kStepWords<kKind> * b.q_stride;
+    };
+    int64_t step = 0;
+    if constexpr (kFewSums<kKind, N, C>) {
+#pragma GCC unroll 4
+      for (; step < whole; ++step) whole_step(step);
+    } else {
+      for (; step < whole; ++step) whole_step(step);
     }
     if (whole * kElements < dim) {
       const int64_t left = dim - whole * kElements;
@@ -119,15 +134,13 @@ class Hidden {
 ASHLAR_INLINE Vf sum_blocks(const Vf (&v)[kTileBlocks]) {
   return vadd(vadd(v[0], v[1]), vadd(v[2], v[3]));
 }
-/// What N registers are reduced to, by `four` at once or `one` after another, in lanes 0 … N − 1.
+/// What N registers are reduced to, by `four` at once or `one`, in lanes 0 … N − 1.
 template <int N, typename Four, typename One>
 ASHLAR_INLINE Vf reduced(const Vf (&v)[N], Four four, One one) {
-  if constexpr (N > 2) {
-    return four({v[0], v[1], v[2], v[N - 1]});
+  if constexpr (N > 1) {
+    return four({v[0], v[1], v[N > 2 ? 2 : 1], v[N - 1]});
   } else {
-    alignas(64) float out[kLanes] = {};
-    for (int n = 0; n < N; ++n) out[n] = one(v[n]);
-    return vload(out);
+    return vset(one(v[0]));
   }
 }
 template <int N>
@@ -159,20 +172,18 @@ ASHLAR_INLINE void round_weights(const Tile& tile, QueryBlock& b) {
     top[n] = vmax(vmax(weight(n, 0), weight(n, 1)), vmax(weight(n, 2), weight(n, 3)));
   }
   const Vf largest = vmax(tops_of(top), vset(kLeastRounded));
-  alignas(64) float inverse[kLanes];
-  vstore(inverse, vdiv(vset(levels), largest));
+  const Vf inverses = vdiv(vset(levels), largest);
   vstore(b.weight_unit, vmul(largest, vset(1 / levels)));
-  for (int n = 0; n < N; ++n) {
+  unrolled<N>([&](auto n) {
+    const Vf inverse = vspread<n.value>(inverses);
     Vi rounded[kTileBlocks];
     for (int64_t c = 0; c < kTileBlocks; ++c) {
-      rounded[c] = iround(vmul(weight(n, c), vset(inverse[n])));  // levels at most
+      rounded[c] = iround(vmul(weight(n.value, c), inverse));  // levels at most
     }
-    if (tile.value_kind != TileKind::kPairs) {
-      store_weights(b.weights[n], rounded);
-      continue;
-    }
-    for (int64_t c = 0; c < kTileBlocks; ++c) istore_i16(b.weights[n] + c * kLanes, rounded[c]);
-  }
+    int16_t* const weights = b.weights[n.value];
+    if (tile.value_kind != TileKind::kPairs) return store_weights(weights, rounded);
+    for (int64_t c = 0; c < kTileBlocks; ++c) istore_i16(weights + c * kLanes, rounded[c]);
+  });
 }
 
 /// Σ_j p_j·min_j of N queries onto their bases, which drop first.
@@ -200,17 +211,18 @@ ASHLAR_INLINE void add_bases(const SoftmaxState& s, const Tile& tile, const Quer
 /// Turns the scores of N queries into probabilities before normalisation and their sums; `exp` as
 /// Hidden::exp.
 template <int N, typename Exp>
-ASHLAR_INLINE void probabilities(const SoftmaxState& s, const QueryBlock& b, const float* max,
-                                 Exp exp) {
+ASHLAR_INLINE void probabilities(const SoftmaxState& s, const QueryBlock& b, Vf max, Exp exp) {
   Vf sum[N];
-  for (int n = 0; n < N; ++n) {
+  unrolled<N>([&](auto n) {
+    const Vf top = vspread<n.value>(max);
+    float* const p = b.p[n.value];
     Vf v[kTileBlocks];
     for (int64_t c = 0; c < kTileBlocks; ++c) {
-      v[c] = exp(c, vsub(vload(b.p[n] + c * kLanes), vset(max[n])));
-      vstore(b.p[n] + c * kLanes, v[c]);
+      v[c] = exp(c, vsub(vload(p + c * kLanes), top));
+      vstore(p + c * kLanes, v[c]);
     }
-    sum[n] = sum_blocks(v);
-  }
+    sum[n.value] = sum_blocks(v);
+  });
   drop_and_add<N>(s.sum + b.first, b, sums_of(sum));
 }
 
@@ -224,15 +236,13 @@ ASHLAR_INLINE void block_softmax(const SoftmaxState& s, const Tile& tile, QueryB
     top[n] = vmax(vmax(score(0), score(1)), vmax(score(2), score(3)));
   }
   const Vf before = vload_n(s.max + b.first, N), now = vmax(tops_of(top), before);
-  alignas(64) float max[kLanes];
-  vstore(max, now);
   vstore_n(s.max + b.first, N, now);
   vstore(b.alpha, vexp(vsub(before, now)));
   if (b.live.begin == 0 && b.live.end == kAttentionTile) {
-    probabilities<N>(s, b, max, [](int64_t, Vf x) { return vexp_below(x); });
+    probabilities<N>(s, b, now, [](int64_t, Vf x) { return vexp_below(x); });
   } else {
     const Hidden hidden(b.live);
-    probabilities<N>(s, b, max, [&](int64_t c, Vf x) { return hidden.exp(c, x); });
+    probabilities<N>(s, b, now, [&](int64_t c, Vf x) { return hidden.exp(c, x); });
   }
   if (!tile.value.affine) return drop_and_add<N>(s.base + b.first, b, vzero());
   round_weights<N>(tile, b);
@@ -293,10 +303,9 @@ void attend_block(const AttentionTask& task, const SoftmaxState& s, const Tile& 
   block_softmax<N>(s, tile, b);
   with_tile(tile.value_kind, [&](auto tag) {
     constexpr TileKind kKind = decltype(tag)::value;
-    // As many as have registers for a step.
-    constexpr int kFit =
-        kQueryBlock * kQueryColumns / (kValueRegisters<kKind> * SumOf<kKind>::registers);
-    constexpr int M = kFit < 1 ? 1 : kFit < N ? kFit : N;
+    // As many at a time as have registers for a step, in parts of one size.
+    constexpr int kFit = kSums<kKind> / (kValueRegisters<kKind> * SumOf<kKind>::registers);
+    constexpr int kParts = kFit < 1 ? N : (N + kFit - 1) / kFit, M = (N + kParts - 1) / kParts;
     accumulate_block<kKind, N, M>(b, tile, s.acc + b.first * s.stride, s.stride);
   });
 }

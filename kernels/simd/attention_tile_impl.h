@@ -77,6 +77,12 @@ TilePlace tile_from(const TileMap& m, int64_t index, int64_t run, int64_t before
 TilePlace tile_at(const TileMap& m, int64_t index) { return tile_from(m, index, 0, 0, 0); }
 /// The tile behind another, if there is one.
 ASHLAR_INLINE TilePlace tile_behind(const TileMap& m, const TilePlace& at) {
+  const int64_t row = at.row + kAttentionTile;
+  const int64_t left = (at.run < 0 ? m.raw : m.kv->run(at.run).rows) - row;
+  if (left > 0) {
+    const int64_t rows = left < kAttentionTile ? left : kAttentionTile;
+    return {at.run, row, rows, 0, at.slot + kAttentionTile, at.index + 1, at.run_tile};
+  }
   const int64_t run = at.run < 0 ? m.kv->all_runs() : at.run;
   return tile_from(m, at.index + 1, run, at.run_tile, at.slot - at.row);
 }

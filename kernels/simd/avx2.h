@@ -25,6 +25,7 @@ constexpr int kTileInt8 = 4;
 /// Register block of attention: queries × registers of slots or values (1, 2 or 4).
 constexpr int kQueryBlock = 4;
 constexpr int kQueryColumns = 1;
+constexpr int kCodeSums = 4;
 /// Register block of the dense Hadamard factor: output slabs (2 or 4) × registers.
 constexpr int kSignedRows = 2;
 constexpr int kSignedColumns = 2;
@@ -79,6 +80,11 @@ ASHLAR_INLINE float vmax_all(Vf v) {
   const __m128 d = _mm_max_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
   const __m128 e = _mm_max_ps(d, _mm_movehl_ps(d, d));
   return _mm_cvtss_f32(_mm_max_ss(e, _mm_movehdup_ps(e)));
+}
+template <int kLane>
+ASHLAR_INLINE Vf vspread(Vf v) {
+  const __m256 x = _mm256_permutevar8x32_ps(kLane < 8 ? v.a : v.b, _mm256_set1_epi32(kLane % 8));
+  return {x, x};
 }
 template <int H>
 ASHLAR_INLINE __m256 swap8(__m256 v) {

@@ -26,6 +26,8 @@ constexpr int kTileInt8 = 12;
 /// Register block of attention: queries × registers of slots or values (1, 2 or 4).
 constexpr int kQueryBlock = 4;
 constexpr int kQueryColumns = 4;
+/// Registers of sums that a loop over codes has room for.
+constexpr int kCodeSums = 24;
 /// Register block of the dense Hadamard factor: output slabs (2 or 4) × registers.
 constexpr int kSignedRows = 4;
 constexpr int kSignedColumns = 4;
@@ -82,6 +84,10 @@ ASHLAR_INLINE Vf reduce4(const Vf (&v)[4], F f) {
 }
 ASHLAR_INLINE Vf vsum4(const Vf (&v)[4]) { return reduce4(v, vadd); }
 ASHLAR_INLINE Vf vmax4(const Vf (&v)[4]) { return reduce4(v, vmax); }
+template <int kLane>
+ASHLAR_INLINE Vf vspread(Vf a) {
+  return {_mm512_permutexvar_ps(_mm512_set1_epi32(kLane), a.v)};
+}
 template <int H>
 ASHLAR_INLINE Vf vswap(Vf a) {
   if constexpr (H == 8) return {_mm512_shuffle_f32x4(a.v, a.v, 0x4e)};

@@ -35,6 +35,8 @@ constexpr int kTileInt8 = 2;
 /// Register block of attention: queries × registers of slots or values (1, 2 or 4).
 constexpr int kQueryBlock = 1;
 constexpr int kQueryColumns = 2;
+/// Registers of sums that a loop over codes has room for.
+constexpr int kCodeSums = 2;
 /// Register block of the dense Hadamard factor: output slabs (2 or 4) × registers.
 constexpr int kSignedRows = 2;
 constexpr int kSignedColumns = 1;
@@ -114,6 +116,11 @@ ASHLAR_INLINE float vmax_all(Vf a) {
   const float d = c[0] > c[2] ? c[0] : c[2];
   const float e = c[1] > c[3] ? c[1] : c[3];
   return d > e ? d : e;
+}
+/// Lane kLane in every lane.
+template <int kLane>
+ASHLAR_INLINE Vf vspread(Vf a) {
+  return vset(a.q[kLane / 4][kLane % 4]);
 }
 /// Lane i takes lane i ^ H.
 template <int H>
