@@ -111,7 +111,7 @@ int64_t attention_partial_bytes(const KvHeadView& kv, const AttentionTask& task)
   check_task(kv, task);
   const int64_t queries = checked_mul(task.rows, task.group, kWhat);
   int64_t floats = state_floats(queries, task.value_dim);
-  if (task.scores.low != nullptr || task.counts != nullptr) {
+  if (task.collects()) {
     const int64_t all = tiles_of(kv, task);
     const int64_t tiles = task.window > 0 ? all : std::min(all, kAttentionSplit);
     floats = checked_add(floats, checked_mul(tiles * (kAttentionTile + 1), queries, kWhat), kWhat);

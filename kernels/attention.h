@@ -86,6 +86,11 @@ struct AttentionTask {
   int64_t window = 0;
   /// One logit per head, [group], that takes part in the softmax and carries no value; null: none.
   const float* sinks = nullptr;
+
+  // Always inlined: code of one instruction set must not serve another.
+  __attribute__((always_inline)) bool collects() const {
+    return scores.low != nullptr || counts != nullptr;
+  }
 };
 
 /// Rows are reduced in tiles of this many, which begin where a run (or the raw rows) begins and

@@ -108,10 +108,6 @@ AttentionTask task_of(const Attend& call, const AttentionJob& job) {
   return task;
 }
 
-bool collects(const AttentionTask& task) {
-  return task.scores.low != nullptr || task.counts != nullptr;
-}
-
 // Few heads read a long cache: the splits of a task become work for all threads. The bits are those
 // of attention_run.
 void attend_by_splits(const LayerStep& step, const Attend& call, int64_t scratch_bytes) {
@@ -144,7 +140,7 @@ void attend_by_splits(const LayerStep& step, const Attend& call, int64_t scratch
     const auto [task, split] = work.splits[static_cast<size_t>(i)];
     if (split == 0) attention_merge(work.views[task], work.tasks[task], of(task));
     const auto chain = std::lower_bound(work.chains.begin(), work.chains.end(), task);
-    if (*chain != task || !collects(work.tasks[task])) return;
+    if (*chain != task || !work.tasks[task].collects()) return;
     for (size_t t = task; t < chain[1]; ++t) {
       attention_collect(work.views[t], work.tasks[t], split, of(t));
     }
@@ -156,7 +152,7 @@ void attend_by_splits(const LayerStep& step, const Attend& call, int64_t scratch
 void attend_apart(const KvHeadView& view, const AttentionTask& task, Workspace& work, int thread,
                   std::byte* scratch) {
   const int64_t slots = view.encoded() + task.raw_visible + task.rows - 1 - task.score_slots;
-  if (!collects(task) || slots <= 0) return attention_run(view, task, scratch);
+  if (!task.collects() || slots <= 0) return attention_run(view, task, scratch);
   std::vector<uint32_t>& numbers = work.thread_scores[static_cast<size_t>(thread)];
   numbers.assign(static_cast<size_t>(3 * slots), 0);
   AttentionTask own = task;

@@ -34,8 +34,9 @@ AttentionTask rows_of(const AttentionTask& task, int64_t row, int64_t rows) {
   return part;
 }
 
-ASHLAR_INLINE bool collects(const AttentionTask& task) {
-  return (task.scores.low != nullptr || task.counts != nullptr) && task.score_from < task.rows;
+/// Whether some row of a task adds to scores or counts.
+ASHLAR_INLINE bool keeps(const AttentionTask& task) {
+  return task.collects() && task.score_from < task.rows;
 }
 
 /// Tiles of one split. A window has one: removing tiles in front must not move a border.
@@ -171,7 +172,7 @@ ASHLAR_INLINE void write_query(const AttentionTask& task, const SoftmaxState& s,
 /// Kept probabilities of a task whose splits share one buffer.
 Kept kept_in_scratch(const AttentionTask& task, const TileMap& map, float*& p) {
   Kept k{};
-  if (!collects(task)) return k;
+  if (!keeps(task)) return k;
   const int64_t queries = task.rows * task.group, tiles = split_tiles(task, map);
   k.p_tile = queries * kAttentionTile;
   k.p_split = tiles * k.p_tile;
@@ -186,7 +187,7 @@ Kept kept_in_scratch(const AttentionTask& task, const TileMap& map, float*& p) {
 /// attention_partial_bytes.
 Kept kept_in_partial(const AttentionTask& task, const TileMap& map, float*& p, int64_t floats) {
   Kept k{};
-  if (!collects(task)) return k;
+  if (!keeps(task)) return k;
   const int64_t all = split_tiles(task, map), tiles = map.tiles < all ? map.tiles : all;
   k.p_tile = task.rows * task.group * kAttentionTile;
   k.max_query = tiles;
