@@ -225,8 +225,8 @@ int main(int argc, char** argv) {
   app.add_option("--shape", options.shape,
                  "Only this decode shape: KV heads x queries of each x dim, such as '8 x 4 x 128'");
   app.footer("Example: bench_attention --gib 2 --codecs fp16 q8 q4 --only decode");
-  CLI11_PARSE(app, argc, argv);
   return ashlar::status_of([&] {
+    ashlar::read_options(app, argc, argv);
     ashlar::run(options);
     return 0;
   });

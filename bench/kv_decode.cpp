@@ -171,7 +171,7 @@ int run(int argc, char** argv) {
   app.add_option("--topk", request.topk, "As --kv-topk of the commands");
   app.add_option("--digest", request.digest, "As --kv-digest");
   app.add_option("--select-every", request.select_every, "As --kv-select-every");
-  CLI11_PARSE(app, argc, argv);
+  read_options(app, argc, argv);
   require(text_path.empty() || !model_path.empty(), ErrorCode::kRequest,
           "--text {}: a random decoder has no tokenizer; give a --model", text_path);
   const int64_t longest = *std::ranges::max_element(lengths);

@@ -92,7 +92,7 @@ int run(int argc, char** argv) {
   app.add_option("--rows", lengths, "Rows of the prompt")->delimiter(',')->capture_default_str();
   app.add_option("--threads", options.threads)->capture_default_str();
   app.add_option("--steps", steps, "Tokens that are timed")->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+  read_options(app, argc, argv);
   const int64_t longest = *std::ranges::max_element(lengths);
   const ModelData model = test::random_model(smollm_spec(longest + 64 + steps), 3);
   Engine engine(model, options);

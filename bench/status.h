@@ -1,5 +1,6 @@
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <exception>
 #include <iostream>
 
@@ -7,12 +8,27 @@
 
 namespace ashlar {
 
+/// The program is over: --help was read, or a wrong option.
+struct Ended {
+  int status;
+};
+/// Reads a program's options; within status_of.
+inline void read_options(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& end) {
+    throw Ended{app.exit(end) == 0 ? 0 : 2};
+  }
+}
+
 /// What f() returns, or the exit status of what it throws, which goes to stderr: 2 for a wrong
 /// request, 1 for the rest.
 template <typename F>
 int status_of(F f) {
   try {
     return f();
+  } catch (const Ended& end) {
+    return end.status;
   } catch (const Error& error) {
     std::cerr << "error: " << error.what() << '\n';
     return error.exit_status();

@@ -171,8 +171,8 @@ int main(int argc, char** argv) {
     command->add_option("--piece", options.piece, "Cuts documents at line ends, bytes");
     command->add_option("--dump", options.dump, "Writes the documents, each after its size");
   }
-  CLI11_PARSE(app, argc, argv);
   return ashlar::status_of([&] {
+    ashlar::read_options(app, argc, argv);
     ashlar::run(options);
     return 0;
   });

@@ -15,6 +15,7 @@
 #include <iostream>
 
 #include "bench/rank_steps.h"
+#include "bench/status.h"
 #include "bench/train_shapes.h"
 #include "core/base/cpu.h"
 #include "core/base/error.h"
@@ -319,16 +320,13 @@ int main(int argc, char** argv) {
   app.add_option("--result", o.ranks.result)->group("");
   on_demand->needs(app.get_option("--shape"))->needs(app.get_option("--precision"));
   app.footer("Example:\n  bench_train_step --shape decoder-7M --precision fp32 --steps 10");
-  CLI11_PARSE(app, argc, argv);
-  try {
+  return ashlar::status_of([&] {
+    ashlar::read_options(app, argc, argv);
     if (o.ranks.wanted()) {
       ashlar::run_ranks(o, {argv + 1, argv + argc});
     } else {
       ashlar::run(o);
     }
-  } catch (const ashlar::Error& error) {
-    fmt::print(stderr, "bench_train_step: {}\n", error.what());
-    return error.code() == ashlar::ErrorCode::kRequest ? 2 : 1;
-  }
-  return 0;
+    return 0;
+  });
 }

@@ -28,11 +28,6 @@ constexpr int columns_of() {
   return columns;
 }
 
-/// Whether a loop over codes leaves registers free, so that it gains by being unrolled.
-template <TileKind kKind, int N, int C>
-constexpr bool kFewSums =
-    !TileTag<kKind>::numbers && 3 * N * C * SumOf<kKind>::registers <= 2 * kSums<kKind>;
-
 /// The first query of a block as keys of a kind are multiplied, and its numbers in one step.
 template <TileKind kKind>
 ASHLAR_INLINE auto elements_of(const QueryBlock& b) {
@@ -61,19 +56,11 @@ ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t
     const int64_t whole = dim / kElements;
     const KeyBlock<C> keys = key_block<C>(tile, block);
     auto query = elements_of<kKind>(b);
-    const auto whole_step = [&](int64_t step) __attribute__((always_inline)) {
+    for (int64_t step = 0; step < whole; ++step, query += kStepWords<kKind> * b.q_stride) {
       fetch_keys<kKind>(keys, step);
       // Cells of eighths may end before those of the first plane do.
       const int64_t left = kKind == TileKind::kQ3 ? dim - step * kElements : kElements;
       score_step<kKind, N, C>(query, b.q_stride, keys, step, left, a);
-      query += kStepWords<kKind> * b.q_stride;
-    };
-    int64_t step = 0;
-    if constexpr (kFewSums<kKind, N, C>) {
-#pragma GCC unroll 4
-      for (; step < whole; ++step) whole_step(step);
-    } else {
-      for (; step < whole; ++step) whole_step(step);
     }
     if (whole * kElements < dim) {
       const int64_t left = dim - whole * kElements;
