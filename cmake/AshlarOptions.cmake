@@ -19,7 +19,9 @@ endif()
 # (CUDA sources get theirs in kernels/CMakeLists.txt: nvcc takes other options.)
 add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Werror;-fno-math-errno;-fno-trapping-math;-ffp-contract=off>")
 if(ASHLAR_SANITIZE)
-  add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${ASHLAR_SANITIZE};-fno-omit-frame-pointer>")
+  # Undefined behaviour is a failure, not a line in a log.
+  add_compile_options(
+    "$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${ASHLAR_SANITIZE};-fno-sanitize-recover=all;-fno-omit-frame-pointer>")
   add_link_options(-fsanitize=${ASHLAR_SANITIZE})
   if(ASHLAR_SANITIZE MATCHES thread)  # GCC 12 then sees overflows in std::vector::insert
     add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:-Wno-stringop-overflow>")

@@ -291,6 +291,7 @@ void scratch_tile(const KvHeadView& kv, const AttentionTask& task, const TileScr
   tile.value_dim = value_pad;
   tile.value_stride = value_pad * (tile.value.affine ? 2 : 4);
   tile.value_high = 0;
+  tile.wide = false;
   tile.ahead = Ahead::kNot;
   for (int64_t c = 0; c < kTileBlocks; ++c) {
     rows.keys[c] = reinterpret_cast<const std::byte*>(s.keys_t + c * kLanes);
