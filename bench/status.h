@@ -4,20 +4,17 @@
 #include <exception>
 #include <iostream>
 
+#include "cli/app.h"
 #include "core/base/error.h"
 
 namespace ashlar {
 
-/// The program is over: --help was read, or a wrong option.
-struct Ended {
-  int status;
-};
-/// Reads a program's options; within status_of.
+/// Reads a program's options; within status_of, which --help and a wrong option end.
 inline void read_options(CLI::App& app, int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& end) {
-    throw Ended{app.exit(end) == 0 ? 0 : 2};
+    throw cli::ExitStatus{app.exit(end) == 0 ? 0 : 2};
   }
 }
 
@@ -27,7 +24,7 @@ template <typename F>
 int status_of(F f) {
   try {
     return f();
-  } catch (const Ended& end) {
+  } catch (const cli::ExitStatus& end) {
     return end.status;
   } catch (const Error& error) {
     std::cerr << "error: " << error.what() << '\n';

@@ -87,7 +87,8 @@ struct AttentionTask {
   /// One logit per head, [group], that takes part in the softmax and carries no value; null: none.
   const float* sinks = nullptr;
 
-  // Always inlined: code of one instruction set must not serve another.
+  /// Whether its rows may add to scores or counts. Always inlined: code of one instruction set must
+  /// not serve another.
   __attribute__((always_inline)) bool collects() const {
     return scores.low != nullptr || counts != nullptr;
   }
