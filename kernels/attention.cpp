@@ -56,7 +56,7 @@ int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int6
                value_dim >= 1);
   const int64_t key_pad = round_up(key_dim, kPad), value_pad = round_up(value_dim, kPad);
   const int64_t queries = checked_mul(std::min(rows, attention_chunk_rows(group)), group, kWhat);
-  int64_t floats = checked_mul(key_pad + value_pad, kAttentionTile, kWhat);
+  int64_t floats = checked_mul(key_pad + value_pad, kAttentionPair, kWhat);
   floats = checked_add(floats, checked_mul(key_pad, kPad, kWhat), kWhat);
   floats = checked_add(floats, checked_mul(2, state_floats(queries, value_dim), kWhat), kWhat);
   // Queries as floats and, in two orders, in 16 bits.

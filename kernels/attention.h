@@ -99,6 +99,19 @@ struct AttentionTask {
 /// channels begins at a multiple of sixteen rows of its page, with rows that nobody sees, so that
 /// rows of a segment fill registers wherever it begins.
 inline constexpr int64_t kAttentionTile = 64;
+inline constexpr int64_t kAttentionPair = 2 * kAttentionTile;
+/// Whether tiles 2i and 2i + 1 of a run in pages of separate keys and values are reduced as one,
+/// unless a split ends between them: those of codes of at most four bits, whose arithmetic costs
+/// more than reading them. Always inlined: code of one instruction set must not serve another.
+__attribute__((always_inline)) constexpr bool attention_pairs(CodecKind key, CodecKind value) {
+  static_assert(CodecKind::kQ8 < CodecKind::kQ4 && CodecKind::kQ4 < CodecKind::kQ3 &&
+                CodecKind::kQ3 < CodecKind::kQ2);
+  return key >= CodecKind::kQ4 && value >= CodecKind::kQ4;
+}
+/// Multiples of as many rows in front of a run may go without moving a border between tiles.
+constexpr int64_t attention_unit(CodecKind key, CodecKind value) {
+  return attention_pairs(key, value) ? kAttentionPair : kAttentionTile;
+}
 /// Tiles of one split, counted over all runs and raw rows. Each split is an online softmax of its
 /// own; they are merged in ascending order. A task with a window has one split.
 inline constexpr int64_t kAttentionSplit = 32;

@@ -23,4 +23,9 @@ __attribute__((always_inline)) inline int64_t run_tiles(const KvRun& run) {
   return (run_lead(run) + run.rows + kAttentionTile - 1) / kAttentionTile;
 }
 
+/// Whether a run's tiles form pairs.
+__attribute__((always_inline)) inline bool run_pairs(const KvRun& run) {
+  return attention_pairs(run.key_codec, run.value_codec) && !run.value_in_key;
+}
+
 }  // namespace ashlar

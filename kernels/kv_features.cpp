@@ -343,9 +343,8 @@ void code_digest(const CodedDigests& shape, std::byte* block, int64_t i, const f
 
 int64_t coded_scratch_bytes(const CodedDigests& shape) {
   check(shape);
-  const int64_t words = 2 * ceil_div(shape.dim, kCellUnits);
-  const int64_t rounded = 2 * round_up(shape.dim, kCodedDigests);
-  return round_up(rounded + checked_mul(shape.vectors, 4 * words + 8, "coded digests"), 64);
+  const int64_t bytes = 2 * round_up(shape.dim, kCodedDigests);  // of rounded numbers, or words
+  return round_up(bytes + checked_mul(shape.vectors, bytes + 8, "coded digests"), 64);
 }
 
 void coded_dots(const KernelTable& kernels, const CodedDigests& shape, const std::byte* blocks,

@@ -300,7 +300,10 @@ void Lane::drop(std::span<const int64_t> slots) {
   begin_step();
 }
 
-int64_t Lane::release_unit() const { return std::lcm(kAttentionTile, schedule_.page_rows); }
+int64_t Lane::release_unit() const {
+  const KvPageShape& shape = coded_.shape();
+  return std::lcm(attention_unit(shape.key_codec, shape.value_codec), schedule_.page_rows);
+}
 
 void Lane::finish(int64_t position, int64_t p) {
   advance(p);

@@ -87,21 +87,25 @@ ASHLAR_INLINE void tile_scores(const QueryBlock& b, const Tile& tile, int64_t di
   tile_scores_by<kKind, N, C>(b, tile, dim, scale);
 }
 
+static_assert(kTileBlocks == 4 && kQueryBlock <= 4);
+/// Fours of registers whose slots somebody sees: one of a tile, one or two of a pair.
+ASHLAR_INLINE int64_t fours_of(const Span& live) { return live.end > kAttentionTile ? 2 : 1; }
+
 /// Scores that a query does not see.
 ASHLAR_INLINE void hide(float* p, const Span& live) {
   for (int64_t j = 0; j < live.begin; ++j) p[j] = -__builtin_inff();
-  for (int64_t j = live.end; j < kAttentionTile; ++j) p[j] = -__builtin_inff();
+  for (int64_t j = live.end; j < fours_of(live) * kAttentionTile; ++j) p[j] = -__builtin_inff();
 }
 
 /// What takes the place of a hidden score's exponential. e^−∞ is 0 by way of numbers beneath the
 /// normal ones, which cost more than the rest of the tile: so e^0 · 0 is taken instead.
 class Hidden {
  public:
-  ASHLAR_INLINE explicit Hidden(const Span& live) : blocks_((live.end + kLanes - 1) / kLanes) {
+  ASHLAR_INLINE explicit Hidden(const Span& live) {
     alignas(64) float slot[kLanes];
     for (int64_t i = 0; i < kLanes; ++i) slot[i] = static_cast<float>(i);
     const Vf begin = vset(static_cast<float>(live.begin)), end = vset(static_cast<float>(live.end));
-    for (int64_t c = 0; c < kTileBlocks; ++c) {
+    for (int64_t c = 0; c < 4 * fours_of(live); ++c) {
       const Vf j = vadd(vload(slot), vset(static_cast<float>(c * kLanes)));
       seen_[c] = vsub(vless(j, end), vless(j, begin));
       least_[c] = vmul(seen_[c], vset(-3e38f));
@@ -109,17 +113,26 @@ class Hidden {
   }
   /// e^x of sixteen scores less the largest.
   ASHLAR_INLINE Vf exp(int64_t c, Vf x) const {
-    return c < blocks_ ? vmul(vexp_below(vmax(least_[c], x)), seen_[c]) : vzero();
+    return vmul(vexp_below(vmax(least_[c], x)), seen_[c]);
   }
 
  private:
-  int64_t blocks_;                             // the others are hidden
-  Vf seen_[kTileBlocks], least_[kTileBlocks];  // 1, and a number below all; 0 and 0 where hidden
+  Vf seen_[kPairBlocks], least_[kPairBlocks];  // 1, and a number below all; 0 and 0 where hidden
 };
 
-/// Σ over the tile in a fixed order: four registers, then their tree.
-ASHLAR_INLINE Vf sum_blocks(const Vf (&v)[kTileBlocks]) {
-  return vadd(vadd(v[0], v[1]), vadd(v[2], v[3]));
+/// The registers at(0) … at(4·fours − 1) joined in a fixed order: four, then those. What is left
+/// out is 0, or −∞ of scores, and would change nothing.
+template <typename At, typename F>
+ASHLAR_INLINE Vf joined(int64_t fours, At at, F f) {
+  Vf all;
+  for (int64_t four = 0; four < fours; ++four) {
+    Vf v[4];
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < 4; ++i) v[i] = at(4 * four + i);
+    const Vf sum = f(f(v[0], v[1]), f(v[2], v[3]));
+    all = four == 0 ? sum : f(all, sum);
+  }
+  return all;
 }
 /// What N registers are reduced to, by `four` at once or `one`, in lanes 0 … N − 1.
 template <int N, typename Four, typename One>
@@ -138,7 +151,6 @@ template <int N>
 ASHLAR_INLINE Vf tops_of(const Vf (&v)[N]) {
   return reduced(v, vmax4, vmax_all);
 }
-static_assert(kTileBlocks == 4 && kQueryBlock <= 4);
 
 /// x_n ← x_n·alpha_n + y_n for the N queries of a block from x on.
 template <int N>
@@ -149,91 +161,97 @@ ASHLAR_INLINE void drop_and_add(float* x, const QueryBlock& b, Vf y) {
 /// W and w of N queries whose probabilities before normalisation are b.p. What is so small that it
 /// cannot divide counts as the smallest that can.
 template <int N>
-ASHLAR_INLINE void round_weights(const Tile& tile, QueryBlock& b) {
+ASHLAR_INLINE void round_weights(const Tile& tile, QueryBlock& b, int64_t fours) {
   constexpr auto levels = static_cast<float>(kLevels);
-  const auto weight = [&](int n, int64_t c) {
+  const auto weight = [&](int n, int64_t c) __attribute__((always_inline)) {
     return vmul(vload(b.p[n] + c * kLanes), vload(tile.value.step + c * kLanes));
   };
   Vf top[N];
   for (int n = 0; n < N; ++n) {
-    top[n] = vmax(vmax(weight(n, 0), weight(n, 1)), vmax(weight(n, 2), weight(n, 3)));
+    top[n] = joined(
+        fours, [&](int64_t c) { return weight(n, c); }, vmax);
   }
   const Vf largest = vmax(tops_of(top), vset(kLeastRounded));
   const Vf inverses = vdiv(vset(levels), largest);
   vstore(b.weight_unit, vmul(largest, vset(1 / levels)));
   unrolled<N>([&](auto n) {
     const Vf inverse = vspread<n.value>(inverses);
-    Vi rounded[kTileBlocks];
-    for (int64_t c = 0; c < kTileBlocks; ++c) {
-      rounded[c] = iround(vmul(weight(n.value, c), inverse));  // levels at most
-    }
     int16_t* const weights = b.weights[n.value];
-    if (tile.value_kind != TileKind::kPairs) return store_weights(weights, rounded);
-    for (int64_t c = 0; c < kTileBlocks; ++c) istore_i16(weights + c * kLanes, rounded[c]);
+    for (int64_t c = 0; c < 4 * fours; c += 4) {
+      Vi rounded[4];
+      for (int64_t i = 0; i < 4; ++i) {
+        rounded[i] = iround(vmul(weight(n.value, c + i), inverse));  // levels at most
+      }
+      if (tile.value_kind != TileKind::kPairs) {
+        store_weights<kAttentionPair>(weights, c * kLanes, rounded);
+      } else {
+        for (int64_t i = 0; i < 4; ++i) istore_i16(weights + (c + i) * kLanes, rounded[i]);
+      }
+    }
   });
 }
 
 /// Σ_j p_j·min_j of N queries onto their bases, which drop first.
 template <int N>
-ASHLAR_INLINE void add_bases(const SoftmaxState& s, const Tile& tile, const QueryBlock& b) {
-  alignas(64) float seen_min[kAttentionTile];
+ASHLAR_INLINE void add_bases(const SoftmaxState& s, const Tile& tile, const QueryBlock& b,
+                             int64_t fours) {
+  alignas(64) float seen_min[kAttentionPair];
   const float* min = tile.value.min;
   if (b.live.begin > 0 || b.live.end < tile.place.rows) {
-    for (int64_t j = 0; j < kAttentionTile; ++j) {
+    for (int64_t j = 0; j < fours * kAttentionTile; ++j) {
       seen_min[j] = j >= b.live.begin && j < b.live.end ? min[j] : 0.0f;
     }
     min = seen_min;
   }
   Vf sum[N];
   for (int n = 0; n < N; ++n) {
-    Vf v[kTileBlocks];
-    for (int64_t c = 0; c < kTileBlocks; ++c) {
-      v[c] = vmul(vload(b.p[n] + c * kLanes), vload(min + c * kLanes));
-    }
-    sum[n] = sum_blocks(v);
+    const auto product = [&](int64_t c) __attribute__((always_inline)) {
+      return vmul(vload(b.p[n] + c * kLanes), vload(min + c * kLanes));
+    };
+    sum[n] = joined(fours, product, vadd);
   }
   drop_and_add<N>(s.base + b.first, b, sums_of(sum));
 }
 
-/// Turns the scores of N queries into probabilities before normalisation and their sums; `exp` as
-/// Hidden::exp.
-template <int N, typename Exp>
-ASHLAR_INLINE void probabilities(const SoftmaxState& s, const QueryBlock& b, Vf max, Exp exp) {
-  Vf sum[N];
-  unrolled<N>([&](auto n) {
-    const Vf top = vspread<n.value>(max);
-    float* const p = b.p[n.value];
-    Vf v[kTileBlocks];
-    for (int64_t c = 0; c < kTileBlocks; ++c) {
-      v[c] = exp(c, vsub(vload(p + c * kLanes), top));
-      vstore(p + c * kLanes, v[c]);
-    }
-    sum[n.value] = sum_blocks(v);
-  });
-  drop_and_add<N>(s.sum + b.first, b, sums_of(sum));
-}
-
 /// Turns the scores of N queries into probabilities before normalisation, the factors that rescale
-/// what came before, and the weights of the values.
-template <int N>
-ASHLAR_INLINE void block_softmax(const SoftmaxState& s, const Tile& tile, QueryBlock& b) {
-  Vf top[N];
+/// what came before, and the weights of the values; `exp` as Hidden::exp.
+template <int N, typename Exp>
+ASHLAR_INLINE void softmax_by(const SoftmaxState& s, const Tile& tile, QueryBlock& b, int64_t fours,
+                              Exp exp) {
+  Vf top[N], sum[N];
   for (int n = 0; n < N; ++n) {
-    const auto score = [&](int64_t c) { return vload(b.p[n] + c * kLanes); };
-    top[n] = vmax(vmax(score(0), score(1)), vmax(score(2), score(3)));
+    top[n] = joined(
+        fours, [&](int64_t c) { return vload(b.p[n] + c * kLanes); }, vmax);
   }
   const Vf before = vload_n(s.max + b.first, N), now = vmax(tops_of(top), before);
   vstore_n(s.max + b.first, N, now);
   vstore(b.alpha, vexp(vsub(before, now)));
-  if (b.live.begin == 0 && b.live.end == kAttentionTile) {
-    probabilities<N>(s, b, now, [](int64_t, Vf x) { return vexp_below(x); });
+  unrolled<N>([&](auto n) {
+    const Vf max = vspread<n.value>(now);
+    float* const p = b.p[n.value];
+    const auto probability = [&](int64_t c) __attribute__((always_inline)) {
+      const Vf e = exp(c, vsub(vload(p + c * kLanes), max));
+      vstore(p + c * kLanes, e);
+      return e;
+    };
+    sum[n.value] = joined(fours, probability, vadd);
+  });
+  drop_and_add<N>(s.sum + b.first, b, sums_of(sum));
+  if (!tile.value.affine) return drop_and_add<N>(s.base + b.first, b, vzero());
+  round_weights<N>(tile, b, fours);
+  add_bases<N>(s, tile, b, fours);
+}
+template <int N>
+ASHLAR_INLINE void block_softmax(const SoftmaxState& s, const Tile& tile, QueryBlock& b) {
+  const auto seen = [](int64_t, Vf x) __attribute__((always_inline)) { return vexp_below(x); };
+  if (b.live.begin == 0 && b.live.end == kAttentionPair) {
+    softmax_by<N>(s, tile, b, 2, seen);
+  } else if (b.live.begin == 0 && b.live.end == kAttentionTile) {
+    softmax_by<N>(s, tile, b, 1, seen);
   } else {
     const Hidden hidden(b.live);
-    probabilities<N>(s, b, now, [&](int64_t c, Vf x) { return hidden.exp(c, x); });
+    softmax_by<N>(s, tile, b, fours_of(b.live), [&](int64_t c, Vf x) { return hidden.exp(c, x); });
   }
-  if (!tile.value.affine) return drop_and_add<N>(s.base + b.first, b, vzero());
-  round_weights<N>(tile, b);
-  add_bases<N>(s, tile, b);
 }
 
 template <TileKind kKind, int N, int S, bool kTail>

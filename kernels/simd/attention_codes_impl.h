@@ -49,7 +49,7 @@ ASHLAR_INLINE auto value_weights(const int16_t* weights, int64_t j) {
     __builtin_memcpy(&pair, weights + j, sizeof(pair));
     return PairWords{iset(pair)};
   } else {
-    return load_weights(weights, j);
+    return load_weights<kAttentionPair>(weights, j);
   }
 }
 

@@ -22,10 +22,10 @@ constexpr int64_t kFirstLevelTile = 20 << 10;
 /// The lines of such tiles go past the second-level cache where that is better. On AMD's processors
 /// that one holds all that the first holds, the program too, and what streams through it drives
 /// that out. Intel's first level waits for fewer lines at once than memory needs.
-ASHLAR_INLINE Ahead ahead_of(const KvLayout& k, const KvLayout& v) {
+ASHLAR_INLINE Ahead ahead_of(const KvLayout& k, const KvLayout& v, int64_t tile_rows) {
   const int64_t row =
       k.unit_bytes * (k.units[0] + k.units[1]) + v.unit_bytes * (v.units[0] + v.units[1]);
-  const bool past = kAttentionTile * row <= kFirstLevelTile && __builtin_cpu_is("amd");
+  const bool past = tile_rows * row <= kFirstLevelTile && __builtin_cpu_is("amd");
   return past ? Ahead::kFirst : Ahead::kSecond;
 }
 
@@ -48,14 +48,14 @@ ASHLAR_INLINE void load_sixteen(const std::byte* side, const KvLayout& l, int64_
   vstore(p.step + j, vload_half(side + l.step));
 }
 /// What rows behind a tile's have for parameters.
-ASHLAR_INLINE void clear_behind(int64_t rows, TileParameters& p) {
-  for (int64_t j = rows; j < kAttentionTile; ++j) p.min[j] = p.step[j] = 0.0f;
+ASHLAR_INLINE void clear_behind(const TilePlace& at, TileParameters& p) {
+  for (int64_t j = at.rows; j < at.room(); ++j) p.min[j] = p.step[j] = 0.0f;
 }
 
 /// Queries and accumulators carry what channels do: keys have min 1 and step 1; rows in front of
 /// the segment nothing.
 ASHLAR_INLINE void unit_parameters(const TilePlace& place, Tile& tile) {
-  for (int64_t j = 0; j < kAttentionTile; ++j) {
+  for (int64_t j = 0; j < place.room(); ++j) {
     tile.key.min[j] = tile.key.step[j] = j >= place.lead && j < place.rows ? 1.0f : 0.0f;
   }
   for (int64_t j = 0; j < place.lead; ++j) tile.value.min[j] = tile.value.step[j] = 0.0f;
@@ -74,7 +74,7 @@ class DirectRun {
         value_dim_(task.value_dim),
         keys_have_(is_affine(run.key_codec) && run.key_channels == nullptr),
         values_have_(is_affine(run.value_codec)),
-        ahead_(ahead_of(k_, v_)) {}
+        ahead_(ahead_of(k_, v_, run_pairs(run) ? kAttentionPair : kAttentionTile)) {}
 
   /// Where the rows of a tile lie. Sixteens beyond its rows repeat the first: nobody sees them.
   void rows(const TilePlace& place, TileRows& at) {
@@ -82,8 +82,8 @@ class DirectRun {
       const int64_t first = run_->first + place.row;
       open(first / run_->page_rows, first % run_->page_rows);
     }
-    behind_ = place.row + kAttentionTile;
-    for (int64_t c = 0; c < kTileBlocks; ++c) {
+    behind_ = place.row + place.rows;
+    for (int64_t c = 0; c < place.blocks(); ++c) {
       if (c * kLanes >= place.rows) {
         at.keys[c] = at.keys[0];
         at.values[c] = at.values[0];
@@ -108,7 +108,7 @@ class DirectRun {
     tile.value_kind = tile_kind(run_->value_codec);
     tile.key.affine = is_affine(run_->key_codec);
     tile.value.affine = is_affine(run_->value_codec);
-    tile.wide = at.row[0] % kAttentionTile == 0 && run_->page_rows % kAttentionTile == 0;
+    tile.wide = at.row[0] % (2 * kLanes) == 0 && run_->page_rows % (2 * kLanes) == 0;
     const int64_t plane = k_.code[1] - k_.code[0];
     tile.key_form = {
         run_->page_rows * key_bytes_,
@@ -117,31 +117,32 @@ class DirectRun {
     tile.value_stride = value_bytes_;
     tile.value_high = v_.units[0] * kCellUnits;
     tile.value_dim = value_dim_;
-    for (int64_t c = 0; c < kTileBlocks; ++c) {
+    for (int64_t c = 0; c < tile.place.blocks(); ++c) {
       if (keys_have_) load_sixteen(key_parameters(at, c), k_, c * kLanes, tile.key);
       if (values_have_) load_sixteen(value_parameters(at, c), v_, c * kLanes, tile.value);
     }
-    if (tile.place.rows < kAttentionTile) {
-      if (keys_have_) clear_behind(tile.place.rows, tile.key);
-      if (values_have_) clear_behind(tile.place.rows, tile.value);
+    if (tile.place.rows < tile.place.room()) {
+      if (keys_have_) clear_behind(tile.place, tile.key);
+      if (values_have_) clear_behind(tile.place, tile.value);
     }
     if (run_->key_channels != nullptr) unit_parameters(tile.place, tile);
   }
 
   Ahead ahead() const { return ahead_; }
   /// Fetches what `load` reads of a tile's parameters.
-  ASHLAR_INLINE void fetch_ahead(const TileRows& at) const {
-    for (int64_t c = 0; c < kTileBlocks; ++c) {
+  ASHLAR_INLINE void fetch_ahead(const TilePlace& place, const TileRows& at) const {
+    for (int64_t c = 0; c < place.blocks(); ++c) {
+      if (c % 2 != 0 && at.page[c] == at.page[c - 1]) continue;  // two sixteens' share a line
       if (keys_have_) fetch_parameters(key_parameters(at, c), k_, ahead_);
       if (values_have_) fetch_parameters(value_parameters(at, c), v_, ahead_);
     }
   }
 
   /// Fetches the rows of a tile that another run's stands before, laid out in another way.
-  ASHLAR_INLINE void fetch_rows(const TileRows& tile) const {
+  ASHLAR_INLINE void fetch_rows(const TilePlace& place, const TileRows& tile) const {
     const int64_t stride = run_->page_rows * key_bytes_;
     const int64_t bytes = k_.units[0] * k_.unit_bytes * run_->page_rows;
-    for (int64_t c = 0; c < kTileBlocks; ++c) {
+    for (int64_t c = 0; c < place.blocks(); ++c) {
       for (int64_t i = 0; i < bytes; i += stride < 64 ? 64 : stride) {
         fetch(tile.keys[c] + i, ahead_);
       }
@@ -186,18 +187,18 @@ class DirectTiles {
   /// meanwhile; null: none.
   void load(const TilePlace* next, Tile& tile) {
     if (tile.place.index != index_) find(tile.place);
-    tile.at = &rows_[index_ % 2];
+    tile.at = &rows_[last_];
     run_.load(*tile.at, tile);
     const int64_t run = run_index_;
     tile.ahead = Ahead::kNot;
     if (next == nullptr || !direct(kv_, *next)) return;
     find(*next);
-    tile.next = &rows_[index_ % 2];
-    run_.fetch_ahead(*tile.next);
-    if (run_index_ == run) {
+    tile.next = &rows_[last_];
+    run_.fetch_ahead(*next, *tile.next);
+    if (run_index_ == run && next->tiles() == tile.place.tiles()) {  // in the same places
       tile.ahead = run_.ahead();
     } else {
-      run_.fetch_rows(*tile.next);
+      run_.fetch_rows(*next, *tile.next);
     }
   }
 
@@ -206,14 +207,16 @@ class DirectTiles {
     if (place.run != run_index_) run_ = DirectRun(kv_.run(place.run), task_);
     run_index_ = place.run;
     index_ = place.index;
-    run_.rows(place, rows_[index_ % 2]);
+    last_ = 1 - last_;
+    run_.rows(place, rows_[last_]);
   }
 
   const KvHeadView& kv_;
   const AttentionTask& task_;
   int64_t run_index_ = -1, index_ = -1;  // of the tile whose place is known; −1: none
   DirectRun run_;                        // its run
-  TileRows rows_[2];                     // its rows, and those of the one before
+  TileRows rows_[2];                     // its rows at last_, and those of the one before
+  int last_ = 0;
 };
 
 /// C sixteens of a tile's keys: what a loop over their elements reads and fetches. Copies, since

@@ -1,8 +1,9 @@
 #pragma once
 
 // Included after one ISA header.
-// Online softmax (Milakov & Gimelshein, arXiv 1805.02867) over fixed tiles of up to 64 rows, as in
-// FlashAttention (arXiv 2205.14135). Per query row and head, over the tiles of a split ascending:
+// Online softmax (Milakov & Gimelshein, arXiv 1805.02867) over fixed tiles of up to 64 rows, or
+// pairs of them, as in FlashAttention (arXiv 2205.14135). Per query row and head, over the tiles of
+// a split ascending:
 //   m' = max(m, max_j s_j), p_j = e^(s_j − m'), l ← l·e^(m − m') + Σ_j p_j,
 //   acc ← acc·e^(m − m') + Σ_j p_j·v_j.
 // Splits of 32 tiles begin anew and are merged in ascending order by the same rule, as in
@@ -39,16 +40,12 @@ ASHLAR_INLINE bool keeps(const AttentionTask& task) {
   return task.collects() && task.score_from < task.rows;
 }
 
-/// Tiles of one split. A window has one: removing tiles in front must not move a border.
-ASHLAR_INLINE int64_t split_tiles(const AttentionTask& task, const TileMap& map) {
-  return task.window > 0 ? map.tiles : kAttentionSplit;
-}
-
 /// Every query against the loaded tile, in blocks that see the same of it.
 void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQueries& packed,
                  const SoftmaxState& s, const Kept& kept, int64_t split, int64_t in_split,
                  Tile& tile) {
-  alignas(64) float local[kQueryBlock][kAttentionTile];
+  alignas(64) float local[kQueryBlock][kAttentionPair];
+  const int64_t room = tile.place.room();
   int64_t row = 0, head = 0;
   const auto live_of = [&](int64_t r) {
     return seen_of(task, tile.place, map.encoded + task.raw_visible + r);
@@ -75,7 +72,7 @@ void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQuer
       if (live.begin != b.live.begin || live.end != b.live.end) break;
       const int64_t query = b.first + n;
       const bool keeps = kept.p != nullptr && row_scores(task, row);
-      b.p[n] = keeps ? kept.tile(query, split, in_split) : local[n];
+      b.p[n] = keeps ? kept.tile(query, split, in_split, room) : local[n];
       top[n] = keeps ? kept.tile_max(query, split, in_split) : nullptr;
       b.sum[n] = packed.sum[query];
       b.unit[n] = packed.unit[query];
@@ -100,8 +97,8 @@ void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& m
     s.base[i] = 0.0f;
   }
   for (int64_t i = 0; i < queries * s.stride; ++i) s.acc[i] = 0.0f;
-  const int64_t tiles = split_tiles(task, map), begin = split * tiles;
-  const int64_t end = begin + tiles < map.tiles ? begin + tiles : map.tiles;
+  const int64_t begin = split * map.split;
+  const int64_t end = begin + map.split < map.tiles ? begin + map.split : map.tiles;
   // The first row sees the oldest slots.
   const int64_t oldest = tile_of_slot(map, first_seen(task, map.encoded + task.raw_visible));
   const bool few = queries <= kDirectQueries;
@@ -111,16 +108,20 @@ void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& m
   TileRows scratch_rows;
   int64_t t = oldest > begin ? oldest : begin;
   TilePlace next = tile_at(map, t);
-  for (; t < end; ++t) {
+  for (; t < end; t = next.index) {
     tile.place = next;
     next = tile_behind(map, tile.place);
     PackedQueries& packed = segments.enter(tile.place);
     if (few && direct(kv, tile.place)) {
-      direct_tiles.load(t + 1 < map.tiles ? &next : nullptr, tile);
+      direct_tiles.load(next.index < map.tiles ? &next : nullptr, tile);
     } else {
       scratch_tile(kv, task, scratch.tiles, scratch_rows, tile);
     }
-    if (tile.key.affine) arrange(packed, task.key_dim, tile.key_kind);
+    if (tile.key.affine) {
+      arrange(packed, task.key_dim, tile.key_kind);
+    } else {
+      pack_numbers(task, packed);
+    }
     attend_tile(task, map, packed, s, kept, split, t - begin, tile);
   }
   segments.finish();
@@ -173,11 +174,11 @@ ASHLAR_INLINE void write_query(const AttentionTask& task, const SoftmaxState& s,
 Kept kept_in_scratch(const AttentionTask& task, const TileMap& map, float*& p) {
   Kept k{};
   if (!keeps(task)) return k;
-  const int64_t queries = task.rows * task.group, tiles = split_tiles(task, map);
+  const int64_t queries = task.rows * task.group;
   k.p_tile = queries * kAttentionTile;
-  k.p_split = tiles * k.p_tile;
+  k.p_split = map.split * k.p_tile;
   k.max_query = map.tiles;
-  k.max_split = tiles;
+  k.max_split = map.split;
   k.p = take(p, map.tiles * k.p_tile);
   k.max = take(p, queries * k.max_query);
   return k;
@@ -188,7 +189,7 @@ Kept kept_in_scratch(const AttentionTask& task, const TileMap& map, float*& p) {
 Kept kept_in_partial(const AttentionTask& task, const TileMap& map, float*& p, int64_t floats) {
   Kept k{};
   if (!keeps(task)) return k;
-  const int64_t all = split_tiles(task, map), tiles = map.tiles < all ? map.tiles : all;
+  const int64_t tiles = map.tiles < map.split ? map.tiles : map.split;
   k.p_tile = task.rows * task.group * kAttentionTile;
   k.max_query = tiles;
   k.p_split = k.max_split = floats;
@@ -213,9 +214,8 @@ void attention_kernel(const KvHeadView& kv, const AttentionTask& whole, std::byt
     SplitScratch work = split_scratch(kv, task, p);
     const SoftmaxState first = softmax_state(task, p), later = softmax_state(task, p);
     const Kept kept = kept_in_scratch(task, map, p);
-    const int64_t per_split = split_tiles(task, map);
     const int64_t queries = task.rows * task.group;
-    for (int64_t split = 0; split * per_split < map.tiles; ++split) {
+    for (int64_t split = 0; split * map.split < map.tiles; ++split) {
       run_split(kv, task, map, split, split == 0 ? first : later, kept, work);
       for (int64_t query = 0; split > 0 && query < queries; ++query) {
         const Level both = merge_query(first, later, query, level_of(first, query));
@@ -226,9 +226,8 @@ void attention_kernel(const KvHeadView& kv, const AttentionTask& whole, std::byt
     for (int64_t query = 0; query < queries; ++query) {
       write_query(task, first, query, first.sum[query]);
     }
-    for (int64_t split = 0; kept.p != nullptr && split * per_split < map.tiles; ++split) {
-      collect_split(task, map, kept, split, per_split,
-                    [&](int64_t query) { return level_of(first, query); });
+    for (int64_t split = 0; kept.p != nullptr && split * map.split < map.tiles; ++split) {
+      collect_split(task, map, kept, split, [&](int64_t query) { return level_of(first, query); });
     }
   });
 }
@@ -243,10 +242,7 @@ void attention_split_kernel(const KvHeadView& kv, const AttentionTask& whole, in
     SplitScratch work = split_scratch(kv, task, buffer);
     const int64_t query = row * whole.group;
     Kept part = kept;
-    if (kept.p != nullptr) {
-      part.p += query * kAttentionTile;
-      part.max += query * kept.max_query;
-    }
+    part.first = query;
     run_split(kv, task, map_tiles(kv, task), split, from_query(state, query), part, work);
   });
 }
@@ -273,8 +269,7 @@ struct Partials {
 };
 ASHLAR_INLINE Partials partials_of(const AttentionTask& task, const TileMap& map,
                                    std::byte* partials, int64_t bytes) {
-  const int64_t per_split = split_tiles(task, map);
-  return {task, partials, bytes, (map.tiles + per_split - 1) / per_split};
+  return {task, partials, bytes, (map.tiles + map.split - 1) / map.split};
 }
 
 /// Levels stay as they are, for those that collect at the same time.
@@ -299,8 +294,7 @@ void attention_collect_kernel(const KvHeadView& kv, const AttentionTask& task, i
   softmax_state(task, p);
   const Kept kept = kept_in_partial(task, map, p, bytes / 4);
   if (kept.p == nullptr) return;
-  collect_split(task, map, kept, split, split_tiles(task, map),
-                [&](int64_t query) { return all.level(query); });
+  collect_split(task, map, kept, split, [&](int64_t query) { return all.level(query); });
 }
 
 }  // namespace

@@ -24,7 +24,8 @@ struct SoftmaxState {
 
 /// The queries of a chunk of rows, element by element, so that one pointer serves a block of them.
 struct PackedQueries {
-  float* q;           ///< [key_dim, stride]
+  float* q;           ///< [key_dim, stride], for keys that are numbers
+  bool has_q;         ///< whether it has been packed, which waits for such keys
   int16_t* rounded;   ///< Q, [stride, pad16(key_dim)], zeros behind key_dim
   int32_t* words;     ///< Q as keys of kind `arranged` are multiplied, [pad16(key_dim) / 2, stride]
   TileKind arranged;  ///< a kind of numbers: Q has not been arranged yet
@@ -33,24 +34,20 @@ struct PackedQueries {
   float* unit;        ///< scale·u of each
 };
 
-/// Words of the numbers of one step of keys: a pair, or a cell.
-template <TileKind kKind>
-ASHLAR_INLINE void step_words(const int16_t* x, int32_t* out, int64_t stride) {
-  if constexpr (kKind == TileKind::kPairs) {
-    __builtin_memcpy(out, x, sizeof(*out));
-  } else {
-    cell_words<kByteCodes<kKind>>(x, out, stride);
-  }
-}
 template <TileKind kKind>
 void arrange_words(const PackedQueries& packed, int64_t dim) {
-  constexpr int kElements = kKeyElements<kKind>;
   const int64_t width = pad16(dim);
   for (int64_t query = 0; query < packed.stride; ++query) {
     const int16_t* x = packed.rounded + query * width;
     int32_t* out = packed.words + query;
-    for (int64_t i = 0; i < width; i += kElements, out += kElements / 2 * packed.stride) {
-      step_words<kKind>(x + i, out, packed.stride);
+    for (int64_t i = 0; i < width; i += kLanes, out += kLanes / 2 * packed.stride) {
+      if constexpr (kKind == TileKind::kPairs) {
+        for (int64_t w = 0; w < kLanes / 2; ++w) {
+          __builtin_memcpy(out + w * packed.stride, x + i + 2 * w, sizeof(*out));
+        }
+      } else {
+        cell_words<kByteCodes<kKind>>(x + i, out, packed.stride);
+      }
     }
   }
 }
@@ -70,10 +67,10 @@ struct QueryBlock {
   int64_t q_stride;
   float sum[kQueryBlock];   ///< scale·Σ_i q_i
   float unit[kQueryBlock];  ///< scale·u
-  float* p[kQueryBlock];    ///< 64 each: scaled scores, then probabilities before normalisation
+  float* p[kQueryBlock];    ///< of its slots scaled scores, then probabilities before normalisation
   alignas(64) float alpha[kLanes];                           ///< the first kQueryBlock of them
   alignas(64) float weight_unit[kLanes];                     ///< w, likewise
-  alignas(64) int16_t weights[kQueryBlock][kAttentionTile];  ///< W as the values are multiplied
+  alignas(64) int16_t weights[kQueryBlock][kAttentionPair];  ///< W as the values are multiplied
   int64_t first;  ///< index of the first query; the others follow
   Span live;
 };

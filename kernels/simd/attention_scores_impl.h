@@ -18,16 +18,18 @@ constexpr float kLargestFactors = 0x1.fffep30f;
 /// Probabilities before normalisation that a task keeps, by split, tile and query: in the order in
 /// which they are written, and read again.
 struct Kept {
-  float* p;  ///< null: the task collects nothing
-  int64_t p_tile, p_split;
-  float* max;  ///< one per tile
+  float* p;                 ///< null: the task collects nothing
+  int64_t p_tile, p_split;  // a pair takes two tiles' room
+  float* max;               ///< one per tile; of a pair the first
   int64_t max_query, max_split;
+  int64_t first;  ///< what the first query of a chunk of rows is among all
 
-  ASHLAR_INLINE float* tile(int64_t query, int64_t split, int64_t t) const {
-    return p + split * p_split + t * p_tile + query * kAttentionTile;
+  /// Of a tile, or pair, with room for `room` rows that begins with tile t of a split.
+  ASHLAR_INLINE float* tile(int64_t query, int64_t split, int64_t t, int64_t room) const {
+    return p + split * p_split + t * p_tile + (first + query) * room;
   }
   ASHLAR_INLINE float* tile_max(int64_t query, int64_t split, int64_t t) const {
-    return max + split * max_split + query * max_query + t;
+    return max + split * max_split + (first + query) * max_query + t;
   }
 };
 
@@ -79,15 +81,16 @@ void add_units(const float* units, int64_t n, uint32_t* low, uint32_t* high) {
   }
 }
 
-/// C registers of n slots (of 16, if there are several) of the probabilities of a row's heads, a
-/// tile and max_query apart, into scores and counts from number `at` on; heads in ascending order.
+/// C registers of n slots (of 16, if there are several) of the probabilities of a row's heads,
+/// `room` and max_query apart, into scores and counts from number `at` on; heads in ascending
+/// order.
 template <int C, bool kCounts>
 ASHLAR_INLINE void collect(const AttentionTask& task, const Kept& kept, const float* p,
-                           const float* factor, int64_t n, int64_t at, Vf level) {
+                           const float* factor, int64_t room, int64_t n, int64_t at, Vf level) {
   Vf total[C], factors = vzero();
 #pragma GCC unroll 16
   for (int c = 0; c < C; ++c) total[c] = vzero();
-  for (int64_t h = 0; h < task.group; ++h, p += kAttentionTile, factor += kept.max_query) {
+  for (int64_t h = 0; h < task.group; ++h, p += room, factor += kept.max_query) {
     const Vf to_units = vset(*factor);
     factors = vadd(factors, to_units);
 #pragma GCC unroll 16
@@ -148,14 +151,14 @@ ASHLAR_INLINE void fetch_scores(const AttentionTask& task, int64_t from, int64_t
 /// level_of(query) is what its softmax has come to over all splits.
 template <bool kCounts, typename F>
 void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept, int64_t row,
-                 int64_t split, int64_t split_tiles, F level_of) {
+                 int64_t split, F level_of) {
   const int64_t visible = map.encoded + task.raw_visible + row, seen = first_seen(task, visible);
   if (task.score_slots >= visible) return;
-  const int64_t begin = split * split_tiles;
+  const int64_t begin = split * map.split;
   int64_t t = tile_of_slot(map, seen < task.score_slots ? task.score_slots : seen);
   int64_t end = tile_of_slot(map, visible - 1) + 1;
   if (t < begin) t = begin;
-  if (end > begin + split_tiles) end = begin + split_tiles;
+  if (end > begin + map.split) end = begin + map.split;
   if (t >= end) return;
   const int64_t query = row * task.group;
   TilePlace at = tile_at(map, t);
@@ -170,29 +173,21 @@ void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept
     Span live = seen_of(task, at, visible);
     const int64_t number = at.slot - task.score_slots;  // of the tile's first row
     if (live.begin < -number) live.begin = -number;
-    const float* p = kept.tile(query, split, t - begin);
+    const float* p = kept.tile(query, split, t - begin, at.room());
     const float* factor = kept.tile_max(query, split, t - begin);
-    int64_t tiles = 1;
-    if (live.begin == 0 && live.end == kAttentionTile) {
-      // As many whole tiles of this run as the row sees.
-      const int64_t left = (at.run < 0 ? map.raw : map.kv->run(at.run).rows) - at.row;
-      tiles = left < visible - at.slot ? left : visible - at.slot;
-      tiles = tiles / kAttentionTile < end - t ? tiles / kAttentionTile : end - t;
-      for (int64_t i = 0; i < tiles; ++i) {
-        fetch_scores(task, number + (i + kScoresAhead) * kAttentionTile, 1);
-        collect<kTileBlocks, kCounts>(task, kept, p + i * kept.p_tile, factor + i, kLanes,
-                                      number + i * kAttentionTile, level);
+    if (live.begin == 0 && live.end == at.room()) {
+      for (int64_t j = 0; j < live.end; j += kAttentionTile) {
+        fetch_scores(task, number + j + kScoresAhead * kAttentionTile, 1);
+        collect<kTileBlocks, kCounts>(task, kept, p + j, factor, at.room(), kLanes, number + j,
+                                      level);
       }
     } else {
       for_spans(live.end - live.begin, [&](int64_t i, int64_t n) {
         const int64_t j = live.begin + i;
-        collect<1, kCounts>(task, kept, p + j, factor, n, number + j, level);
+        collect<1, kCounts>(task, kept, p + j, factor, at.room(), n, number + j, level);
       });
     }
-    at.index += tiles - 1;
-    at.row += (tiles - 1) * kAttentionTile;
-    at.slot += (tiles - 1) * kAttentionTile;
-    t += tiles;
+    t += at.tiles();
     if (t < end) at = tile_behind(map, at);
   }
 }
@@ -200,13 +195,13 @@ void collect_row(const AttentionTask& task, const TileMap& map, const Kept& kept
 /// All rows' that add something.
 template <typename F>
 void collect_split(const AttentionTask& task, const TileMap& map, const Kept& kept, int64_t split,
-                   int64_t split_tiles, F level_of) {
+                   F level_of) {
   for (int64_t row = 0; row < task.rows; ++row) {
     if (!row_scores(task, row)) continue;
     if (task.counts != nullptr) {
-      collect_row<true>(task, map, kept, row, split, split_tiles, level_of);
+      collect_row<true>(task, map, kept, row, split, level_of);
     } else {
-      collect_row<false>(task, map, kept, row, split, split_tiles, level_of);
+      collect_row<false>(task, map, kept, row, split, level_of);
     }
   }
 }

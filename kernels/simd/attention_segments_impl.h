@@ -27,6 +27,7 @@ PackedQueries query_scratch(const AttentionTask& task, float*& p, float* packed 
   const int64_t queries = task.rows * task.group;
   PackedQueries q;
   q.stride = queries;
+  q.has_q = false;
   q.q = packed != nullptr ? packed : take(p, pad16(task.key_dim * queries));
   const int64_t halves = pad16(pad16(task.key_dim) / 2 * queries);
   q.rounded = reinterpret_cast<int16_t*>(take(p, halves));
@@ -43,12 +44,24 @@ void round_query(const float* q, int64_t dim, float scale, PackedQueries& packed
   packed.unit[query] = scale * round_numbers(q, dim, packed.rounded + query * pad16(dim));
 }
 
+ASHLAR_INLINE const float* query_of(const AttentionTask& task, int64_t query) {
+  return task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
+}
+
+/// Packs the queries as keys that are numbers are multiplied, once.
+void pack_numbers(const AttentionTask& task, PackedQueries& packed) {
+  if (packed.has_q) return;
+  packed.has_q = true;
+  for (int64_t query = 0; query < packed.stride; ++query) {
+    const float* q = query_of(task, query);
+    for (int64_t i = 0; i < task.key_dim; ++i) packed.q[i * packed.stride + query] = q[i];
+  }
+}
+
 /// codes: the keys of some run are codes.
 void pack_queries(const AttentionTask& task, PackedQueries& packed, bool codes) {
   for (int64_t query = 0; query < packed.stride; ++query) {
-    const float* q =
-        task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
-    for (int64_t i = 0; i < task.key_dim; ++i) packed.q[i * packed.stride + query] = q[i];
+    const float* q = query_of(task, query);
     packed.sum[query] = task.scale * sum_elements(q, task.key_dim);
     if (codes) round_query(q, task.key_dim, task.scale, packed, query);
   }
@@ -66,8 +79,7 @@ ASHLAR_INLINE Vf vload_half_span(const std::byte* p, int64_t n) {
 void scale_queries(const AttentionTask& task, const KvRun& run, PackedQueries& packed, float* row) {
   const std::byte *min = run.key_channels, *step = min + 2 * task.key_dim;
   for (int64_t query = 0; query < packed.stride; ++query) {
-    const float* q =
-        task.q + query / task.group * task.q_stride + query % task.group * task.key_dim;
+    const float* q = query_of(task, query);
     Vf sum = vzero();
     for_spans(task.key_dim, [&](int64_t i, int64_t n) {
       const Vf x = vload_span(q + i, n);
@@ -82,8 +94,8 @@ void scale_queries(const AttentionTask& task, const KvRun& run, PackedQueries& p
 TileScratch tile_scratch(const AttentionTask& task, float*& p) {
   const int64_t key_pad = pad16(task.key_dim), value_pad = pad16(task.value_dim);
   TileScratch s;
-  s.keys_t = take(p, key_pad * kAttentionTile);
-  s.values = take(p, value_pad * kAttentionTile);
+  s.keys_t = take(p, key_pad * kAttentionPair);
+  s.values = take(p, value_pad * kAttentionPair);
   s.rows = take(p, key_pad * kLanes);
   return s;
 }

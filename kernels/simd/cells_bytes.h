@@ -42,25 +42,34 @@ ASHLAR_INLINE CellSum cell_dot(CellSum a, CellCodes x, CellWords w) {
 }
 ASHLAR_INLINE Vi cell_total(CellSum a) { return iadd(ishl<8>(a.high), a.low); }
 
-/// x = 256·high_part(x) + the low byte as a signed one.
-ASHLAR_INLINE int8_t high_part(int16_t x) { return static_cast<int8_t>((x + 128) >> 8); }
+/// x = 256·high_parts(x) + the low bytes as signed ones; sixteen bits each.
+ASHLAR_INLINE __m256i high_parts(__m256i x) {
+  return _mm256_srai_epi16(_mm256_add_epi16(x, _mm256_set1_epi16(128)), 8);
+}
 
 template <int kCodes>
 ASHLAR_INLINE void cell_words(const int16_t* x, int32_t* out, int64_t stride) {
-  for (int s = 0; s < kCodes; ++s, out += 2 * stride) {
-    int8_t high[4], low[4];
-    for (int b = 0; b < 4; ++b) {
-      high[b] = high_part(x[b * kCodes + s]);
-      low[b] = static_cast<int8_t>(x[b * kCodes + s]);
-    }
-    __builtin_memcpy(out, high, sizeof(high));
-    __builtin_memcpy(out + stride, low, sizeof(low));
+  const __m256i numbers = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  // Byte b·kCodes + s of a cell's goes to byte b of word s.
+  const __m128i places =
+      kCodes == 1   ? _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+      : kCodes == 2 ? _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
+                    : _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  int32_t words[2][4];
+  for (int part = 0; part < 2; ++part) {
+    const __m128i bytes = _mm256_cvtepi16_epi8(part == 0 ? high_parts(numbers) : numbers);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(words[part]), _mm_shuffle_epi8(bytes, places));
+  }
+  for (int i = 0; i < 4; ++i, out += 2 * stride) {
+    out[0] = words[0][i];
+    out[stride] = words[1][i];
   }
 }
 
-/// 64 high parts, then 64 low ones. Packing leaves in each quarter of a register four rows of every
-/// sixteen.
-ASHLAR_INLINE void store_weights(int16_t* weights, const Vi (&x)[4]) {
+/// The high parts of kRows rows, then the low ones. Packing leaves in each quarter of a register
+/// four rows of every sixteen.
+template <int64_t kRows>
+ASHLAR_INLINE void store_weights(int16_t* weights, int64_t row, const Vi (&x)[4]) {
   const __m512i a = _mm512_packs_epi32(x[0].v, x[1].v), b = _mm512_packs_epi32(x[2].v, x[3].v);
   const __m512i half = _mm512_set1_epi16(128), low = _mm512_set1_epi16(255);
   const __m512i high_parts = _mm512_packs_epi16(_mm512_srai_epi16(_mm512_add_epi16(a, half), 8),
@@ -68,17 +77,19 @@ ASHLAR_INLINE void store_weights(int16_t* weights, const Vi (&x)[4]) {
   const __m512i low_parts = _mm512_packus_epi16(_mm512_and_si512(a, low), _mm512_and_si512(b, low));
   const __m512i cells = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   const __m512i places = _mm512_set4_epi32(0x0f0d0e0c, 0x0b090a08, 0x07050604, 0x03010200);
-  const auto store = [&](__m512i parts, int16_t * to) __attribute__((always_inline)) {
+  const auto store = [&](__m512i parts, std::byte * to) __attribute__((always_inline)) {
     _mm512_storeu_si512(to, _mm512_shuffle_epi8(_mm512_permutexvar_epi32(cells, parts), places));
   };
-  store(high_parts, weights);
-  store(low_parts, weights + 32);
+  std::byte* const to = reinterpret_cast<std::byte*>(weights) + row;
+  store(high_parts, to);
+  store(low_parts, to + kRows);
 }
+template <int64_t kRows>
 ASHLAR_INLINE CellWords load_weights(const int16_t* weights, int64_t j) {
   const auto* from = reinterpret_cast<const std::byte*>(weights) + j;
   int32_t words[2];
   __builtin_memcpy(&words[0], from, sizeof(int32_t));
-  __builtin_memcpy(&words[1], from + 64, sizeof(int32_t));
+  __builtin_memcpy(&words[1], from + kRows, sizeof(int32_t));
   return {iset(words[0]), iset(words[1])};
 }
 

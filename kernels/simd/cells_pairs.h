@@ -38,24 +38,29 @@ ASHLAR_INLINE CellSum cell_dot(CellSum a, CellCodes x, CellWords w) {
 }
 ASHLAR_INLINE Vi cell_total(CellSum a) { return a.v; }
 
-/// The words of the numbers of a cell of keys whose bytes hold kCodes codes each, two for each code
-/// of a byte: x[b·kCodes + s] multiplies code s of byte b. Words are `stride` apart.
+/// The words of sixteen numbers as cells of keys whose bytes hold kCodes codes each are multiplied,
+/// cell by cell, two for each code of a byte: x[b·kCodes + s] multiplies code s of byte b. Words
+/// are `stride` apart.
 template <int kCodes>
 ASHLAR_INLINE void cell_words(const int16_t* x, int32_t* out, int64_t stride) {
-  for (int s = 0; s < kCodes; ++s, out += 2 * stride) {
-    const int16_t even[2] = {x[s], x[2 * kCodes + s]};
-    const int16_t odd[2] = {x[kCodes + s], x[3 * kCodes + s]};
-    __builtin_memcpy(out, even, sizeof(even));
-    __builtin_memcpy(out + stride, odd, sizeof(odd));
+  for (const int16_t* end = x + kLanes; x != end; x += 4 * kCodes) {
+    for (int s = 0; s < kCodes; ++s, out += 2 * stride) {
+      const int16_t even[2] = {x[s], x[2 * kCodes + s]};
+      const int16_t odd[2] = {x[kCodes + s], x[3 * kCodes + s]};
+      __builtin_memcpy(out, even, sizeof(even));
+      __builtin_memcpy(out + stride, odd, sizeof(odd));
+    }
   }
 }
 
-/// Keeps the numbers, none negative, of 64 rows as cells of values are multiplied; rows of a cell
-/// lie in the order 0 2 1 3.
-ASHLAR_INLINE void store_weights(int16_t* weights, const Vi (&x)[4]) {
-  for (int c = 0; c < 4; ++c) istore_i16(weights + kLanes * c, x[c]);
+/// Keeps the numbers, none negative, of rows `row` … `row` + 63 of kRows as cells of values are
+/// multiplied; rows of a cell lie in the order 0 2 1 3.
+template <int64_t kRows>
+ASHLAR_INLINE void store_weights(int16_t* weights, int64_t row, const Vi (&x)[4]) {
+  for (int c = 0; c < 4; ++c) istore_i16(weights + row + kLanes * c, x[c]);
 }
 /// Those of rows j … j + 3.
+template <int64_t kRows>
 ASHLAR_INLINE CellWords load_weights(const int16_t* weights, int64_t j) {
   int32_t words[2];
   __builtin_memcpy(words, weights + j, sizeof(words));

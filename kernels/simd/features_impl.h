@@ -67,24 +67,24 @@ void digest_dots_kernel(bool half, int64_t numbers, const std::byte* rows, int64
 /// Where the weights of coded digests lie in scratch: rounded numbers, their words, u and Σ of each
 /// vector.
 struct CodedWeights {
-  int64_t steps;  ///< cells of a vector
+  int64_t stride;  ///< words of a vector
   int16_t* rounded;
-  int32_t* words;  ///< [vectors, steps, 2]
+  int32_t* words;  ///< [vectors, stride], two for each cell
   float* unit;
   float* sum;
 };
 CodedWeights coded_weights(const CodedDigests& d, const float* weights, std::byte* scratch) {
   CodedWeights w;
-  w.steps = (d.dim + kCellUnits - 1) / kCellUnits;
+  w.stride = pad16(d.dim) / 2;
   w.rounded = reinterpret_cast<int16_t*>(scratch);
   w.words = reinterpret_cast<int32_t*>(w.rounded + pad16(d.dim));
-  w.unit = reinterpret_cast<float*>(w.words + d.vectors * w.steps * 2);
+  w.unit = reinterpret_cast<float*>(w.words + d.vectors * w.stride);
   w.sum = w.unit + d.vectors;
   for (int64_t v = 0; v < d.vectors; ++v, weights += d.dim) {
     w.unit[v] = round_numbers(weights, d.dim, w.rounded);
     w.sum[v] = sum_elements(weights, d.dim);
-    for (int64_t t = 0; t < w.steps; ++t) {
-      cell_words<1>(w.rounded + t * kCellUnits, w.words + (v * w.steps + t) * 2, 1);
+    for (int64_t i = 0; i < d.dim; i += kLanes) {
+      cell_words<1>(w.rounded + i, w.words + v * w.stride + i / 2, 1);
     }
   }
   return w;
@@ -99,7 +99,7 @@ ASHLAR_INLINE Vf add_coded(const CodedDigests& d, const CodedWeights& w, const s
   const int64_t bytes = parameters + rows * d.dim, whole = d.dim / kCellUnits;
   const KeyForm form{rows * kCellUnits, 0, {rows * kCellUnits * whole, 0}};
   const std::byte* const side = block + v * bytes;
-  const int32_t* words = w.words + v * w.steps * 2;
+  const int32_t* words = w.words + v * w.stride;
   CellSum sums[V];
 #pragma GCC unroll 16
   for (int i = 0; i < V; ++i) sums[i] = cell_zero();
@@ -110,12 +110,12 @@ ASHLAR_INLINE Vf add_coded(const CodedDigests& d, const CodedWeights& w, const s
     for (int i = 0; i < V; ++i) {
       __builtin_prefetch(ahead + i * bytes + t * rows * kCellUnits, 0, 2);
       const auto cells = key_cells<TileKind::kQ8>(side + i * bytes + parameters, 0, form, t, left);
-      const int32_t* of = words + (i * w.steps + t) * 2;
+      const int32_t* of = words + i * w.stride + t * 2;
       sums[i] = cell_dot(sums[i], cells.template codes<0>(), {iset(of[0]), iset(of[1])});
     }
   };
   for (int64_t t = 0; t < whole; ++t) step(t, kCellUnits);
-  if (whole < w.steps) step(whole, d.dim % kCellUnits);
+  if (whole * kCellUnits < d.dim) step(whole, d.dim % kCellUnits);
 #pragma GCC unroll 16
   for (int i = 0; i < V; ++i) {
     const Vf min = vload_half(side + i * bytes), scale = vload_half(side + i * bytes + 2 * rows);

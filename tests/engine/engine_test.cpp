@@ -488,13 +488,13 @@ TEST(Engine, MemoryReturnsWhenSequencesEnd) {
   EXPECT_EQ(sequence->kv_bytes(), sequence->cache().bytes().total());
 }
 
-// A window bounds the cache: its bytes repeat with every tile of positions.
-TEST(Engine, WindowsBoundTheCache) {
+// A window bounds the cache: its bytes repeat with what is released at once, `unit` positions.
+void expect_bounded(CodecKind value_codec, int64_t value_bytes, size_t unit, int64_t pages) {
   const ModelSpec spec =
       test::decoder_variant("heads: 4, kv_heads: 2, head_dim: 8, window: 33", "", "d_ff: 24", "");
   const ModelData model = test::random_model(spec, 33);
   const auto engine = make_engine(model, {});
-  const auto sequence = engine->start({CodecKind::kQ4, CodecKind::kQ8}, nullptr, false);
+  const auto sequence = engine->start({CodecKind::kQ4, value_codec}, nullptr, false);
   const auto tokens = test::random_tokens(250, spec.vocab_size, 8);
   std::vector<int64_t> bytes;
   for (size_t t = 0; t < tokens.size();) {
@@ -505,12 +505,14 @@ TEST(Engine, WindowsBoundTheCache) {
     bytes.resize(t, 0);
     bytes.back() = sequence->cache().bytes().pages;
   }
-  for (size_t t = 100 + static_cast<size_t>(kAttentionTile); t < bytes.size(); ++t) {
-    ASSERT_EQ(bytes[t], bytes[t - static_cast<size_t>(kAttentionTile)]) << t;
-  }
-  // At most 33 + 62 rows: five encoded pages and the raw one of four groups.
-  const int64_t page = 16 * 2 * ((8 / 2 + 4) + (8 + 4)), raw = 16 * 2 * (8 + 8) * 4;
-  EXPECT_EQ(*std::max_element(bytes.begin(), bytes.end()), 4 * (5 * page + raw));
+  for (size_t t = 100 + unit; t < bytes.size(); ++t) ASSERT_EQ(bytes[t], bytes[t - unit]) << t;
+  // Encoded pages and the raw one of four groups.
+  const int64_t page = 16 * 2 * ((8 / 2 + 4) + (value_bytes + 4)), raw = 16 * 2 * (8 + 8) * 4;
+  EXPECT_EQ(*std::max_element(bytes.begin(), bytes.end()), 4 * (pages * page + raw));
+}
+TEST(Engine, WindowsBoundTheCache) {
+  expect_bounded(CodecKind::kQ8, 8, 64, 5);       // at most 33 + 62 rows
+  expect_bounded(CodecKind::kQ4, 8 / 2, 128, 9);  // at most 33 + 126 rows
 }
 
 // A latent row is one key that holds the value: key bytes only.

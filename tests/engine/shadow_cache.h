@@ -88,7 +88,8 @@ class ShadowLane {
   /// What a group with a window forgets before the query at p.
   void forget(int64_t p) {
     if (group_->window == 0) return;
-    const int64_t unit = std::lcm(kAttentionTile, options_.page_rows);
+    const int64_t unit =
+        std::lcm(attention_unit(options_.key_codec, options_.value_codec), options_.page_rows);
     const int64_t unseen = std::max<int64_t>(0, p + 1 - group_->window) - forgotten_;
     const int64_t gone = std::min(unseen, static_cast<int64_t>(coded_.size())) / unit * unit;
     coded_.erase(coded_.begin(), coded_.begin() + std::max<int64_t>(0, gone));

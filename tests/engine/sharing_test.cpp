@@ -557,5 +557,37 @@ TEST(Images, NonsenseIsRefused) {
   refuses("front", [](Image&, LaneImage& l) { l.front = 64; });
 }
 
+// Half a pair of tiles is gone from rows of q4: attention would reduce the others differently.
+TEST(Images, RowsInFrontGoInWholePairs) {
+  const ModelData model = test::random_model(
+      test::decoder_variant("heads: 4, kv_heads: 2, head_dim: 8, window: 33", "", "d_ff: 24", ""),
+      50);
+  const auto engine = make_engine(model);
+  for (const auto& [value_codec, whole] :
+       {std::pair{CodecKind::kQ8, true}, {CodecKind::kQ4, false}}) {
+    CacheOptions cache{CodecKind::kQ4, value_codec};
+    cache.page_rows = 64;
+    const auto sequence = engine->start(cache, nullptr);
+    feed(*engine, *sequence, test::random_tokens(120, model.spec.vocab_size, 1));
+    SequenceImage image = engine->image(*sequence);
+    for (auto& group : image.cache.groups) {
+      for (LaneImage& lane : group.lanes) {
+        ASSERT_EQ(lane.front, whole ? 64 : 0);
+        if (whole) continue;
+        lane.positions.erase(lane.positions.begin(), lane.positions.begin() + 64);
+        lane.coded_pages.clear();
+        lane.coded = 0;
+        lane.front = 64;
+      }
+    }
+    const auto resume = [&] { engine->resume(image, cache, nullptr, "image"); };
+    if (whole) {
+      EXPECT_NO_THROW(resume());
+    } else {
+      test::expect_error(ErrorCode::kData, {"image", "released rows"}, resume);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace ashlar
