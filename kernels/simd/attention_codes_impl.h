@@ -63,6 +63,7 @@ ASHLAR_INLINE void accumulate_codes(const QueryBlock& b, int n0, const Tile& til
   const int64_t left = kTail ? tile.value_dim - step * kElements : kElements;
   // Copies, as in KeyBlock.
   const int64_t stride_of_row = tile.value_stride, second = tile.value_high;
+  const int64_t behind = second - step * kValueBytes<kKind> / 2;  // of the second plane's cells
   const Ahead how = tile.ahead;
   typename SumOf<kKind>::Type a[N][C];
 #pragma GCC unroll 16
@@ -76,7 +77,7 @@ ASHLAR_INLINE void accumulate_codes(const QueryBlock& b, int n0, const Tile& til
     const int64_t end = border < b.live.end ? border : b.live.end;
     const std::byte* ahead = values_ahead(tile, j, step * kValueBytes<kKind>);
     for (; j < end; j += kRows, rows += kRows * stride_of_row) {
-      fetch_values<S * kValueBytes<kKind>>(how, ahead, kRows * stride_of_row);
+      fetch_values<kKind, S * kValueBytes<kKind>>(how, ahead, kRows * stride_of_row, behind);
       decltype(Cells<kKind>{}.template codes<0>()) v[C];
 #pragma GCC unroll 16
       for (int s = 0; s < S; ++s) {

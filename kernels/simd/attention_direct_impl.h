@@ -269,12 +269,17 @@ ASHLAR_INLINE const std::byte* values_ahead(const Tile& tile, int64_t j, int64_t
   if (tile.ahead == Ahead::kNot || offset % 64 != 0) return nullptr;
   return tile.next->values[j / kLanes] + j % kLanes * tile.value_stride + offset;
 }
-/// Fetches kBytes bytes there, and goes on to where `stride` bytes further do.
-template <int kBytes>
-ASHLAR_INLINE void fetch_values(Ahead how, const std::byte*& ahead, int64_t stride) {
+/// Fetches kBytes bytes there (and, of q3, half as many of the second plane, `second` bytes
+/// behind), and goes on to where `stride` bytes further do.
+template <TileKind kKind, int kBytes>
+ASHLAR_INLINE void fetch_values(Ahead how, const std::byte*& ahead, int64_t stride,
+                                int64_t second = 0) {
   if (ahead == nullptr) return;
 #pragma GCC unroll 16
   for (int c = 0; c < kBytes; c += 64) fetch(ahead + c, how);
+  if constexpr (kKind == TileKind::kQ3) {
+    for (int c = 0; c < kBytes / 2; c += 64) fetch(ahead + second + c, how);
+  }
   ahead += stride;
 }
 

@@ -61,7 +61,7 @@ ASHLAR_INLINE void accumulate_numbers(const QueryBlock& b, int n0, const Tile& t
     const int64_t end = border < b.live.end ? border : b.live.end;
     const std::byte* ahead = values_ahead(tile, j, step * kValueBytes<kKind>);
     for (; j < end; ++j, row += stride_of_row) {
-      fetch_values<C * kValueBytes<kKind>>(how, ahead, stride_of_row);
+      fetch_values<kKind, C * kValueBytes<kKind>>(how, ahead, stride_of_row);
       Vf v[C];
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c) v[c] = value_numbers<kKind>(row, step + c, left);
