@@ -138,10 +138,10 @@ class DirectRun {
     }
   }
 
-  /// Fetches the rows of a tile that another run's stands before, laid out in another way.
+  /// Fetches the rows of a tile that no other of its kind stands before.
   ASHLAR_INLINE void fetch_rows(const TilePlace& place, const TileRows& tile) const {
     const int64_t stride = run_->page_rows * key_bytes_;
-    const int64_t bytes = k_.units[0] * k_.unit_bytes * run_->page_rows;
+    const int64_t bytes = (k_.units[0] + k_.units[1]) * k_.unit_bytes * run_->page_rows;
     for (int64_t c = 0; c < place.blocks(); ++c) {
       for (int64_t i = 0; i < bytes; i += stride < 64 ? 64 : stride) {
         fetch(tile.keys[c] + i, ahead_);
@@ -183,6 +183,13 @@ class DirectTiles {
  public:
   DirectTiles(const KvHeadView& kv, const AttentionTask& task) : kv_(kv), task_(task) {}
 
+  /// Fetches all of the tile to be loaded first.
+  void begin(const TilePlace& first) {
+    if (!direct(kv_, first)) return;
+    find(first);
+    run_.fetch_ahead(first, rows_[last_]);
+    run_.fetch_rows(first, rows_[last_]);
+  }
   /// Loads the tile at tile.place. `next`: the one after it, whose lines are to be fetched
   /// meanwhile; null: none.
   void load(const TilePlace* next, Tile& tile) {

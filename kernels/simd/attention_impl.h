@@ -90,6 +90,15 @@ void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQuer
 void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& map, int64_t split,
                const SoftmaxState& s, const Kept& kept, SplitScratch& scratch) {
   const int64_t queries = task.rows * task.group;
+  const int64_t begin = split * map.split;
+  const int64_t end = begin + map.split < map.tiles ? begin + map.split : map.tiles;
+  // The first row sees the oldest slots.
+  const int64_t oldest = tile_of_slot(map, first_seen(task, map.encoded + task.raw_visible));
+  int64_t t = oldest > begin ? oldest : begin;
+  TilePlace next = tile_at(map, t);
+  const bool few = queries <= kDirectQueries;
+  DirectTiles direct_tiles(kv, task);
+  if (few && t < end) direct_tiles.begin(next);
   const bool sinks = task.sinks != nullptr && split == 0;
   for (int64_t i = 0; i < queries; ++i) {
     s.max[i] = sinks ? task.sinks[i % task.group] : -__builtin_inff();
@@ -97,17 +106,9 @@ void run_split(const KvHeadView& kv, const AttentionTask& task, const TileMap& m
     s.base[i] = 0.0f;
   }
   for (int64_t i = 0; i < queries * s.stride; ++i) s.acc[i] = 0.0f;
-  const int64_t begin = split * map.split;
-  const int64_t end = begin + map.split < map.tiles ? begin + map.split : map.tiles;
-  // The first row sees the oldest slots.
-  const int64_t oldest = tile_of_slot(map, first_seen(task, map.encoded + task.raw_visible));
-  const bool few = queries <= kDirectQueries;
   Segments segments(kv, task, s, scratch);
-  DirectTiles direct_tiles(kv, task);
   Tile tile;
   TileRows scratch_rows;
-  int64_t t = oldest > begin ? oldest : begin;
-  TilePlace next = tile_at(map, t);
   for (; t < end; t = next.index) {
     tile.place = next;
     next = tile_behind(map, tile.place);
