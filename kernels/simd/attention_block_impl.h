@@ -101,7 +101,7 @@ ASHLAR_INLINE void hide(float* p, const Span& live) {
 /// normal ones, which cost more than the rest of the tile: so e^0 · 0 is taken instead.
 class Hidden {
  public:
-  ASHLAR_INLINE explicit Hidden(const Span& live) {
+  ASHLAR_INLINE explicit Hidden(const Span& live) : blocks_((live.end + kLanes - 1) / kLanes) {
     alignas(64) float slot[kLanes];
     for (int64_t i = 0; i < kLanes; ++i) slot[i] = static_cast<float>(i);
     const Vf begin = vset(static_cast<float>(live.begin)), end = vset(static_cast<float>(live.end));
@@ -113,10 +113,11 @@ class Hidden {
   }
   /// e^x of sixteen scores less the largest.
   ASHLAR_INLINE Vf exp(int64_t c, Vf x) const {
-    return vmul(vexp_below(vmax(least_[c], x)), seen_[c]);
+    return c < blocks_ ? vmul(vexp_below(vmax(least_[c], x)), seen_[c]) : vzero();
   }
 
  private:
+  int64_t blocks_;                             // the others are hidden
   Vf seen_[kPairBlocks], least_[kPairBlocks];  // 1, and a number below all; 0 and 0 where hidden
 };
 
