@@ -1,7 +1,10 @@
 #include "engine/cache/cache_schedule.h"
 
+#include <numeric>
+
 #include "core/base/checked.h"
 #include "core/base/error.h"
+#include "kernels/attention.h"
 
 namespace ashlar {
 namespace {
@@ -56,7 +59,8 @@ Node describe(const CacheOptions& options) {
 CacheSchedule schedule_of(const CacheOptions& o, bool windowed) {
   if (o.zip && !windowed) return {o.page_rows, 0, kNeverCoded};
   return {o.page_rows, windowed ? 0 : round_up(o.precise_sinks, o.page_rows),
-          round_up(o.residual, o.page_rows)};
+          round_up(o.residual, o.page_rows),
+          std::lcm(attention_unit(o.key_codec, o.value_codec), o.page_rows)};
 }
 
 bool zips(const CacheOptions& options, const KvGroup& group) {

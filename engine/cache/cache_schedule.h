@@ -46,6 +46,7 @@ struct CacheSchedule {
   int64_t page_rows = 16;
   int64_t sinks = 0;     ///< a multiple of page_rows
   int64_t residual = 0;  ///< likewise
+  int64_t release = 1;   ///< rows in front of a window go in multiples of this
 
   int64_t complete(int64_t p) const { return p / page_rows * page_rows; }
   int64_t coded(int64_t p) const { return std::max<int64_t>(0, complete(p) - residual); }

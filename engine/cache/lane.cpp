@@ -1,7 +1,6 @@
 #include "engine/cache/lane.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "core/base/checked.h"
 #include "core/base/error.h"
@@ -148,7 +147,8 @@ int64_t Lane::reserve(PagePool& pool, int64_t position, int64_t rows, int64_t st
   const int64_t precise = count(raw_slot(), std::min(complete, schedule_.sinks));
   const int64_t encoded = ready - std::max(precise, raw_gone_);
   const int64_t in_step = schedule_.page_rows + raw_.rows() + std::min(rows, step);
-  const int64_t held = group_->window > 0 ? group_->window + release_unit() + in_step : INT32_MAX;
+  const int64_t held =
+      group_->window > 0 ? group_->window + schedule_.release + in_step : INT32_MAX;
   put_aside(sinks_.page_bytes(), sinks_.pages_for(std::max<int64_t>(0, precise - raw_gone_)));
   if (schedule_.residual == 0) {
     put_aside(coded_.page_bytes(), pages(coded_, encoded, held));
@@ -300,11 +300,6 @@ void Lane::drop(std::span<const int64_t> slots) {
   begin_step();
 }
 
-int64_t Lane::release_unit() const {
-  const KvPageShape& shape = coded_.shape();
-  return std::lcm(attention_unit(shape.key_codec, shape.value_codec), schedule_.page_rows);
-}
-
 void Lane::finish(int64_t position, int64_t p) {
   advance(p);
   retire();
@@ -329,7 +324,7 @@ void Lane::release_front(int64_t position) {
 int64_t Lane::released(int64_t position) const {
   if (group_->window == 0) return 0;
   const int64_t unseen = std::max<int64_t>(0, position + 1 - group_->window);
-  return std::min(unseen, schedule_.coded(position)) / release_unit() * release_unit();
+  return std::min(unseen, schedule_.coded(position)) / schedule_.release * schedule_.release;
 }
 
 }  // namespace ashlar

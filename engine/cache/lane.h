@@ -150,7 +150,6 @@ class Lane {
   int64_t coded() const { return zip_ ? zip_->rows() : coded_.rows(); }
   Placement place(int64_t p) const;
   int64_t below(int64_t slot, int64_t limit) const;
-  int64_t release_unit() const;
   int64_t released(int64_t position) const;
   void release_front(int64_t position);
   int64_t raw_slot() const { return rows() - raw_.rows(); }

@@ -167,7 +167,7 @@ void Lane::check_image(const LaneImage& image, int64_t position, int64_t p,
          all_in(image.sinks + image.coded, image.late, std::max(precise, coded), complete, true) &&
          all_in(encoded, raw, std::max(complete, coded), position, true),
      "a row is not where its position belongs");
-  ok(image.front >= 0 && image.front <= position && image.front % release_unit() == 0 &&
+  ok(image.front >= 0 && image.front <= position && image.front % schedule_.release == 0 &&
          (group_->window > 0 || image.front == 0),
      "released rows do not fit the text");
   ok(group_->window == 0 ||

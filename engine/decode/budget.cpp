@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <numeric>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -74,11 +73,9 @@ int64_t row_bytes(const KvGroup& group, const CacheOptions& cache, CodecKind bot
 
 // The most pages a group with a window holds between steps: the rows a query sees, and in front of
 // them less than what is released as a whole; rows of an incomplete page are raw.
-int64_t window_pages(const KvGroup& group, const ModelSpec& spec, const CacheOptions& cache) {
+int64_t window_pages(const KvGroup& group, const ModelSpec& spec, const CacheSchedule& schedule) {
   const int64_t text = ceil_div(spec.context_length, group.entry_tokens) + 1;  // and a marker
-  const int64_t unit =
-      std::lcm(attention_unit(cache.key_codec, cache.value_codec), cache.page_rows);
-  return std::min(group.window - 1 + unit - 1, text) / cache.page_rows;
+  return std::min(group.window - 1 + schedule.release - 1, text) / schedule.page_rows;
 }
 
 // What a sequence takes at most that keeps `pages` pages of rows: encoded pages and a raw one, what
@@ -92,7 +89,7 @@ double bytes_for_pages(const ModelSpec& spec, const CacheOptions& cache, const P
     const bool windowed = group.window > 0;
     const CacheSchedule schedule = schedule_of(cache, windowed);
     // Rows come in as raw ones and leave holes, so one page may be open beside the full ones.
-    const int64_t held = windowed ? window_pages(group, spec, cache) : pages;
+    const int64_t held = windowed ? window_pages(group, spec, schedule) : pages;
     const int64_t precise = std::min(held, (schedule.sinks + schedule.residual) / p);
     const int64_t own = row_bytes(group, cache), fp16 = row_bytes(group, cache, CodecKind::kF16);
     total += static_cast<double>(p) * static_cast<double>(held * own + precise * (fp16 - own)) +
