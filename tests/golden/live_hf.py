@@ -153,7 +153,9 @@ class Folders(LiveCase):
     def generates(self, model, ids):
         """Greedy decoding, which is what evaluation tools do with it, follows the logits."""
         short = torch.tensor([ids[:5]])
-        tokens = model.generate(short, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0)
+        # Without a mask, generate() takes every 0 that the random text holds for padding.
+        tokens = model.generate(short, attention_mask=torch.ones_like(short), max_new_tokens=6, do_sample=False,
+                                eos_token_id=None, pad_token_id=0)
         for position in range(5, tokens.shape[1]):
             with torch.no_grad():
                 self.assertEqual(int(model(tokens[:, :position]).logits[0, -1].argmax()), int(tokens[0, position]))
