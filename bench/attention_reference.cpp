@@ -9,6 +9,7 @@
 #include <new>
 
 #include "core/base/cpu.h"
+#include "core/base/dtype.h"
 #include "core/base/error.h"
 #include "core/base/rng.h"
 #include "kernels/linear.h"
@@ -16,30 +17,82 @@
 namespace ashlar {
 namespace {
 
-/// softmax(scale·q·K)·V over `slots` rows in double.
-std::vector<double> attend(const float* q, const float* keys, int64_t key_stride,
-                           const float* values, int64_t value_stride, int64_t slots, int64_t dim) {
-  std::vector<double> out(static_cast<size_t>(dim));
-  double sum = 0;
+/// What attention should come to, and the standard deviation of what rounding queries to bytes
+/// (kernels/attention.h) adds.
+struct Expected {
+  std::vector<double> out, deviation;
+};
+
+/// softmax(scale·q·K)·V over `slots` rows in double. noise: of each row of codes, the standard
+/// deviation of q·k; rows behind them have none. An error ε_j of a score moves the output by
+/// p_j·ε_j·(v_j − out).
+Expected attend(const float* q, const float* keys, int64_t key_stride, const float* values,
+                int64_t value_stride, int64_t slots, int64_t dim,
+                const std::vector<double>& noise = {}) {
   const double scale = 1 / std::sqrt(static_cast<double>(dim));
+  std::vector<double> p(static_cast<size_t>(slots));
+  double sum = 0;
   for (int64_t j = 0; j < slots; ++j) {
     double dot = 0;
     for (int64_t i = 0; i < dim; ++i) dot += static_cast<double>(q[i]) * keys[j * key_stride + i];
-    const double p = std::exp(dot * scale);
-    sum += p;
-    for (int64_t i = 0; i < dim; ++i) {
-      out[static_cast<size_t>(i)] += p * values[j * value_stride + i];
-    }
+    sum += p[static_cast<size_t>(j)] = std::exp(dot * scale);
   }
-  for (double& v : out) v /= sum;
-  return out;
+  Expected expected{std::vector<double>(static_cast<size_t>(dim)), {}};
+  expected.deviation = expected.out;
+  for (int64_t i = 0; i < dim; ++i) {
+    const auto at = static_cast<size_t>(i);
+    double& out = expected.out[at];
+    const auto value = [&](size_t j) {
+      return static_cast<double>(values[static_cast<int64_t>(j) * value_stride + i]);
+    };
+    for (size_t j = 0; j < p.size(); ++j) out += p[j] / sum * value(j);
+    for (size_t j = 0; j < noise.size(); ++j) {
+      expected.deviation[at] += std::pow(p[j] / sum * scale * noise[j] * (value(j) - out), 2);
+    }
+    expected.deviation[at] = std::sqrt(expected.deviation[at]);
+  }
+  return expected;
 }
 
-void expect_near(const float* got, const std::vector<double>& want, const char* what) {
-  for (size_t i = 0; i < want.size(); ++i) {
-    require(std::abs(got[i] - want[i]) <= 1e-4, ErrorCode::kInternal,
-            "{}: element {} is {}, the reference {}", what, i, got[i], want[i]);
+void expect_near(const float* got, const Expected& want, const char* what) {
+  for (size_t i = 0; i < want.out.size(); ++i) {
+    require(std::abs(got[i] - want.out[i]) <= 1e-4 + 6 * want.deviation[i], ErrorCode::kInternal,
+            "{}: element {} is {}, the reference {}", what, i, got[i], want.out[i]);
   }
+}
+
+/// Of rounding elements of which the largest is `largest` to bytes: a step over √12.
+double byte_noise(double largest) { return largest / 127 / std::sqrt(12.0); }
+
+/// Of q·k over rows of codes with parameters of their own, whose middle is that of the row.
+std::vector<double> row_noise(CodecKind codec, const float* q, const float* keys, int64_t stride,
+                              int64_t rows, int64_t dim) {
+  std::vector<double> noise;
+  if (codec < CodecKind::kQ4) return noise;
+  double largest = 0;
+  for (int64_t i = 0; i < dim; ++i) largest = std::max<double>(largest, std::abs(q[i]));
+  for (int64_t j = 0; j < rows; ++j) {
+    const float* k = keys + j * stride;
+    const auto [low, high] = std::minmax_element(k, k + dim);
+    const double middle = (static_cast<double>(*low) + *high) / 2;
+    double sum = 0;
+    for (int64_t i = 0; i < dim; ++i) sum += (k[i] - middle) * (k[i] - middle);
+    noise.push_back(byte_noise(largest) * std::sqrt(sum));
+  }
+  return noise;
+}
+
+/// Of q·k at most, over a run whose parameters are those of channels: each code lies half of all
+/// from their middle.
+double run_noise(const KvRun& run, const float* q, int64_t dim) {
+  double largest = 0;
+  for (int64_t i = 0; i < dim; ++i) {
+    uint16_t step = 0;
+    std::memcpy(&step, run.key_channels + 2 * (dim + i), sizeof(step));
+    largest = std::max<double>(largest, std::abs(q[i] * half_to_float(step)));
+  }
+  return byte_noise(largest) * codec_levels(run.key_codec) / 2 *
+         std::sqrt(static_cast<double>(dim));
 }
 
 #define ASHLAR_FMA_LOOP(name, isa, V, width, set, step)                              \
@@ -90,7 +143,9 @@ void check_decode(const KvPageShape& page, int64_t head, const KvHeadView& kv,
   for (int64_t h = 0; h < task.group; ++h) {
     expect_near(task.out + h * task.value_dim,
                 attend(task.q + h * task.key_dim, keys.data() + at, width, values.data() + at,
-                       width, run.rows + 1, task.key_dim),
+                       width, run.rows + 1, task.key_dim,
+                       row_noise(run.key_codec, task.q + h * task.key_dim, keys.data() + at, width,
+                                 run.rows, task.key_dim)),
                 "decode");
   }
 }
@@ -112,9 +167,15 @@ void check_segments(const ZipShape& shape, const KvHeadView& kv, const Attention
   keys.insert(keys.end(), kv.raw_keys, kv.raw_keys + shape.key_dim);
   values.insert(values.end(), kv.raw_values, kv.raw_values + shape.value_dim);
   for (int64_t h = 0; h < task.group; ++h) {
+    const float* q = task.q + h * task.key_dim;
+    std::vector<double> noise;
+    for (int64_t r = 0; r < kv.all_runs(); ++r) {
+      noise.insert(noise.end(), static_cast<size_t>(kv.run(r).rows),
+                   run_noise(kv.run(r), q, shape.key_dim));
+    }
     expect_near(task.out + h * task.value_dim,
-                attend(task.q + h * task.key_dim, keys.data(), shape.key_dim, values.data(),
-                       shape.value_dim, kv.encoded() + 1, task.key_dim),
+                attend(q, keys.data(), shape.key_dim, values.data(), shape.value_dim,
+                       kv.encoded() + 1, task.key_dim, noise),
                 "segments");
   }
 }

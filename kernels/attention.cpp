@@ -62,9 +62,9 @@ int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int6
   // Queries as floats and, in two orders, in 16 bits.
   const int64_t packed = round_up(checked_mul(queries, key_dim, kWhat), kPad);
   const int64_t rounded = 2 * round_up(checked_mul(queries, key_pad / 2, kWhat), kPad);
-  floats = checked_add(floats, packed + rounded + 2 * round_up(queries, kPad), kWhat);
+  floats = checked_add(floats, packed + rounded + 3 * round_up(queries, kPad), kWhat);
   // Those scaled by a segment's channels, and what segments behind have added up to.
-  floats = checked_add(floats, rounded + 2 * round_up(queries, kPad), kWhat);
+  floats = checked_add(floats, rounded + 3 * round_up(queries, kPad), kWhat);
   floats = checked_add(floats, checked_mul(queries, round_up(value_dim, 4 * kPad), kWhat), kWhat);
   floats = checked_add(floats, round_up(queries, kPad), kWhat);
   if (collect_scores) {

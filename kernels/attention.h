@@ -126,7 +126,7 @@ int64_t attention_scratch_bytes(int64_t rows, int64_t group, int64_t slots, int6
 
 /// out = softmax(scale·q·Kᵀ)·V by online softmax over tiles in ascending slot order. A row's result
 /// depends only on its q and the slots it sees. Keys and values in codes (q8 … q2) are multiplied
-/// as integers with q and the probabilities rounded to 16 bits:
+/// as integers with q and the probabilities rounded to 16 bits, q to 8 for keys of at most four:
 /// kernels/simd/attention_block_impl.h; where parameters are those of channels, q is multiplied
 /// with the keys' before it is rounded, and sums with the values' at a segment's end:
 /// kernels/simd/attention_impl.h. `scratch` is 64-byte aligned. Allocates nothing. Every row

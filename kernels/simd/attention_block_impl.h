@@ -4,12 +4,13 @@
 // share every load of it. How many are taken together changes no chain of operations and so no bit.
 //   s_j = scale·Σ_i q_i·k_{j,i}, acc_i += Σ_j p_j·v_{j,i}, i and j ascending.
 // Of codes (x = min + step·code) the products are integers: queries and the weights p·step are
-// rounded to 16 bits of their largest, per query and per tile, and sums of products with codes are
-// exact, in any order:
-//   q_i ≈ u·Q_i:            s_j = step_j·(scale·u)·Σ_i Q_i·code_{j,i} + min_j·(scale·Σ_i q_i);
+// rounded, per query and per tile, and sums of products with codes are exact, in any order:
+//   q_i ≈ u·Q_i:            s_j = step_j·scale·(u·Σ_i Q_i·code_{j,i} + m·Σ_i (q_i − u·Q_i))
+//                               + min_j·(scale·Σ_i q_i);
 //   p_j·step_j ≈ w·W_j:     acc_i += w·Σ_j W_j·code_{j,i}, and beside it base += Σ_j p_j·min_j.
-// The error is half of 1/32639 of the largest query element, or weight, per code: 1/128 of what q8
-// lost, less for the others.
+// Weights, and queries of q8, have 16 bits: the error is half of 1/32639 of the largest per code,
+// 1/128 of what q8 lost. Queries of codes of at most four bits have 8: half of 1/127 of the largest
+// element, for each step that a code is off the middle m of all codes (docs/adr/0026).
 
 #include "kernels/simd/attention_codes_impl.h"
 
@@ -20,11 +21,11 @@ namespace {
 template <TileKind kKind>
 constexpr int kSums = TileTag<kKind>::numbers ? kQueryBlock* kQueryColumns : kCodeSums;
 
-/// Of a power of two of registers, as many as N queries may have.
+/// Of a power of two of sums of `registers` each, as many as N queries may have.
 template <TileKind kKind, int N>
-constexpr int columns_of() {
+constexpr int columns_of(int registers) {
   int columns = kQueryColumns;
-  while (columns > 1 && N * columns * SumOf<kKind>::registers > kSums<kKind>) columns /= 2;
+  while (columns > 1 && N * columns * registers > kSums<kKind>) columns /= 2;
   return columns;
 }
 
@@ -44,7 +45,7 @@ constexpr int kStepWords = TileTag<kKind>::numbers ? 1 : kByteCodes<kKind>* kWor
 /// rows, which nobody sees, none.
 template <TileKind kKind, int N, int C>
 ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t dim, float scale) {
-  using Sum = typename SumOf<kKind>::Type;
+  using Sum = typename KeySumOf<kKind>::Type;
   constexpr int kElements = kKeyElements<kKind>;
   for (int64_t block = 0; block * kLanes < tile.place.rows; block += C) {
     Sum a[N][C];
@@ -71,7 +72,7 @@ ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c) {
         const int64_t j = (block + c) * kLanes;
-        vstore(b.p[n] + j, score_of(b, tile, n, j, a[n][c], scale));
+        vstore(b.p[n] + j, score_of<kKind>(b, tile, n, j, a[n][c], scale));
       }
     }
   }
@@ -79,7 +80,7 @@ ASHLAR_INLINE void tile_scores_by(const QueryBlock& b, const Tile& tile, int64_t
 
 template <TileKind kKind, int N>
 ASHLAR_INLINE void tile_scores(const QueryBlock& b, const Tile& tile, int64_t dim, float scale) {
-  constexpr int C = columns_of<kKind, N>();
+  constexpr int C = columns_of<kKind, N>(KeySumOf<kKind>::registers);
   if constexpr (C > 1) {
     // The few rows that a run may end with.
     if (tile.place.rows <= kLanes) return tile_scores_by<kKind, N, 1>(b, tile, dim, scale);
@@ -271,7 +272,7 @@ template <TileKind kKind, int N>
 ASHLAR_INLINE void accumulate_all(const QueryBlock& b, int n0, const Tile& tile, float* acc,
                                   int64_t stride) {
   constexpr int R = kValueRegisters<kKind>, kElements = R * kLanes;
-  constexpr int S = R < columns_of<kKind, N>() ? columns_of<kKind, N>() / R : 1;
+  constexpr int C = columns_of<kKind, N>(SumOf<kKind>::registers), S = R < C ? C / R : 1;
   const int64_t whole = tile.value_dim / kElements;
   int64_t step = 0;
   for (; step + S <= whole; step += S) {

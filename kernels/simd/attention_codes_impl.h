@@ -12,6 +12,8 @@ template <TileKind kKind>
 ASHLAR_INLINE auto query_words(const int32_t* words, int64_t stride) {
   if constexpr (kKind == TileKind::kPairs) {
     return PairWords{iset(words[0])};
+  } else if constexpr (kShortQueries<kKind>) {
+    return short_words(words, stride);
   } else {
     return CellWords{iset(words[0]), iset(words[stride])};
   }

@@ -76,6 +76,7 @@ void attend_tile(const AttentionTask& task, const TileMap& map, const PackedQuer
       top[n] = keeps ? kept.tile_max(query, split, in_split) : nullptr;
       b.sum[n] = packed.sum[query];
       b.unit[n] = packed.unit[query];
+      b.rest[n] = packed.rest[query];
       if (++head == task.group) next_row();
     }
     attend_queries(n, task, s, tile, b);
@@ -212,7 +213,7 @@ void attention_kernel(const KvHeadView& kv, const AttentionTask& whole, std::byt
   for_row_chunks(whole, [&](int64_t, const AttentionTask& task) {
     const TileMap map = map_tiles(kv, task);
     float* p = reinterpret_cast<float*>(scratch);
-    SplitScratch work = split_scratch(kv, task, p);
+    SplitScratch work = split_scratch(task, p);
     const SoftmaxState first = softmax_state(task, p), later = softmax_state(task, p);
     const Kept kept = kept_in_scratch(task, map, p);
     const int64_t queries = task.rows * task.group;
@@ -240,7 +241,7 @@ void attention_split_kernel(const KvHeadView& kv, const AttentionTask& whole, in
   const Kept kept = kept_in_partial(whole, map_tiles(kv, whole), p, 0);
   for_row_chunks(whole, [&](int64_t row, const AttentionTask& task) {
     float* buffer = reinterpret_cast<float*>(scratch);
-    SplitScratch work = split_scratch(kv, task, buffer);
+    SplitScratch work = split_scratch(task, buffer);
     const int64_t query = row * whole.group;
     Kept part = kept;
     part.first = query;

@@ -8,13 +8,18 @@ namespace ashlar {
 namespace {
 
 /// Scores of query n and the keys from slot j on, of what a loop over their elements has summed up.
+template <TileKind kKind>
 ASHLAR_INLINE Vf score_of(const QueryBlock&, const Tile&, int, int64_t, Vf sum, float scale) {
   return vmul(sum, vset(scale));
 }
-template <typename Sum>
+template <TileKind kKind, typename Sum>
 ASHLAR_INLINE Vf score_of(const QueryBlock& b, const Tile& tile, int n, int64_t j, Sum sum, float) {
   const Vf base = vmul(vload(tile.key.min + j), vset(b.sum[n]));
-  return vfma(vload(tile.key.step + j), vmul(vfrom_int(total(sum)), vset(b.unit[n])), base);
+  const Vf codes = vfrom_int(total(sum)), unit = vset(b.unit[n]);
+  // Pairs may be of either rounding; of the finer one nothing is left.
+  constexpr bool kFine = kKind == TileKind::kQ8;
+  const Vf product = kFine ? vmul(codes, unit) : vfma(codes, unit, vset(b.rest[n]));
+  return vfma(vload(tile.key.step + j), product, base);
 }
 
 /// Bytes of a register of numbers of one value, or a step of the codes of several.

@@ -32,16 +32,21 @@ PackedQueries query_scratch(const AttentionTask& task, float*& p, float* packed 
   const int64_t halves = pad16(pad16(task.key_dim) / 2 * queries);
   q.rounded = reinterpret_cast<int16_t*>(take(p, halves));
   q.words = reinterpret_cast<int32_t*>(take(p, halves));
+  q.codec = CodecKind::kF32;
   q.arranged = TileKind::kF32;
   q.sum = take(p, pad16(queries));
   q.unit = take(p, pad16(queries));
+  q.rest = take(p, pad16(queries));
   return q;
 }
 
-/// Q and scale·u of one query.
+/// Q of one query for keys of packed.codec, and what belongs to it.
 void round_query(const float* q, int64_t dim, float scale, PackedQueries& packed, int64_t query) {
+  const QueryRounding to = query_rounding(packed.codec, dim);
+  const Rounded r = round_numbers(q, dim, to.levels, packed.rounded + query * pad16(dim));
   packed.arranged = TileKind::kF32;
-  packed.unit[query] = scale * round_numbers(q, dim, packed.rounded + query * pad16(dim));
+  packed.unit[query] = scale * r.unit;
+  packed.rest[query] = scale * to.middle * r.rest;
 }
 
 ASHLAR_INLINE const float* query_of(const AttentionTask& task, int64_t query) {
@@ -58,12 +63,14 @@ void pack_numbers(const AttentionTask& task, PackedQueries& packed) {
   }
 }
 
-/// codes: the keys of some run are codes.
-void pack_queries(const AttentionTask& task, PackedQueries& packed, bool codes) {
+/// Rounds the queries for keys of a codec, unless they are.
+void round_queries(const AttentionTask& task, PackedQueries& packed, CodecKind codec) {
+  if (packed.codec == codec) return;
+  packed.codec = codec;
   for (int64_t query = 0; query < packed.stride; ++query) {
     const float* q = query_of(task, query);
     packed.sum[query] = task.scale * sum_elements(q, task.key_dim);
-    if (codes) round_query(q, task.key_dim, task.scale, packed, query);
+    round_query(q, task.key_dim, task.scale, packed, query);
   }
 }
 
@@ -78,6 +85,7 @@ ASHLAR_INLINE Vf vload_half_span(const std::byte* p, int64_t n) {
 /// row: scratch for [pad16(key_dim)].
 void scale_queries(const AttentionTask& task, const KvRun& run, PackedQueries& packed, float* row) {
   const std::byte *min = run.key_channels, *step = min + 2 * task.key_dim;
+  packed.codec = run.key_codec;
   for (int64_t query = 0; query < packed.stride; ++query) {
     const float* q = query_of(task, query);
     Vf sum = vzero();
@@ -155,11 +163,10 @@ struct SplitScratch {
   PackedQueries packed, scaled;
   SegmentTotal total;
 };
-SplitScratch split_scratch(const KvHeadView& kv, const AttentionTask& task, float*& p) {
+SplitScratch split_scratch(const AttentionTask& task, float*& p) {
   SplitScratch s;
   s.tiles = tile_scratch(task, p);
   s.packed = query_scratch(task, p);
-  pack_queries(task, s.packed, has_codes(kv));
   s.scaled = query_scratch(task, p, s.packed.q);
   s.total = segment_total(task, p);
   return s;
@@ -178,12 +185,12 @@ class Segments {
   }
   /// The queries for a tile, which may begin another run.
   PackedQueries& enter(const TilePlace& at) {
-    if (!any_) return scratch_.packed;
+    if (!any_) return rounded(at);
     const std::byte* factors = factors_of(kv_, at);
     if (begun_ && factors != factors_) fold_segment(task_, s_, scratch_.total, factors_);
     begun_ = true;
     factors_ = factors;
-    if (factors == nullptr) return scratch_.packed;
+    if (factors == nullptr) return rounded(at);
     if (at.run != run_) scale_queries(task_, kv_.run(at.run), scratch_.scaled, scratch_.tiles.rows);
     run_ = at.run;
     return scratch_.scaled;
@@ -204,6 +211,14 @@ class Segments {
   }
 
  private:
+  /// The queries as they are, for the keys of a tile.
+  PackedQueries& rounded(const TilePlace& at) {
+    if (at.run < 0) return scratch_.packed;
+    const CodecKind codec = kv_.run(at.run).key_codec;
+    if (is_affine(codec)) round_queries(task_, scratch_.packed, codec);
+    return scratch_.packed;
+  }
+
   const KvHeadView& kv_;
   const AttentionTask& task_;
   const SoftmaxState& s_;

@@ -103,13 +103,6 @@ ASHLAR_INLINE TilePlace tile_behind(const TileMap& m, const TilePlace& at) {
   return tile_from(m, index, run, at.run_tile, at.slot - at.row);
 }
 
-/// Whether the keys of some run are codes with parameters of their rows.
-ASHLAR_INLINE bool has_codes(const KvHeadView& kv) {
-  for (int64_t r = 0; r < kv.run_count; ++r) {
-    if (is_affine(kv.runs[r].key_codec) && kv.runs[r].key_channels == nullptr) return true;
-  }
-  return false;
-}
 /// Whether parameters of some run are those of channels.
 ASHLAR_INLINE bool has_channels(const KvHeadView& kv) {
   if (kv.segment_runs > 0) return true;

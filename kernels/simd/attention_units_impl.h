@@ -103,9 +103,14 @@ template <TileKind kKind>
 constexpr int kKeyElements = TileTag<kKind>::numbers     ? 1
                              : kKind == TileKind::kPairs ? 2
                                                          : kCellUnits* kByteCodes<kKind>;
+/// Whether queries are rounded to signed bytes for cells of a kind (attention_block_impl.h).
+template <TileKind kKind>
+constexpr bool kShortQueries = kByteCodes<kKind> > 1;
 /// Words of whole numbers that one code of each byte of a lane, or a pair, is multiplied with.
 template <TileKind kKind>
-constexpr int kWords = kKind == TileKind::kPairs ? 1 : 2;
+constexpr int kWords = kKind == TileKind::kPairs ? 1
+                       : kShortQueries<kKind>    ? kShortWords
+                                                 : 2;
 
 /// A lane's codes and their sums: pairs of sixteen bits as idot2 multiplies them, or cells.
 struct PairCodes {
@@ -119,19 +124,38 @@ struct PairWords {
 };
 ASHLAR_INLINE void clear(Vf& a) { a = vzero(); }
 ASHLAR_INLINE void clear(PairSum& a) { a = {iset(0)}; }
-ASHLAR_INLINE void clear(CellSum& a) { a = cell_zero(); }
 ASHLAR_INLINE PairSum dot(PairSum a, PairCodes x, PairWords w) { return {idot2(a.v, x.v, w.v)}; }
-ASHLAR_INLINE CellSum dot(CellSum a, CellCodes x, CellWords w) { return cell_dot(a, x, w); }
+template <typename Sum, typename Words>
+ASHLAR_INLINE Sum dot(Sum a, CellCodes x, Words w) {
+  return cell_dot(a, x, w);
+}
 ASHLAR_INLINE Vi total(PairSum a) { return a.v; }
-ASHLAR_INLINE Vi total(CellSum a) { return cell_total(a); }
+template <typename Sum>
+ASHLAR_INLINE Vi total(Sum a) {
+  return cell_total(a);
+}
 
-/// What products of a kind add up in, and the registers it takes.
-template <TileKind kKind>
-struct SumOf {
-  using Type = std::conditional_t<TileTag<kKind>::numbers, Vf,
-                                  std::conditional_t<kKind == TileKind::kPairs, PairSum, CellSum>>;
-  static constexpr int registers = std::is_same_v<Type, CellSum> ? kCellSums : 1;
+/// What products with cells add up in, and the registers it takes.
+struct LongSums {
+  using Type = CellSum;
+  static constexpr int registers = kCellSums;
 };
+struct ShortSums {
+  using Type = ShortSum;
+  static constexpr int registers = kShortSums;
+};
+template <typename Sum>
+struct OneRegister {
+  using Type = Sum;
+  static constexpr int registers = 1;
+};
+/// What products of a kind add up in: of values, and of keys.
+template <TileKind kKind>
+using SumOf = std::conditional_t<
+    TileTag<kKind>::numbers, OneRegister<Vf>,
+    std::conditional_t<kKind == TileKind::kPairs, OneRegister<PairSum>, LongSums>>;
+template <TileKind kKind>
+using KeySumOf = std::conditional_t<kShortQueries<kKind>, ShortSums, SumOf<kKind>>;
 
 /// Sixteen cells (and, of q3, the high bits of their codes, a nibble a byte), or pairs.
 template <TileKind kKind>

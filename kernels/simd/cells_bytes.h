@@ -33,7 +33,7 @@ ASHLAR_INLINE CellCodes cell_add(CellCodes a, CellCodes b) { return {iadd(a.byte
 struct CellSum {
   Vi high, low;
 };
-ASHLAR_INLINE CellSum cell_zero() { return {iset(0), iset(0)}; }
+ASHLAR_INLINE void clear(CellSum& a) { a.high = a.low = iset(0); }
 struct CellWords {
   Vi high, low;
 };
@@ -47,23 +47,51 @@ ASHLAR_INLINE __m256i high_parts(__m256i x) {
   return _mm256_srai_epi16(_mm256_add_epi16(x, _mm256_set1_epi16(128)), 8);
 }
 
+ASHLAR_INLINE __m256i load_numbers(const int16_t* x) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+}
+/// The low bytes of sixteen numbers as four words: byte b·kCodes + s of a cell's is byte b of word
+/// s.
 template <int kCodes>
-ASHLAR_INLINE void cell_words(const int16_t* x, int32_t* out, int64_t stride) {
-  const __m256i numbers = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-  // Byte b·kCodes + s of a cell's goes to byte b of word s.
+ASHLAR_INLINE void words_of(__m256i numbers, int32_t (&words)[4]) {
   const __m128i places =
       kCodes == 1   ? _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
       : kCodes == 2 ? _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
                     : _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  int32_t words[2][4];
-  for (int part = 0; part < 2; ++part) {
-    const __m128i bytes = _mm256_cvtepi16_epi8(part == 0 ? high_parts(numbers) : numbers);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(words[part]), _mm_shuffle_epi8(bytes, places));
-  }
+  const __m128i bytes = _mm_shuffle_epi8(_mm256_cvtepi16_epi8(numbers), places);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(words), bytes);
+}
+template <int kCodes>
+ASHLAR_INLINE void cell_words(const int16_t* x, int32_t* out, int64_t stride) {
+  const __m256i numbers = load_numbers(x);
+  int32_t high[4], low[4];
+  words_of<kCodes>(high_parts(numbers), high);
+  words_of<kCodes>(numbers, low);
   for (int i = 0; i < 4; ++i, out += 2 * stride) {
-    out[0] = words[0][i];
-    out[stride] = words[1][i];
+    out[0] = high[i];
+    out[stride] = low[i];
   }
+}
+
+/// Numbers that fit in signed bytes have one part.
+constexpr int kShortWords = 1, kShortSums = 1;
+struct ShortSum {
+  Vi v;
+};
+ASHLAR_INLINE void clear(ShortSum& a) { a.v = iset(0); }
+struct ShortWords {
+  Vi v;
+};
+ASHLAR_INLINE ShortWords short_words(const int32_t* words, int64_t) { return {iset(words[0])}; }
+ASHLAR_INLINE ShortSum cell_dot(ShortSum a, CellCodes x, ShortWords w) {
+  return {cell_dot4(a.v, x.bytes, w.v)};
+}
+ASHLAR_INLINE Vi cell_total(ShortSum a) { return a.v; }
+template <int kCodes>
+ASHLAR_INLINE void arrange_short(const int16_t* x, int32_t* out, int64_t stride) {
+  int32_t words[4];
+  words_of<kCodes>(load_numbers(x), words);
+  for (int i = 0; i < 4; ++i, out += stride) out[0] = words[i];
 }
 
 /// The high parts of kRows rows, then the low ones. Packing leaves in each quarter of a register

@@ -27,7 +27,7 @@ ASHLAR_INLINE CellCodes cell_add(CellCodes a, CellCodes b) {
 struct CellSum {
   Vi v;
 };
-ASHLAR_INLINE CellSum cell_zero() { return {iset(0)}; }
+ASHLAR_INLINE void clear(CellSum& a) { a.v = iset(0); }
 /// Four numbers, the same in all lanes: two words of cell_words or store_weights.
 struct CellWords {
   Vi first, second;
@@ -51,6 +51,18 @@ ASHLAR_INLINE void cell_words(const int16_t* x, int32_t* out, int64_t stride) {
       __builtin_memcpy(out + stride, odd, sizeof(odd));
     }
   }
+}
+
+/// Numbers that fit in signed bytes: here they are multiplied like the others.
+constexpr int kShortWords = 2, kShortSums = kCellSums;
+using ShortSum = CellSum;
+using ShortWords = CellWords;
+ASHLAR_INLINE ShortWords short_words(const int32_t* words, int64_t stride) {
+  return {iset(words[0]), iset(words[stride])};
+}
+template <int kCodes>
+ASHLAR_INLINE void arrange_short(const int16_t* x, int32_t* out, int64_t stride) {
+  cell_words<kCodes>(x, out, stride);
 }
 
 /// Keeps the numbers, none negative, of rows `row` … `row` + 63 of kRows as cells of values are

@@ -81,7 +81,7 @@ CodedWeights coded_weights(const CodedDigests& d, const float* weights, std::byt
   w.unit = reinterpret_cast<float*>(w.words + d.vectors * w.stride);
   w.sum = w.unit + d.vectors;
   for (int64_t v = 0; v < d.vectors; ++v, weights += d.dim) {
-    w.unit[v] = round_numbers(weights, d.dim, w.rounded);
+    w.unit[v] = round_numbers(weights, d.dim, query_levels(d.dim), w.rounded).unit;
     w.sum[v] = sum_elements(weights, d.dim);
     for (int64_t i = 0; i < d.dim; i += kLanes) {
       cell_words<1>(w.rounded + i, w.words + v * w.stride + i / 2, 1);
@@ -102,7 +102,7 @@ ASHLAR_INLINE Vf add_coded(const CodedDigests& d, const CodedWeights& w, const s
   const int32_t* words = w.words + v * w.stride;
   CellSum sums[V];
 #pragma GCC unroll 16
-  for (int i = 0; i < V; ++i) sums[i] = cell_zero();
+  for (int i = 0; i < V; ++i) clear(sums[i]);
   // Lines of the next block are fetched meanwhile.
   const std::byte* const ahead = side + stride + parameters;
   const auto step = [&](int64_t t, int64_t left) __attribute__((always_inline)) {

@@ -7,6 +7,7 @@
 #include "core/base/dtype.h"
 #include "kernels/attention.h"
 #include "kernels/kv_page.h"
+#include "kernels/kv_side.h"
 #include "tests/kernels/collected.h"
 #include "tests/kernels/kernel_support.h"
 #include "tests/support/tolerance.h"
@@ -46,8 +47,11 @@ class Problem {
     keys_ = normals(slots * c_.key_dim, c_.seed);
     values_ = normals(slots * c_.value_dim, c_.seed + 1);
     q_ = normals(c_.rows * c_.group * c_.key_dim, c_.seed + 2, 2.0);
-    round_queries();
-    mins_.assign(static_cast<size_t>(slots), NAN);
+    wide_ =
+        round_queries(static_cast<float>(std::min<int64_t>(32639, INT32_MAX / (255 * c_.key_dim))));
+    short_ = round_queries(127);
+    exact_.assign(static_cast<size_t>(slots), NAN);
+    codes_.assign(static_cast<size_t>(slots), 0);
     if (c_.sinks) sinks_ = normals(c_.group, c_.seed + 3, 2.0);
     if (c_.latent) {
       for (int64_t s = 0; s < slots; ++s) {
@@ -189,30 +193,31 @@ class Problem {
   }
 
  private:
-  /// Queries as codes are multiplied with them: 16 bits of the largest (kernels/attention.h).
-  void round_queries() {
-    const auto levels =
-        static_cast<float>(std::min<int64_t>(32639, INT32_MAX / (255 * c_.key_dim)));
-    rounded_.resize(q_.size());
+  /// Queries as codes are multiplied with them (kernels/attention.h).
+  std::vector<double> round_queries(float levels) const {
+    std::vector<double> rounded(q_.size());
     for (size_t first = 0; first < q_.size(); first += static_cast<size_t>(c_.key_dim)) {
       const std::span<const float> q(q_.data() + first, static_cast<size_t>(c_.key_dim));
       float largest = 0;
       for (const float x : q) largest = std::max(largest, std::abs(x));
       for (size_t i = 0; i < q.size(); ++i) {
-        rounded_[first + i] =
+        rounded[first + i] =
             static_cast<double>(std::nearbyint(q[i] * (levels / largest))) * (largest / levels);
       }
     }
+    return rounded;
   }
 
-  /// q·k of a query and a slot: with codes Σ q'·(k − min) + min·Σ q, q' rounded.
+  /// q·k of a query and a slot: with codes Σ q'·(k − x) + x·Σ q, q' rounded; x is min, or the
+  /// middle of what few bits can say.
   double dot(int64_t query, int64_t slot) const {
-    const double min = mins_[static_cast<size_t>(slot)];
+    const double exact = exact_[static_cast<size_t>(slot)];
+    const auto& rounded = codes_[static_cast<size_t>(slot)] < 255 ? short_ : wide_;
     double total = 0;
     for (int64_t i = 0; i < c_.key_dim; ++i) {
       const auto at = static_cast<size_t>(query * c_.key_dim + i);
       const double k = keys_[static_cast<size_t>(slot * c_.key_dim + i)], q = q_[at];
-      total += std::isnan(min) ? q * k : rounded_[at] * (k - min) + q * min;
+      total += std::isnan(exact) ? q * k : rounded[at] * (k - exact) + q * exact;
     }
     return total;
   }
@@ -245,9 +250,17 @@ class Problem {
                      c_.latent ? nullptr : values.data(), 0);
       std::copy_n(keys.begin() + c_.key_dim, c_.key_dim, key);
       if (codec_levels(run.key) > 0) {
-        uint16_t min = 0;
-        std::memcpy(&min, bytes + runs_.back().key_offset + 2 * (at % run.page_rows), sizeof(min));
-        mins_[static_cast<size_t>(slot)] = half_to_float(min);
+        const KvLayout side = kv_layout({run.key, !c_.latent, run.page_rows, c_.key_dim});
+        const auto parameter = [&](int64_t offset) {
+          uint16_t half = 0;
+          std::memcpy(&half, bytes + runs_.back().key_offset + offset + 2 * (at % run.page_rows),
+                      sizeof(half));
+          return static_cast<double>(half_to_float(half));
+        };
+        const int levels = codec_levels(run.key);
+        const double middle = levels < 255 ? levels / 2.0 : 0;
+        exact_[static_cast<size_t>(slot)] = parameter(side.min) + middle * parameter(side.step);
+        codes_[static_cast<size_t>(slot)] = levels;
       }
       if (c_.latent) {
         std::copy_n(key, c_.value_dim, value);
@@ -260,8 +273,9 @@ class Problem {
   AttentionCase c_;
   const KernelTable& kernels_;
   std::vector<float> keys_, values_, q_, sinks_;
-  std::vector<double> rounded_,
-      mins_;  // of each query's element; of each slot's key, NaN: no codes
+  std::vector<double> wide_, short_;  // queries rounded for q8 and for fewer bits
+  std::vector<double> exact_;         // what of a slot's key is multiplied with them as they are
+  std::vector<int> codes_;            // largest code of a slot's key, 0: a number
   std::vector<KvRun> runs_;
   std::vector<std::unique_ptr<AlignedBytes>> storage_;
   std::vector<std::vector<const std::byte*>> page_lists_;

@@ -49,6 +49,7 @@ class ZipProblem {
       pages_.decode(s, keys_, values_);
       min_.insert(min_.end(), slow.key_min.begin(), slow.key_min.end());
       step_.insert(step_.end(), slow.key_step.begin(), slow.key_step.end());
+      for (int64_t t = 0; t < rows; ++t) middle_.push_back(t < salient ? 7.5 : 1.5);
     }
     zipped_ = std::ssize(keys_) / c.key_dim;
     add_late(seed);
@@ -176,7 +177,8 @@ class ZipProblem {
     keys_.insert(keys_.end(), k.begin(), k.end());
     values_.insert(values_.end(), v.begin(), v.end());
   }
-  /// With codes Σ (q·step)'·code + Σ q·min, (q·step)' rounded to 16 bits of the largest.
+  /// With codes Σ (q·step)'·(code − m) + Σ q·(min + m·step), (q·step)' rounded to 127 levels of the
+  /// largest.
   double dot(int64_t query, int64_t slot) const {
     const float* q = q_.data() + query * c_.key_dim;
     const auto at = static_cast<size_t>(slot * c_.key_dim);
@@ -185,17 +187,17 @@ class ZipProblem {
     for (size_t i = 0; codes && i < static_cast<size_t>(c_.key_dim); ++i) {
       largest = std::max(largest, std::abs(q[i] * step_[at + i]));
     }
-    const double levels =
-        static_cast<double>(std::min<int64_t>(32639, INT32_MAX / (255 * c_.key_dim)));
+    const double levels = 127, middle = codes ? middle_[static_cast<size_t>(slot)] : 0;
     for (size_t i = 0; i < static_cast<size_t>(c_.key_dim); ++i) {
       if (!codes) {
         total += static_cast<double>(q[i]) * keys_[at + i];
         continue;
       }
-      total += q[i] * min_[at + i];
+      total += q[i] * (min_[at + i] + middle * step_[at + i]);
       if (step_[at + i] == 0) continue;
       const double code = std::nearbyint((keys_[at + i] - min_[at + i]) / step_[at + i]);
-      total += std::nearbyint(q[i] * step_[at + i] * levels / largest) * (largest / levels) * code;
+      total += std::nearbyint(q[i] * step_[at + i] * levels / largest) * (largest / levels) *
+               (code - middle);
     }
     return total;
   }
@@ -209,6 +211,7 @@ class ZipProblem {
   const std::byte* late_address_ = nullptr;
   std::vector<float> keys_, values_, q_, sinks_;
   std::vector<double> min_, step_;
+  std::vector<double> middle_;  // of the codes of a row
   int64_t zipped_ = 0;
 };
 
