@@ -23,9 +23,9 @@ struct Expected {
   std::vector<double> out, deviation;
 };
 
-/// softmax(scale·q·K)·V over `slots` rows in double. noise: of each row of codes, the standard
-/// deviation of q·k; rows behind them have none. An error ε_j of a score moves the output by
-/// p_j·ε_j·(v_j − out).
+/// softmax(scale·q·K)·V over `slots` rows in double. noise [rows, dim]: what a rounded element of q
+/// moves q·k of each row of codes by, in standard deviations; rows behind them have none. Errors
+/// ε_i of the elements move the output by Σ_i ε_i·Σ_j p_j·noise_{j,i}·(v_j − out).
 Expected attend(const float* q, const float* keys, int64_t key_stride, const float* values,
                 int64_t value_stride, int64_t slots, int64_t dim,
                 const std::vector<double>& noise = {}) {
@@ -37,19 +37,23 @@ Expected attend(const float* q, const float* keys, int64_t key_stride, const flo
     for (int64_t i = 0; i < dim; ++i) dot += static_cast<double>(q[i]) * keys[j * key_stride + i];
     sum += p[static_cast<size_t>(j)] = std::exp(dot * scale);
   }
-  Expected expected{std::vector<double>(static_cast<size_t>(dim)), {}};
-  expected.deviation = expected.out;
-  for (int64_t i = 0; i < dim; ++i) {
-    const auto at = static_cast<size_t>(i);
-    double& out = expected.out[at];
+  const auto width = static_cast<size_t>(dim);
+  Expected expected{std::vector<double>(width), std::vector<double>(width)};
+  std::vector<double> moved(width);
+  for (size_t i = 0; i < width; ++i) {
     const auto value = [&](size_t j) {
-      return static_cast<double>(values[static_cast<int64_t>(j) * value_stride + i]);
+      return static_cast<double>(
+          values[static_cast<int64_t>(j) * value_stride + static_cast<int64_t>(i)]);
     };
+    double& out = expected.out[i];
     for (size_t j = 0; j < p.size(); ++j) out += p[j] / sum * value(j);
-    for (size_t j = 0; j < noise.size(); ++j) {
-      expected.deviation[at] += std::pow(p[j] / sum * scale * noise[j] * (value(j) - out), 2);
+    std::fill(moved.begin(), moved.end(), 0.0);
+    for (size_t j = 0; j < noise.size() / width; ++j) {
+      const double weight = p[j] / sum * scale * (value(j) - out);
+      for (size_t e = 0; e < width; ++e) moved[e] += weight * noise[j * width + e];
     }
-    expected.deviation[at] = std::sqrt(expected.deviation[at]);
+    for (const double x : moved) expected.deviation[i] += x * x;
+    expected.deviation[i] = std::sqrt(expected.deviation[i]);
   }
   return expected;
 }
@@ -64,7 +68,7 @@ void expect_near(const float* got, const Expected& want, const char* what) {
 /// Of rounding elements of which the largest is `largest` to bytes: a step over √12.
 double byte_noise(double largest) { return largest / 127 / std::sqrt(12.0); }
 
-/// Of q·k over rows of codes with parameters of their own, whose middle is that of the row.
+/// Of rows of codes with parameters of their own, whose middle is that of the row.
 std::vector<double> row_noise(CodecKind codec, const float* q, const float* keys, int64_t stride,
                               int64_t rows, int64_t dim) {
   std::vector<double> noise;
@@ -75,24 +79,32 @@ std::vector<double> row_noise(CodecKind codec, const float* q, const float* keys
     const float* k = keys + j * stride;
     const auto [low, high] = std::minmax_element(k, k + dim);
     const double middle = (static_cast<double>(*low) + *high) / 2;
-    double sum = 0;
-    for (int64_t i = 0; i < dim; ++i) sum += (k[i] - middle) * (k[i] - middle);
-    noise.push_back(byte_noise(largest) * std::sqrt(sum));
+    for (int64_t i = 0; i < dim; ++i) noise.push_back(byte_noise(largest) * (k[i] - middle));
   }
   return noise;
 }
 
-/// Of q·k at most, over a run whose parameters are those of channels: each code lies half of all
-/// from their middle.
-double run_noise(const KvRun& run, const float* q, int64_t dim) {
+/// Adds that of a run whose parameters are those of channels.
+void add_run_noise(const KvRun& run, const float* q, const float* keys, int64_t dim,
+                   std::vector<double>& noise) {
+  std::vector<double> min, step;
   double largest = 0;
   for (int64_t i = 0; i < dim; ++i) {
-    uint16_t step = 0;
-    std::memcpy(&step, run.key_channels + 2 * (dim + i), sizeof(step));
-    largest = std::max<double>(largest, std::abs(q[i] * half_to_float(step)));
+    uint16_t half[2];
+    std::memcpy(&half[0], run.key_channels + 2 * i, sizeof(half[0]));
+    std::memcpy(&half[1], run.key_channels + 2 * (dim + i), sizeof(half[1]));
+    min.push_back(half_to_float(half[0]));
+    step.push_back(half_to_float(half[1]));
+    largest = std::max(largest, std::abs(q[i] * step.back()));
   }
-  return byte_noise(largest) * codec_levels(run.key_codec) / 2 *
-         std::sqrt(static_cast<double>(dim));
+  const double middle = codec_levels(run.key_codec) / 2.0;
+  for (int64_t j = 0; j < run.rows; ++j) {
+    for (size_t i = 0; i < min.size(); ++i) {
+      const double k = keys[j * dim + static_cast<int64_t>(i)];
+      const double off = step[i] > 0 ? (k - min[i]) / step[i] - middle : 0;
+      noise.push_back(byte_noise(largest) * off);
+    }
+  }
 }
 
 #define ASHLAR_FMA_LOOP(name, isa, V, width, set, step)                              \
@@ -169,9 +181,8 @@ void check_segments(const ZipShape& shape, const KvHeadView& kv, const Attention
   for (int64_t h = 0; h < task.group; ++h) {
     const float* q = task.q + h * task.key_dim;
     std::vector<double> noise;
-    for (int64_t r = 0; r < kv.all_runs(); ++r) {
-      noise.insert(noise.end(), static_cast<size_t>(kv.run(r).rows),
-                   run_noise(kv.run(r), q, shape.key_dim));
+    for (int64_t r = 0, row = 0; r < kv.all_runs(); row += kv.run(r++).rows) {
+      add_run_noise(kv.run(r), q, keys.data() + row * shape.key_dim, shape.key_dim, noise);
     }
     expect_near(task.out + h * task.value_dim,
                 attend(q, keys.data(), shape.key_dim, values.data(), shape.value_dim,
