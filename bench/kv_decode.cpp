@@ -13,7 +13,6 @@
 #include <algorithm>
 #include <iostream>
 #include <numeric>
-#include <set>
 
 #include "bench/filled_text.h"
 #include "bench/status.h"
@@ -29,12 +28,16 @@ namespace {
 
 constexpr int64_t kQueries = 32;  // rows of the prompt that really run
 
+// The rows that each group holds, ascending.
+using Held = std::vector<std::vector<int32_t>>;
+
 /// A cache as the command line gives it, "policy/codec/budget/crush", and a text under it.
 struct Arm {
   std::string name;
   std::unique_ptr<Sequence> sequence;
   std::vector<double> seconds;
   int64_t recalled = 0;  // rows that came back, of all groups and steps
+  Held held;             // behind the last step, if any may come back
 };
 
 std::string part(const std::string& name, size_t index) {
@@ -84,7 +87,7 @@ Arm make_arm(Engine& engine, const std::string& name, const Text& text, const Ca
   const CacheOptions cache = cache_options(request, engine.spec(), "fp16", "fp16");
   const PolicyOptions options = policy_options(request, engine.spec(), cache, rows);
   const std::shared_ptr<const Policy> policy = make_policy(options, engine.groups());
-  Arm arm{name, nullptr, {}, 0};
+  Arm arm{name, nullptr, {}, 0, {}};
   if (text.prompt.empty()) {
     arm.sequence = engine.resume(filled_text(engine, cache, policy, rows - kQueries, kQueries),
                                  cache, policy, "the filled cache");
@@ -102,26 +105,27 @@ Arm make_arm(Engine& engine, const std::string& name, const Text& text, const Ca
   return arm;
 }
 
-using Held = std::vector<std::set<int32_t>>;
-
-// Rows of all groups now that were not among `before`.
-int64_t come_back(const Engine& engine, const Sequence& sequence, const Held& before) {
-  int64_t rows = 0;
-  for (const KvGroup& g : engine.groups()) {
-    for (const int32_t p : sequence.cache().positions(g.id, 0)) {
-      rows += p + 1 < sequence.length() && !before[static_cast<size_t>(g.id)].contains(p);
-    }
-  }
-  return rows;
-}
-
 Held held(const Engine& engine, const Sequence& sequence) {
   Held out;
   for (const KvGroup& g : engine.groups()) {
     const auto positions = sequence.cache().positions(g.id, 0);
     out.emplace_back(positions.begin(), positions.end());
+    std::ranges::sort(out.back());
   }
   return out;
+}
+
+// Counts what a step has brought back; its own row is none of that. All bookkeeping is behind the
+// step, so that caches are for the next one as an arm without any finds them.
+void note_recalled(const Engine& engine, Arm& arm, bool timed) {
+  Held now = held(engine, *arm.sequence);
+  for (size_t g = 0; timed && g < now.size(); ++g) {
+    std::vector<int32_t> fresh;
+    std::ranges::set_difference(now[g], arm.held[g], std::back_inserter(fresh));
+    arm.recalled +=
+        std::ranges::count_if(fresh, [&](int32_t p) { return p + 1 < arm.sequence->length(); });
+  }
+  arm.held = std::move(now);
 }
 
 // Not the median: a selection that serves several tokens is a cost of all of them.
@@ -196,12 +200,9 @@ int run(int argc, char** argv) {
       const int32_t token = text.decoded[static_cast<size_t>(s + 2)];
       for (size_t i = 0; i < arms.size(); ++i) {
         Arm& arm = arms[(i + static_cast<size_t>(s + 2)) % arms.size()];  // each after each
-        const bool recalls = arm.name.starts_with("arkvale");
-        const auto before = recalls ? held(engine, *arm.sequence) : Held{};
         const double seconds = timed_step(engine, *arm.sequence, std::span(&token, 1));
-        if (s < 0) continue;
-        arm.seconds.push_back(seconds);
-        if (recalls) arm.recalled += come_back(engine, *arm.sequence, before);
+        if (s >= 0) arm.seconds.push_back(seconds);
+        if (arm.name.starts_with("arkvale")) note_recalled(engine, arm, s >= 0);
       }
     }
     print(engine, arms, rows, model.weight_bytes());
