@@ -1,6 +1,7 @@
 #include "train/dist/cluster.h"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -33,6 +34,31 @@ void reduce(Communicator& comm) {
   std::vector<float> data(5000, 1.0F);
   comm.all_reduce(data.data(), 5000, DType::kF32, ReduceOp::kSum)->wait();
 }
+
+// Tells the test that ranks are under way, however long a busy machine takes to start them.
+class UnderWay {
+ public:
+  UnderWay() { EXPECT_EQ(pipe(ends_), 0); }
+  ~UnderWay() {
+    for (const int end : ends_) close(end);
+  }
+  UnderWay(const UnderWay&) = delete;
+  UnderWay& operator=(const UnderWay&) = delete;
+
+  void tell() const { EXPECT_EQ(write(ends_[1], "x", 1), 1); }
+  // For `ranks` of them, a minute at most.
+  void wait(int64_t ranks) const {
+    for (int64_t told = 0; told < ranks; ++told) {
+      pollfd end{ends_[0], POLLIN, 0};
+      char byte = 0;
+      ASSERT_EQ(poll(&end, 1, 60'000), 1) << told << " of " << ranks << " are";
+      ASSERT_EQ(read(ends_[0], &byte, 1), 1);
+    }
+  }
+
+ private:
+  int ends_[2] = {-1, -1};
+};
 
 // Steps without end, so that whatever happens to a rank happens inside or near a collective.
 std::string steps(Cluster& cluster) {
@@ -157,8 +183,16 @@ TEST_P(EachRank, AnErrorEndsAllWithItsReason) {
 }
 
 void expect_loss(int64_t lost, int signal, const std::string& pattern) {
-  test::Ranks ranks(3, test::joined(3, test::free_port(), quick_options(), steps));
-  usleep(1'500'000);
+  const UnderWay under_way;
+  const auto body = [&](Cluster& cluster) {
+    cluster.phase("step 0: backward");
+    reduce(cluster.world());
+    under_way.tell();
+    return steps(cluster);
+  };
+  test::Ranks ranks(3, test::joined(3, test::free_port(), quick_options(), body));
+  under_way.wait(3);
+  usleep(500'000);
   ranks.signal(lost, signal);
   for (int64_t r = 0; r < 3; ++r) {
     if (r == lost) continue;
@@ -206,7 +240,9 @@ TEST_P(EachRank, ASlowRankIsNamed) {
 INSTANTIATE_TEST_SUITE_P(Cluster, EachRank, testing::Values(0, 1, 2));
 
 TEST(Cluster, AKilledRankIsNamedByThoseWhoOnlyCompute) {
-  const auto body = [](Cluster& cluster) {
+  const UnderWay under_way;
+  const auto body = [&](Cluster& cluster) {
+    under_way.tell();
     while (true) {
       usleep(10'000);
       cluster.check();
@@ -214,7 +250,8 @@ TEST(Cluster, AKilledRankIsNamedByThoseWhoOnlyCompute) {
     return std::string();
   };
   test::Ranks ranks(2, test::joined(2, test::free_port(), quick_options(), body));
-  usleep(1'000'000);
+  under_way.wait(2);
+  usleep(500'000);
   ranks.signal(1, SIGKILL);
   EXPECT_TRUE(says(ranks.outcome(0), "^rank 1 .*has died"));
 }
