@@ -28,8 +28,11 @@ CHAIN = {
 BULK = ("--kv-drop", "8")
 
 
-def crush(scorer, ratio):
-    return ("kvcrush", BULK + ("--kv-crush", f"scorer={scorer},ratio={ratio}"))
+BY_AGE = ("--kv-by-age",)  # of scissorhands' counts: divided by the queries that could have counted
+
+
+def crush(scorer, ratio, *more):
+    return ("kvcrush", BULK + ("--kv-crush", f"scorer={scorer},ratio={ratio}") + more)
 
 
 ARMS = {
@@ -37,6 +40,7 @@ ARMS = {
     "streaming": ("streaming", ()),
     "h2o": ("h2o", ()),
     "scissorhands": ("scissorhands", BULK),
+    "scissorhands-age": ("scissorhands", BULK + BY_AGE),
     "snapkv": ("snapkv", ()),
     "pyramidkv": ("pyramidkv", ()),
     "tova": ("tova", ()),
@@ -48,11 +52,17 @@ ARMS = {
     "kvcrush-h2o-alone": crush("h2o", 0),
     "kvcrush-scissorhands": crush("scissorhands", 0.25),
     "kvcrush-scissorhands-alone": crush("scissorhands", 0),
+    "kvcrush-age": crush("scissorhands", 0.25, *BY_AGE),
+    "kvcrush-age-alone": crush("scissorhands", 0, *BY_AGE),
     "arkvale": ("arkvale", ()),  # recalls pages from a backup that its bytes do not count
     "oracle": ("oracle", ()),
 }
 
 ALL = tuple(ARMS)  # of a task that names no others
+
+# What one query alone decides, as TOVA does, but for each head.
+ONE = {"snapkv-one": ("snapkv", ("--kv-window", "1"))}
+ARMS |= ONE
 
 # For numbers of many tokens: the last eight queries score, and what they look at stays with its neighbours.
 SHORT = {
@@ -79,7 +89,8 @@ TASKS = {
     "needles-1": dict(model="needles", task=f"needles_ids:{NEEDLE},keys=1,{IDS}", length=1016, n=16),
     # With the question in before policies act, as in the papers' tasks. (An answer of one token is decided by the question's
     # last row, before any policy acts: of needles of one id this would say nothing.)
-    "passkey": dict(model="passkey", task=f"needles_ids:{PASSKEY},keys=1,query_aware=true,{IDS}", length=1016, n=16),
+    "passkey": dict(model="passkey", task=f"needles_ids:{PASSKEY},keys=1,query_aware=true,{IDS}", length=1016, n=16,
+                    arms=(*ALL, *ONE)),
     "passkey-unasked": dict(model="passkey", task=f"needles_ids:{PASSKEY},keys=1,{IDS}", length=1016, n=16),
     "variables-asked": dict(model="needles", task=f"variables_ids:query_aware=true,length=1016,hops=4,{IDS}", length=1016, n=12),
     "copy": dict(model="pairs", task="copy:vocab=512,length=64,seed={seed},n={n}", length=129, n=40),

@@ -18,6 +18,7 @@ import sys
 SHARES = (50, 25, 12.5, 6.25)
 RESAMPLES = 1000
 PAIRS = {"kvcrush": "kvcrush-alone", "kvcrush-h2o": "kvcrush-h2o-alone", "kvcrush-scissorhands": "kvcrush-scissorhands-alone",
+         "kvcrush-age": "kvcrush-age-alone",
          "kvcrush-short": "kvcrush-short-alone"}
 # Task -> (what is measured, numerator and denominator of an item's values, exp).
 METRICS = {
