@@ -33,7 +33,7 @@ METRICS = {
 ORDER = ("mqar", "mqar-32", "needles", "variables", "variables-asked", "novels", "needles-1", "passkey", "passkey-unasked", "copy",
          "text-needles", "text-passkey", "text-needles-asked", "text-passkey-asked")
 COLOURS = ("#999999", "#e69f00", "#56b4e9", "#8b4513", "#009e73", "#7fc97f", "#cc79a7", "#b8860b", "#0072b2", "#d55e00", "#ff7f50",
-           "#8b0000", "#9467bd", "#000000")
+           "#8b0000", "#9467bd", "#000000", "#17becf", "#bcbd22", "#e377c2")
 
 
 def read_items(path):
