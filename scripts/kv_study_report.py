@@ -207,9 +207,9 @@ def chart(task, path):
     if task.codecs():
         plots.append(f"'{data}' index {len(arms)} using 1:2:3 with labels rotate by -60 left offset 0.2,-0.5 font ',9' "
                      "point pt 7 ps 0.6 title 'all rows, in codes'")
-    script = (f"set terminal svg size 860,420 font 'sans,12' background 'white'\nset output '{path}.part'\n"
+    script = (f"set terminal svg size 860,480 font 'sans,12' background 'white'\nset output '{path}.part'\n"
               "set xlabel 'bytes of the cache, % of the full one'\nset logscale x 2\nset xtics (3.125, 6.25, 12.5, 25, 50)\n"
-              f"set ylabel '{axis}'\nset title '{task.name}'\nset grid lc rgb '#dddddd'\nset key outside right\n"
+              f"set ylabel '{axis}'\nset title '{task.name}'\nset grid lc rgb '#dddddd'\nset key outside right maxcols 1 font 'sans,10'\n"
               f"plot {full} with lines dt 2 lc rgb 'black' title 'full cache', " + ", ".join(plots) + "\n")
     subprocess.run(["gnuplot"], input=script, text=True, check=True)
     pathlib.Path(f"{path}.part").rename(path)
