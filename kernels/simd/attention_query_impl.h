@@ -99,8 +99,7 @@ struct QueryRounding {
 };
 ASHLAR_INLINE QueryRounding query_rounding(CodecKind codec, int64_t dim) {
   if (codec == CodecKind::kQ8) return {query_levels(dim), 0.0f};
-  const int bits = codec == CodecKind::kQ4 ? 4 : codec == CodecKind::kQ3 ? 3 : 2;
-  return {127.0f, 0.5f * static_cast<float>((1 << bits) - 1)};
+  return {127.0f, 0.5f * levels_of(codec)};
 }
 /// What largest / levels is rounded to, and what to multiply with for it: 0 where the largest is
 /// too small to divide by, and nothing is lost by leaving it out.

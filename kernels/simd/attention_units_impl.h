@@ -135,27 +135,20 @@ ASHLAR_INLINE Vi total(Sum a) {
   return cell_total(a);
 }
 
-/// What products with cells add up in, and the registers it takes.
-struct LongSums {
-  using Type = CellSum;
-  static constexpr int registers = kCellSums;
-};
-struct ShortSums {
-  using Type = ShortSum;
-  static constexpr int registers = kShortSums;
-};
-template <typename Sum>
-struct OneRegister {
+/// What products add up in, and the registers it takes.
+template <typename Sum, int kRegisters = 1>
+struct SumIn {
   using Type = Sum;
-  static constexpr int registers = 1;
+  static constexpr int registers = kRegisters;
 };
-/// What products of a kind add up in: of values, and of keys.
+/// Of values of a kind, and of keys.
 template <TileKind kKind>
 using SumOf = std::conditional_t<
-    TileTag<kKind>::numbers, OneRegister<Vf>,
-    std::conditional_t<kKind == TileKind::kPairs, OneRegister<PairSum>, LongSums>>;
+    TileTag<kKind>::numbers, SumIn<Vf>,
+    std::conditional_t<kKind == TileKind::kPairs, SumIn<PairSum>, SumIn<CellSum, kCellSums>>>;
 template <TileKind kKind>
-using KeySumOf = std::conditional_t<kShortQueries<kKind>, ShortSums, SumOf<kKind>>;
+using KeySumOf =
+    std::conditional_t<kShortQueries<kKind>, SumIn<ShortSum, kShortSums>, SumOf<kKind>>;
 
 /// Sixteen cells (and, of q3, the high bits of their codes, a nibble a byte), or pairs.
 template <TileKind kKind>
